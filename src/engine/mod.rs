@@ -1,0 +1,3 @@
+//! Containers: their lifecycle, and every operation on them.
+
+pub mod events;
