@@ -1,0 +1,3 @@
+//! What the rooted tests share.
+
+pub mod containerd;
