@@ -235,6 +235,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.a
         spec["root"]["path"] = self.rootfs_dir().to_str().unwrap().into();
         spec["process"]["args"] = command.into();
         spec["process"]["cwd"] = "/".into();
+        spec["process"]["env"] = ["PATH=/bin"].as_slice().into();
         spec["linux"]["cgroupsPath"] = self.cgroup_of(id).into();
         edit(&mut spec);
         let file = self.dir.join(format!("{id}.json"));
