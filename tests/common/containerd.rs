@@ -6,21 +6,21 @@
 // Each test binary has this module for itself and uses its part of it.
 #![allow(dead_code)]
 
+mod events;
+mod machine;
+
+pub use events::Events;
+pub use machine::*;
+
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
 /// The name of the image within DRAY_IMAGE: busybox with all its applets.
 pub const IMAGE: &str = "localhost/busybox:latest";
-/// How long a thing may take that is done in milliseconds on a quiet machine. A bound against hanging, not a speed.
-pub const PATIENCE: Duration = Duration::from_secs(30);
-
 /// A running containerd, or one that was ended and can be started again.
 pub struct Containerd {
     /// Its scratch directory.
@@ -262,24 +262,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.a
 
     /// Starts to collect events; returns when they are seen.
     pub fn events(&self) -> Events {
-        let mut ctr = self.command(&["events"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-        let lines = BufReader::new(ctr.stdout.take().unwrap()).lines();
-        let seen = Arc::new(Mutex::new(Vec::new()));
-        let events = Events { ctr, seen: seen.clone() };
-        std::thread::spawn(move || {
-            for line in lines.map_while(Result::ok) {
-                seen.lock().unwrap().extend(Event::parse(&line));
-            }
-        });
-        // ctr does not say when it has subscribed: make events until one is seen.
-        let mut probe = 0;
-        let subscribed = eventually(|| {
-            probe += 1;
-            self.ctr_ok(&["image", "label", IMAGE, &format!("probe={probe}")]);
-            events.seen.lock().unwrap().iter().any(|event: &Event| event.topic == "/images/update")
-        });
-        assert!(subscribed, "ctr events shows nothing");
-        events
+        Events::collect(self)
     }
 
     /// The container's bundle directory.
@@ -425,163 +408,7 @@ pub struct Task {
     pub status: String,
 }
 
-/// An event as `ctr events` prints it.
-#[derive(Clone, Debug)]
-pub struct Event {
-    /// `/tasks/exit`.
-    pub topic: String,
-    /// The message as JSON.
-    pub message: serde_json::Value,
-}
-
-impl Event {
-    // 2026-11-21 19:19:20.123456789 +0000 UTC default /tasks/exit {"container_id":...}
-    fn parse(line: &str) -> Option<Self> {
-        let (head, message) = line.split_once(" {")?;
-        let message = serde_json::from_str(&format!("{{{message}")).ok()?;
-        Some(Self { topic: head.rsplit(' ').next()?.to_string(), message })
-    }
-
-    /// The text of a field, or "".
-    pub fn text(&self, field: &str) -> &str {
-        self.message[field].as_str().unwrap_or_default()
-    }
-
-    /// The number of a field; absent is 0 in protobuf.
-    pub fn number(&self, field: &str) -> u64 {
-        self.message[field].as_u64().unwrap_or_default()
-    }
-}
-
-/// A running `ctr events`.
-pub struct Events {
-    ctr: Child,
-    seen: Arc<Mutex<Vec<Event>>>,
-}
-
-impl Events {
-    /// The events of a container's tasks so far, in order.
-    pub fn of(&self, id: &str) -> Vec<Event> {
-        let seen = self.seen.lock().unwrap();
-        seen.iter().filter(|e| e.topic.starts_with("/tasks/") && e.text("container_id") == id).cloned().collect()
-    }
-
-    /// Their topics, without `/tasks/`, once the last of them is `last` or patience has an end.
-    pub fn topics_until(&self, id: &str, last: &str) -> Vec<String> {
-        let topics = || self.of(id).iter().map(|e| e.topic["/tasks/".len()..].to_string()).collect::<Vec<_>>();
-        eventually(|| topics().last().is_some_and(|topic| topic == last));
-        // One that comes after the last would be wrong, and is to be seen.
-        sleep(Duration::from_millis(200));
-        topics()
-    }
-}
-
-impl Drop for Events {
-    fn drop(&mut self) {
-        let _ = self.ctr.kill();
-        let _ = self.ctr.wait();
-    }
-}
-
-/// Asks until it is so; false when patience has an end.
-pub fn eventually(mut is_so: impl FnMut() -> bool) -> bool {
-    let start = Instant::now();
-    while !is_so() {
-        if start.elapsed() > PATIENCE {
-            return false;
-        }
-        sleep(Duration::from_millis(20));
-    }
-    true
-}
-
-/// Bytes as text, whatever they are.
-pub fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// Sends a signal, by name without SIG, to one process.
-pub fn send_signal(signal: &str, pid: u32) {
-    let _ = Command::new("kill").args(["-s", signal, "--", &pid.to_string()]).stderr(Stdio::null()).status();
-}
-
-/// The parent of a process: of a container's init, its shim.
-pub fn parent_of(pid: u32) -> u32 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim().parse().unwrap()
-}
-
-/// Where cgroups are mounted, and with which controllers: `memory`, or "" for version 2.
-pub fn cgroup_hierarchies() -> Vec<(PathBuf, Vec<String>)> {
-    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
-    let hierarchy = |line: &str| {
-        let words: Vec<&str> = line.split(' ').collect();
-        let controllers = match words[2] {
-            "cgroup" => words[3].split(',').map(Into::into).collect(),
-            "cgroup2" => vec![String::new()],
-            _ => return None,
-        };
-        Some((PathBuf::from(words[1]), controllers))
-    };
-    mounts.lines().filter_map(hierarchy).collect()
-}
-
-/// The content of a file of a cgroup, by its name in version 1 or, where the controller is not there, in version 2.
-#[track_caller]
-pub fn cgroup_value(cgroup: &str, controller: &str, v1: &str, v2: &str) -> String {
-    let hierarchies = cgroup_hierarchies();
-    let with = |name: &str| hierarchies.iter().find(|(_, names)| names.iter().any(|n| n == name)).map(|(root, _)| root);
-    let (root, file) = match with(controller) {
-        Some(root) => (root, v1),
-        None => (with("").expect("a cgroup2 mount"), v2),
-    };
-    let path = root.join(&cgroup[1..]).join(file);
-    fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display())).trim().to_string()
-}
-
 fn variable(name: &str) -> String {
     std::env::var(name)
         .unwrap_or_else(|_| panic!("{name} is not set: run scripts/test, or eval \"$(scripts/test --env)\""))
-}
-
-fn pids() -> impl Iterator<Item = u32> {
-    let entries = fs::read_dir("/proc").unwrap().flatten();
-    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-}
-
-/// containerd itself and its clients are no leftovers.
-fn is_tool(pid: u32) -> bool {
-    let comm = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-    // An empty name: it has ended meanwhile.
-    matches!(comm.trim_end(), "containerd" | "ctr" | "timeout" | "")
-}
-
-fn describe(pid: u32) -> String {
-    let command = text(&fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default()).replace('\0', " ");
-    let state = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let state = state.lines().find(|line| line.starts_with("State:")).unwrap_or_default();
-    format!("{pid} {command} {state}")
-}
-
-fn subdirectories(dir: &Path, found: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            subdirectories(&entry.path(), found);
-            found.push(entry.path());
-        }
-    }
-}
-
-/// The upper layer of an overlay cannot lie on an overlay itself.
-fn can_overlay(dir: &Path) -> bool {
-    let probe = dir.join("probe");
-    for name in ["lower", "upper", "work", "merged"] {
-        fs::create_dir_all(probe.join(name)).unwrap();
-    }
-    let options = format!("lowerdir={0}/lower,upperdir={0}/upper,workdir={0}/work", probe.display());
-    let merged = probe.join("merged");
-    let mount = Command::new("mount").args(["-t", "overlay", "overlay", "-o", &options]).arg(&merged).output().unwrap();
-    let can = mount.status.success() && Command::new("umount").arg(&merged).status().unwrap().success();
-    fs::remove_dir_all(probe).unwrap();
-    can
 }
