@@ -6,6 +6,7 @@ mod common;
 use common::containerd::{Containerd, eventually, parent_of, send_signal, text};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
@@ -300,7 +301,9 @@ fn a_killed_shim_is_cleaned_up_after() {
     let events = containerd.events();
     let init = containerd.run_detached("orphan", &[], &sh("sleep 1000 & exec sleep 1001"));
     containerd.ctr_ok(&["task", "exec", "--detach", "--exec-id", "e", "orphan", "sleep", "2000"]);
-    send_signal("KILL", parent_of(init));
+    let shim = parent_of(init).unwrap();
+    assert_eq!(containerd.shims(), [shim]);
+    send_signal("KILL", shim);
     assert!(eventually(|| containerd.task("orphan").is_none()), "{:?}", containerd.task("orphan"));
     containerd.assert_nothing_left();
     events.topics_until("orphan", "delete");
@@ -309,6 +312,55 @@ fn a_killed_shim_is_cleaned_up_after() {
     // The id is free again.
     containerd.ctr_ok(&["container", "delete", "orphan"]);
     containerd.run_ok("orphan", &[], &["true"]);
+    containerd.assert_nothing_left();
+}
+
+#[test]
+fn a_shim_killed_at_any_moment_leaves_nothing() {
+    let containerd = Containerd::start();
+    for (round, delay) in [0, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 80].into_iter().enumerate() {
+        let id = format!("moment{round}");
+        let args = containerd.run_args(&id, &[], &sh("while :; do sleep 0.001; done"));
+        let mut ctr = containerd.command(&args.iter().map(String::as_str).collect::<Vec<_>>()).spawn().unwrap();
+        // From the moment on when containerd can notice: before, it does not call the delete action.
+        assert!(eventually(|| containerd.is_connected(&id)));
+        sleep(Duration::from_millis(delay));
+        containerd.shims().into_iter().for_each(|shim| send_signal("KILL", shim));
+        let _ = ctr.wait();
+        assert!(eventually(|| containerd.task(&id).is_none()), "{:?}", containerd.task(&id));
+        let _ = containerd.ctr(&["container", "delete", &id]);
+        containerd.assert_nothing_left();
+    }
+}
+
+#[test]
+fn garbage_on_its_socket_does_a_shim_no_harm() {
+    let containerd = Containerd::start();
+    let init = containerd.run_detached("garbage", &[], SLEEP);
+    let shim = parent_of(init);
+    let connect = || UnixStream::connect(containerd.socket("garbage")).unwrap();
+    // A ttrpc header is length, stream (both big endian), type and flags.
+    let frames: [&[u8]; 5] = [
+        b"GET / HTTP/1.0\r\n\r\n",
+        &[0xff; 4096],
+        // More than a message may have, and less than was said.
+        b"\x7f\xff\xff\xff\x00\x00\x00\x01\x01\x00",
+        b"\x00\x00\x10\x00\x00\x00\x00\x01\x01\x00half",
+        // No protobuf.
+        b"\x00\x00\x00\x04\x00\x00\x00\x01\x01\x00\xff\xff\xff\xff",
+    ];
+    let mut kept = Vec::new();
+    for frame in frames {
+        // The other end may have hung up in the middle.
+        let _ = connect().write_all(frame);
+        let mut open = connect();
+        let _ = open.write_all(frame);
+        kept.push(open);
+    }
+    assert_eq!(containerd.exec("garbage", "e", &[], &sh("exit 4")).status.code(), Some(4));
+    assert_eq!(parent_of(init), shim);
+    drop(kept);
+    containerd.remove("garbage");
     containerd.assert_nothing_left();
 }
 

@@ -275,6 +275,15 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.a
         format!("{}/{id}", self.cgroup)
     }
 
+    /// The shims: what has left containerd, which started it, and is in no container.
+    pub fn shims(&self) -> Vec<u32> {
+        let processes = self.processes();
+        let daemon = self.daemon.as_ref().map(Child::id);
+        let parent_is_known =
+            |pid| parent_of(pid).is_none_or(|parent| Some(parent) == daemon || processes.contains(&parent));
+        processes.iter().copied().filter(|pid| !parent_is_known(*pid)).collect()
+    }
+
     /// The socket of the container's shim (containerd: pkg/shim SocketAddress).
     pub fn socket(&self, id: &str) -> PathBuf {
         let sum = Command::new("sh")
@@ -282,6 +291,12 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.a
             .output()
             .unwrap();
         Path::new("/run/containerd/s").join(&text(&sum.stdout)[..64])
+    }
+
+    /// Whether containerd has connected to the container's shim: a connection has the address of its listener.
+    pub fn is_connected(&self, id: &str) -> bool {
+        let sockets = fs::read_to_string("/proc/net/unix").unwrap_or_default();
+        sockets.matches(self.socket(id).to_str().unwrap()).count() > 1
     }
 
     /// What is there of containers and shims, each named; empty when every container is gone without a trace.

@@ -31,10 +31,10 @@ pub fn send_signal(signal: &str, pid: u32) {
     let _ = Command::new("kill").args(["-s", signal, "--", &pid.to_string()]).stderr(Stdio::null()).status();
 }
 
-/// The parent of a process: of a container's init, its shim.
-pub fn parent_of(pid: u32) -> u32 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim().parse().unwrap()
+/// The parent of a process, if that is there: of a container's init, its shim.
+pub fn parent_of(pid: u32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()
 }
 
 /// Where cgroups are mounted, and with which controllers: `memory`, or "" for version 2.
