@@ -1,7 +1,9 @@
 //! Reading a bundle's `config.json`, and the process document of an exec.
 //!
-//! What the parse costs, by the ignored test at the end, with containerd 1.6's default document of 2.7 KB: see there. The
-//! `oci-spec` crate keeps one regular expression, for `execCPUAffinity`, and compiles it only when that field has a value.
+//! What it costs, with containerd 1.6's default document of 2.7 KB and in an unoptimised build, so at most: 0.2 ms
+//! for [`load`], of which the parse is 0.1 ms; 0.03 ms for an exec's document. The ignored test at the end measures.
+//! The `oci-spec` crate has one regular expression, for `execCPUAffinity`, and compiles it only when that field has a
+//! value.
 
 use super::locate;
 use super::validate::{invalid, unsupported};
@@ -13,12 +15,12 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-/// The largest `config.json` that is read, in bytes. Real ones are a few KB, some hundred with a large seccomp profile or
-/// many mounts: the bound only keeps a wrong file from becoming the shim's memory.
+/// The largest `config.json` that is read, in bytes. Real ones are a few KB, some hundred with a large seccomp
+/// profile or many mounts: the bound only keeps a wrong file from becoming the shim's memory.
 pub const MAX_CONFIG_BYTES: u64 = 16 << 20;
 
-/// Reads `<bundle>/config.json`. `NotFound` when the bundle or the file is missing, `InvalidArgument` when the file is not
-/// what it should be, with the line, the column and the path of the value at fault.
+/// Reads `<bundle>/config.json`. `NotFound` when the bundle or the file is missing, `InvalidArgument` when the file
+/// is not what it should be, with the line, the column and the path of the value at fault.
 pub fn load(bundle: &Path) -> Result<Spec> {
     let path = bundle.join("config.json");
     let json = read(bundle, &path)?;
@@ -84,8 +86,8 @@ fn parse<T: DeserializeOwned>(json: &[u8], name: &str) -> Result<T> {
     })
 }
 
-/// A section of the specification (1.3) that the crate's types do not have, and so would drop without a word. `validate`
-/// cannot see it, or it would be refused there.
+/// A section of the specification (1.3) that the crate's types do not have, and so would drop without a word.
+/// `validate` cannot see it, or it would be refused there.
 #[derive(serde::Deserialize)]
 struct Dropped {
     freebsd: Option<IgnoredAny>,

@@ -1,7 +1,7 @@
 //! Where in a JSON document an error is, as the path of the value: `process.capabilities.bounding[2]`.
 //!
-//! containerd writes `config.json` as one line, so that a parser's "line 1 column 4242" helps nobody. The parser's types
-//! do not know their own path; the document does, and is walked again only when there is an error to explain.
+//! containerd writes `config.json` as one line, so that a parser's "line 1 column 4242" helps nobody. The parser's
+//! types do not know their own path; the document does, and is walked again only when there is an error to explain.
 
 /// One level of nesting, as far as the walk has come.
 enum Level {
@@ -11,8 +11,8 @@ enum Level {
     Array(usize),
 }
 
-/// The path of the value at a parser's `line` (from 1) and `column` (in bytes, from 1; 0 is the end of the line before).
-/// Empty for the document itself. The text before that place is well-formed, as it has been parsed.
+/// The path of the value at a parser's `line` (from 1) and `column` (in bytes, from 1; 0 is the end of the line
+/// before). Empty for the document itself. The text before that place is well-formed, as it has been parsed.
 pub(super) fn path_at(json: &[u8], line: usize, column: usize) -> String {
     render(&levels_at(json, line, column))
 }

@@ -2,7 +2,7 @@
 //!
 //! Nothing here has an effect on the system; the one system object it touches is the file that it reads.
 //!
-//! - [`load`]: `config.json`, or an exec's process document, into the types of the `oci-spec` crate; errors that say where.
+//! - [`load`]: `config.json`, or an exec's process, into the types of the `oci-spec` crate; errors that say where.
 //! - [`validate`]: every rule a specification must satisfy, and the list of what is not implemented, refused by name.
 //! - [`namespaces`]: which namespaces a container makes and which it joins, and what follows from that.
 //! - [`mounts`]: what each entry of `mounts` is, and where it goes.

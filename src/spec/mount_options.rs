@@ -3,8 +3,8 @@
 //! The kernel takes them in four different places, so that is what they are sorted into: attributes of the mount
 //! (mount_setattr(2), fsmount(2)), flags and parameters of the file system (fsconfig(2)), and propagation.
 //!
-//! `ro` is an attribute of the mount and never a flag of the file system: a proc, sysfs or mqueue of a namespace that the
-//! container shares with the host is the host's own file system, and must not become read-only for the host.
+//! `ro` is an attribute of the mount and never a flag of the file system: a proc, sysfs or mqueue of a namespace that
+//! the container shares with the host is the host's own file system, and must not become read-only for the host.
 //!
 //! Later words win: `ro,rw` is `rw`. Only `bind` and `rbind` do not contradict: with both, the bind is recursive.
 
@@ -41,8 +41,8 @@ impl Propagation {
 pub struct MountOptions {
     /// `MOUNT_ATTR_*` to set: `attr_set` of mount_setattr(2), and the attributes of fsmount(2).
     pub attr_set: u64,
-    /// `MOUNT_ATTR_*` to clear: `attr_clr` of mount_setattr(2). Holds the whole `MOUNT_ATTR__ATIME` where an access time
-    /// mode is asked for, which the kernel demands since the mode is a number and not bits.
+    /// `MOUNT_ATTR_*` to clear: `attr_clr` of mount_setattr(2). Holds the whole `MOUNT_ATTR__ATIME` where an access
+    /// time mode is asked for, which the kernel demands since the mode is a number and not bits.
     pub attr_clr: u64,
     /// `bind` or `rbind`: the source is a path, and the mount's type is a dummy.
     pub bind: bool,
@@ -148,8 +148,8 @@ const ATIME: u64 = MountAttrFlags::MOUNT_ATTR__ATIME.bits() as u64;
 const MS_ATIME: MountFlags = MountFlags::NOATIME.union(MountFlags::RELATIME).union(MountFlags::STRICTATIME);
 
 impl MountOptions {
-    /// Sorts the words of `mounts[].options`, or of a mount that containerd asks for. `Unimplemented`, with the word, for
-    /// those that are not supported. An empty word is none.
+    /// Sorts the words of `mounts[].options`, or of a mount that containerd asks for. `Unimplemented`, with the word,
+    /// for those that are not supported. An empty word is none.
     pub fn parse<I>(words: I) -> Result<Self>
     where
         I: IntoIterator,
@@ -213,8 +213,8 @@ impl MountOptions {
         self.attr_set | self.attr_clr != 0
     }
 
-    /// For a kernel or seccomp profile without fsopen(2): the flags of mount(2) for a new mount, those of the file system
-    /// among them. `MS_BIND` and propagation, which are calls of their own, are not in it.
+    /// For a kernel or seccomp profile without fsopen(2): the flags of mount(2) for a new mount, those of the file
+    /// system among them. `MS_BIND` and propagation, which are calls of their own, are not in it.
     pub fn ms_flags(&self) -> MountFlags {
         SB_FLAGS
             .iter()

@@ -36,8 +36,9 @@ const KINDS: &[(&str, MountKind)] = &[
 ];
 
 impl MountKind {
-    /// The kind of a mount; `None` for a type that is not supported. With the options `bind` or `rbind` the type is a dummy
-    /// (runtime-spec, "Mounts": often `none`), and the type `bind` is a bind without the option, as crun has it.
+    /// The kind of a mount; `None` for a type that is not supported. With the options `bind` or `rbind` the type is a
+    /// dummy (runtime-spec, "Mounts": often `none`), and the type `bind` is a bind without the option, as crun has
+    /// it.
     pub fn of(mount: &Mount, options: &MountOptions) -> Option<Self> {
         if options.bind {
             return Some(Self::Bind);
@@ -47,8 +48,8 @@ impl MountKind {
     }
 }
 
-/// Where a mount goes, from the container's root, by its words alone: the specification wants it absolute; a relative one,
-/// which runc too accepts, is meant from `/`.
+/// Where a mount goes, from the container's root, by its words alone: the specification wants it absolute; a relative
+/// one, which runc too accepts, is meant from `/`.
 pub fn destination(mount: &Mount) -> PathBuf {
     Path::new("/").join(mount.destination())
 }

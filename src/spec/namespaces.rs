@@ -8,7 +8,8 @@ use std::path::Path;
 pub struct Namespace<'a> {
     /// Its type.
     pub typ: LinuxNamespaceType,
-    /// The namespace to join; `None` makes a new one. An empty path in the document is no path, as Go's `omitempty` has it.
+    /// The namespace to join; `None` makes a new one. An empty path in the document is no path, as Go's `omitempty`
+    /// has it.
     pub path: Option<&'a Path>,
 }
 
@@ -26,15 +27,16 @@ pub fn namespace(spec: &Spec, typ: LinuxNamespaceType) -> Option<Namespace<'_>> 
     namespaces(spec).find(|namespace| namespace.typ == typ)
 }
 
-/// Whether the container has a PID namespace of its own: then the kernel ends every process with its init. Otherwise (no
-/// entry, or one that joins) the container's processes are those of its cgroup, and killing it means killing those.
+/// Whether the container has a PID namespace of its own: then the kernel ends every process with its init. Otherwise
+/// (no entry, or one that joins) the container's processes are those of its cgroup, and killing it means killing
+/// those.
 pub fn has_private_pid_ns(spec: &Spec) -> bool {
     namespace(spec, LinuxNamespaceType::Pid).is_some_and(|namespace| namespace.path.is_none())
 }
 
-/// Whether the container's mount namespace is somebody else's. Then its mounts are that one's too: init joins it and must
-/// not mount, make devices, mask, or pivot there, since every other member would see it; `root` and `mounts` describe the
-/// namespace's state, made by who made the namespace.
+/// Whether the container's mount namespace is somebody else's. Then its mounts are that one's too: init joins it and
+/// must not mount, make devices, mask, or pivot there, since every other member would see it; `root` and `mounts`
+/// describe the namespace's state, made by who made the namespace.
 pub fn joins_mount_ns(spec: &Spec) -> bool {
     namespace(spec, LinuxNamespaceType::Mount).is_some_and(|namespace| namespace.path.is_some())
 }

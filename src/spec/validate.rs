@@ -1,22 +1,23 @@
 //! Every rule a specification must satisfy before anything is done about it. `init` and `cgroup` rely on them.
 //!
-//! First comes what this version does not implement, refused by name (see [`refused`]), then the specification's own
-//! rules and those of the kernel that can be judged from the document alone. What depends on the system (that a path exists,
-//! that a capability may be had, a cgroup's name) fails where it is done.
+//! First comes what this version does not implement, refused by name (`refused.rs` holds the list), then the
+//! specification's own rules and those of the kernel that can be judged from the document alone. What depends on the
+//! system (that a path exists, that a capability may be had, a cgroup's name) fails where it is done.
 
 mod refused;
 
 use super::namespaces::{namespace, namespaces};
 use crate::error::{Context, Error, Kind, Result};
 use oci_spec::runtime::{
-    Linux, LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType, LinuxNamespaceType, PosixRlimit, Process, Spec, User,
+    Linux, LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType, LinuxNamespaceType, LinuxResources, PosixRlimit, Process,
+    Spec, User,
 };
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// Judges a whole specification. `Unimplemented` for what this version refuses, `InvalidArgument` for the rest; the message
-/// names the field.
+/// Judges a whole specification. `Unimplemented` for what this version refuses, `InvalidArgument` for the rest; the
+/// message names the field.
 pub fn validate(spec: &Spec) -> Result<()> {
     refused::in_spec(spec)?;
     oci_version(spec.version())?;
@@ -62,8 +63,8 @@ fn absolute(field: &str, path: &Path) -> Result<()> {
     }
 }
 
-/// Any 1.x, by semantic versioning: what a later minor version adds is either known here and judged, or unknown and ignored
-/// as the specification demands ("Extensibility").
+/// Any 1.x, by semantic versioning: what a later minor version adds is either known here and judged, or unknown and
+/// ignored as the specification demands ("Extensibility").
 fn oci_version(version: &str) -> Result<()> {
     match version.split_once('.') {
         _ if version.is_empty() => Err(invalid("ociVersion is required")),
@@ -165,15 +166,23 @@ fn linux(linux: &Linux) -> Result<()> {
     for (index, device) in linux.devices().iter().flatten().enumerate() {
         node(device).context(|| format!("linux.devices[{index}]"))?;
     }
-    let rules = linux.resources().as_ref().and_then(|resources| resources.devices().as_deref()).unwrap_or_default();
-    for (index, rule) in rules.iter().enumerate() {
-        device_rule(rule).context(|| format!("linux.resources.devices[{index}]"))?;
-    }
-    Ok(())
+    linux.resources().as_ref().map_or(Ok(()), resources)
 }
 
-/// The numbers are required but for a fifo. The crate's type cannot tell an absent number from 0; no device is 0:0, which
-/// overlayfs takes for a whiteout.
+fn resources(resources: &LinuxResources) -> Result<()> {
+    for (index, rule) in resources.devices().iter().flatten().enumerate() {
+        device_rule(rule).context(|| format!("linux.resources.devices[{index}]"))?;
+    }
+    match resources.memory().and_then(|memory| memory.swappiness()) {
+        Some(swappiness) if swappiness > 100 => {
+            Err(invalid(format!("linux.resources.memory.swappiness is not in 0..100: {swappiness}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The numbers are required but for a fifo. The crate's type cannot tell an absent number from 0; no device is 0:0,
+/// which overlayfs takes for a whiteout.
 fn node(device: &LinuxDevice) -> Result<()> {
     absolute("path", device.path())?;
     let (major, minor) = (device.major(), device.minor());
@@ -196,7 +205,8 @@ fn number(field: &str, number: i64, least: i64, most: i64) -> Result<()> {
     }
 }
 
-/// A number left out, or -1, is every number, as runc has it. Without a type, or with `a`, the rule is for every device.
+/// A number left out, or -1, is every number, as runc has it. Without a type, or with `a`, the rule is for every
+/// device.
 fn device_rule(rule: &LinuxDeviceCgroup) -> Result<()> {
     let access = rule.access().as_deref().unwrap_or_default();
     if let Some(letter) = access.chars().find(|letter| !"rwm".contains(*letter)) {
@@ -300,6 +310,7 @@ mod tests {
             (device(json!({ "path": "/a", "type": "a", "major": 1, "minor": 3 })), "linux.devices[0]: the type \"a\""),
             (device(json!({ "path": "/a", "type": "b", "major": 4096, "minor": 0 })), "linux.devices[0]: major"),
             (device(json!({ "path": "/a", "type": "u", "major": 1, "minor": -1 })), "linux.devices[0]: minor"),
+            (("/linux/resources/memory", json!({ "swappiness": 101 })), "linux.resources.memory.swappiness"),
             (rule(json!({ "allow": true, "access": "rwx" })), "linux.resources.devices[0]: access has a letter"),
             (rule(json!({ "allow": true, "type": "c" })), "linux.resources.devices[0]: access is required"),
             (rule(json!({ "allow": true, "type": "p", "access": "r" })), "linux.resources.devices[0]: the type \"p\""),
@@ -349,6 +360,7 @@ mod tests {
                 json!([{ "allow": false }, { "allow": true, "type": "b", "major": -1, "access": "r" }]),
             ),
             ("/linux/resources/pids", json!({ "limit": -1 })),
+            ("/linux/resources/memory", json!({ "limit": -1, "swappiness": 100, "disableOOMKiller": true })),
             ("/annotations", json!({ "a": "b" })),
             ("/anUnknownField", json!({ "seccomp": 1 })),
         ];

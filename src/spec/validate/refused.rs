@@ -1,9 +1,9 @@
 //! The list of what the specification (1.3) defines and this version does not implement, each refused by its JSON path.
 //!
-//! A field that is ignored is a promise broken without a word: a container without the seccomp profile that it was to have.
-//! So every field is either implemented or a row here, which a test compares with the fields that the types have. A row goes
-//! when its field is implemented. A value that asks for nothing (an empty list, 0, false, "") is not refused: clients write
-//! them. Unknown fields and annotations pass, as the specification demands.
+//! A field that is ignored is a promise broken without a word: a container without the seccomp profile that it was to
+//! have. So every field is either implemented or a row here, which a test compares with the fields that the types
+//! have. A row goes when its field is implemented. A value that asks for nothing (an empty list, 0, false, "") is not
+//! refused: clients write them. Unknown fields and annotations pass, as the specification demands.
 
 use super::unsupported;
 use crate::error::Result;
@@ -79,9 +79,6 @@ const RESOURCES: &[Row<LinuxResources>] = &[
 const MEMORY: &[Row<LinuxMemory>] = &[
     ("linux.resources.memory.kernel", |memory| memory.kernel().is_some_and(|limit| limit != 0)),
     ("linux.resources.memory.kernelTCP", |memory| memory.kernel_tcp().is_some_and(|limit| limit != 0)),
-    // 0 is a wish here: do not swap.
-    ("linux.resources.memory.swappiness", |memory| memory.swappiness().is_some()),
-    ("linux.resources.memory.disableOOMKiller", |memory| memory.disable_oom_killer() == Some(true)),
     ("linux.resources.memory.useHierarchy", |memory| memory.use_hierarchy() == Some(true)),
     ("linux.resources.memory.checkBeforeUpdate", |memory| memory.check_before_update() == Some(true)),
 ];
@@ -89,8 +86,6 @@ const MEMORY: &[Row<LinuxMemory>] = &[
 const CPU: &[Row<LinuxCpu>] = &[
     ("linux.resources.cpu.burst", |cpu| cpu.burst().is_some_and(|burst| burst != 0)),
     ("linux.resources.cpu.idle", |cpu| cpu.idle().is_some_and(|idle| idle != 0)),
-    ("linux.resources.cpu.realtimeRuntime", |cpu| cpu.realtime_runtime().is_some_and(|runtime| runtime != 0)),
-    ("linux.resources.cpu.realtimePeriod", |cpu| cpu.realtime_period().is_some_and(|period| period != 0)),
 ];
 
 /// Refuses what a specification asks for and this version does not have.
@@ -212,13 +207,10 @@ mod tests {
             ("linux.mountLabel", words()),
             ("linux.resources.memory.kernel", limits()),
             ("linux.resources.memory.kernelTCP", limits()),
-            ("linux.resources.memory.disableOOMKiller", flags()),
             ("linux.resources.memory.useHierarchy", flags()),
             ("linux.resources.memory.checkBeforeUpdate", flags()),
             ("linux.resources.cpu.burst", limits()),
             ("linux.resources.cpu.idle", limits()),
-            ("linux.resources.cpu.realtimeRuntime", limits()),
-            ("linux.resources.cpu.realtimePeriod", limits()),
         ];
         let one = |name, asks: Value, passes: Value| (name, vec![asks], vec![passes]);
         several
@@ -264,7 +256,6 @@ mod tests {
                 ),
                 one("linux.resources.rdma", json!({ "mlx5_1": { "hcaHandles": 1 } }), json!({})),
                 one("linux.resources.unified", json!({ "memory.high": "1" }), json!({})),
-                one("linux.resources.memory.swappiness", json!(0), Value::Null),
             ])
             .collect()
     }
@@ -389,8 +380,11 @@ mod tests {
             undecided::<oci::LinuxDevice>("linux.devices.", "path type major minor fileMode uid gid"),
             undecided::<LinuxResources>("linux.resources.", "devices memory cpu pids"),
             undecided::<oci::LinuxDeviceCgroup>("linux.resources.devices.", "allow type major minor access"),
-            undecided::<LinuxMemory>("linux.resources.memory.", "limit reservation swap"),
-            undecided::<LinuxCpu>("linux.resources.cpu.", "shares quota period cpus mems"),
+            undecided::<LinuxMemory>("linux.resources.memory.", "limit reservation swap swappiness disableOOMKiller"),
+            undecided::<LinuxCpu>(
+                "linux.resources.cpu.",
+                "shares quota period realtimeRuntime realtimePeriod cpus mems",
+            ),
             undecided::<oci::LinuxPids>("linux.resources.pids.", "limit"),
         ];
         assert_eq!(all.concat(), [] as [String; 0]);
