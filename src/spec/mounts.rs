@@ -37,8 +37,7 @@ const KINDS: &[(&str, MountKind)] = &[
 
 impl MountKind {
     /// The kind of a mount; `None` for a type that is not supported. With the options `bind` or `rbind` the type is a
-    /// dummy (runtime-spec, "Mounts": often `none`), and the type `bind` is a bind without the option, as crun has
-    /// it.
+    /// dummy (runtime-spec, "Mounts": often `none`); the type `bind` is a bind without the option, too.
     pub fn of(mount: &Mount, options: &MountOptions) -> Option<Self> {
         if options.bind {
             return Some(Self::Bind);
