@@ -15,12 +15,13 @@ const TRIES: usize = 10;
 impl Cgroup {
     /// Makes the cgroup `path` in every hierarchy. It is ours: new and empty, without limits of its own.
     ///
-    /// An empty leftover of that name (of a create that was killed) is removed and made again, so that no old limit stays.
+    /// An empty leftover of that name (of a create that was killed) is removed and made again, so that no old limit
+    /// stays.
     ///
     /// # Errors
-    /// `InvalidArgument` and `FailedPrecondition`, before any effect, for the root and for cgroups in or below which the caller lives;
-    /// `FailedPrecondition` for one that has processes or is frozen; `Unimplemented` on a pure cgroup2 host. Nothing is left then but
-    /// parents.
+    /// `InvalidArgument` and `FailedPrecondition`, before any effect, for the root and for cgroups in or below which
+    /// the caller lives; `FailedPrecondition` for one that has processes or is frozen; `Unimplemented` on a pure
+    /// cgroup2 host. Nothing is left then but parents.
     pub fn create(hierarchies: &Hierarchies, path: &Path) -> Result<Self> {
         if hierarchies.v1.iter().all(|h| h.name.starts_with("name=")) {
             return Err(Error::new(Kind::Unimplemented, "cgroup2 controllers are not offered by this build"));
@@ -67,8 +68,8 @@ impl Drop for Made {
 impl Made {
     /// Makes the leaf and, where they are missing, its parents; false when the leaf is there already.
     ///
-    /// Parents stay, also when the container goes, as runc leaves them: others make their cgroups in them at any time, and
-    /// somebody may have set limits there.
+    /// Parents stay, also when the container goes, as runc leaves them: others make their cgroups in them at any
+    /// time, and somebody may have set limits there.
     fn make(&mut self, hierarchy: &Hierarchy, path: &Path) -> Result<bool> {
         let dir = hierarchy.dir(path);
         let mut tries = 0;
@@ -127,8 +128,8 @@ fn refused(path: &Path, hierarchy: &Hierarchy, why: &str) -> Error {
     Error::new(Kind::FailedPrecondition, format!("cgroup {} ({name}): {why}", path.display()))
 }
 
-/// A new v1 cpuset has neither CPUs nor memory nodes, and then no process can join (ENOSPC). It gets its parent's; so do parents that are empty, made
-/// just now or by somebody who has not come to it yet.
+/// A new v1 cpuset has neither CPUs nor memory nodes, and then no process can join (ENOSPC). It gets its parent's; so
+/// do parents that are empty, made just now or by somebody who has not come to it yet.
 fn inherit_cpuset(hierarchy: &Hierarchy, path: &Path) -> Result<()> {
     let mut buf = Vec::new();
     for name in ["cpuset.cpus", "cpuset.mems"] {

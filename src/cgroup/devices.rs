@@ -1,9 +1,11 @@
-//! The rules of the v1 `devices` controller: `linux.resources.devices` to lines for `devices.deny` and `devices.allow`. Pure.
+//! The rules of the v1 `devices` controller: `linux.resources.devices` to lines for `devices.deny` and
+//! `devices.allow`. Pure.
 //!
-//! The kernel keeps a default (allow or deny all) and a list of exceptions to it. It silently ignores a rule that would punch a
-//! hole into an exception with wildcards (`allow c *:* rwm`, then `deny c 1:3 w`), and access would stay open that the
-//! specification closes. Hence the rules are first reduced here to the state that they ask for, a hole is an error as in runc, and what is written
-//! is that state alone: one line for the default and one for each exception.
+//! The kernel keeps a default (allow or deny all) and a list of exceptions to it. It silently ignores a rule that
+//! would punch a hole into an exception with wildcards (`allow c *:* rwm`, then `deny c 1:3 w`), and access would
+//! stay open that the specification closes. Hence the rules are first reduced here to the state that they ask for, a
+//! hole is an error as in runc, and what is written is that state alone: one line for the default and one for each
+//! exception.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,8 +16,8 @@ use super::knobs::Knob;
 use crate::error::{Error, Kind, Result};
 
 /// What runc allows in every container, after the specification's own rules so that these cannot take it away
-/// (libcontainer/specconv `AllowedDevices`): images and their tools rely on it. The /dev/console of a container is a pty, so
-/// `c 5:1`, the host's console, is not here.
+/// (libcontainer/specconv `AllowedDevices`): images and their tools rely on it. The /dev/console of a container is a
+/// pty, so `c 5:1`, the host's console, is not here.
 const DEFAULT_ALLOW: &[(char, Option<u32>, Option<u32>, &str)] = &[
     ('c', None, None, "m"),
     ('b', None, None, "m"),

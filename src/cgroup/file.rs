@@ -15,7 +15,8 @@ pub(super) fn open_dir(at: impl AsFd, name: impl rustix::path::Arg) -> rustix::i
     openat(at, name, DIRECTORY, Mode::empty())
 }
 
-/// Opens a file for writing. Never creates: in a directory that is no cgroup (any more) there would be a plain file afterwards.
+/// Opens a file for writing. Never creates: in a directory that is no cgroup (any more) there would be a plain file
+/// afterwards.
 pub(super) fn open_write(at: impl AsFd, name: impl rustix::path::Arg) -> rustix::io::Result<OwnedFd> {
     openat(at, name, OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
 }
@@ -37,12 +38,9 @@ pub(super) fn write(dir: &Path, name: &str, value: &str) -> Result<()> {
 
 /// The whole file below `at`, in the text of `buf`.
 ///
-/// A file of cgroup.procs' length is made anew by the kernel at each open only, so that there is no reading of a kept fd again.
-pub(super) fn read<'b>(
-    at: impl AsFd,
-    name: impl rustix::path::Arg,
-    buf: &'b mut Vec<u8>,
-) -> rustix::io::Result<&'b str> {
+/// A file of cgroup.procs' length is made anew by the kernel at each open only, so that there is no reading of a kept
+/// fd again.
+pub(super) fn read(at: impl AsFd, name: impl rustix::path::Arg, buf: &mut Vec<u8>) -> rustix::io::Result<&str> {
     let fd = openat(at, name, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
     buf.clear();
     loop {

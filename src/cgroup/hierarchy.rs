@@ -16,7 +16,8 @@ pub(super) struct Hierarchy {
     pub(super) name: String,
     /// Where it is mounted.
     pub(super) mount: PathBuf,
-    /// The cgroup that is seen there: `/`, but where only a part of the hierarchy is mounted (containers without a cgroup namespace).
+    /// The cgroup that is seen there: `/`, but where only a part of the hierarchy is mounted (containers without a
+    /// cgroup namespace).
     root: PathBuf,
 }
 
@@ -77,8 +78,8 @@ impl Hierarchies {
         self.v1.iter().chain(self.unified.as_deref())
     }
 
-    /// Refuses what is never a container's: the root, and any cgroup that the calling process itself lives in or below. A kill of such a cgroup
-    /// would end the caller, its limits would bind it.
+    /// Refuses what is never a container's: the root, and any cgroup that the calling process itself lives in or
+    /// below. A kill of such a cgroup would end the caller, its limits would bind it.
     pub(super) fn refuse_own(&self, path: &Path) -> Result<()> {
         let own = std::fs::read("/proc/self/cgroup").os(|| "read /proc/self/cgroup")?;
         self.refuse_own_in(path, &own)
@@ -105,8 +106,8 @@ impl Hierarchies {
     }
 }
 
-/// The name of a v1 hierarchy out of its super block's options, in the order of /proc/self/cgroup. `None` for a named one other than
-/// systemd's, which hold no container of runc's either.
+/// The name of a v1 hierarchy out of its super block's options, in the order of /proc/self/cgroup. `None` for a named
+/// one other than systemd's, which hold no container of runc's either.
 fn v1_name(super_opts: &[String]) -> Option<String> {
     let option = |o: &str| {
         matches!(o, "rw" | "ro" | "none" | "all" | "xattr" | "noprefix" | "clone_children" | "cpuset_v2_mode")
@@ -131,8 +132,9 @@ fn cgroup2_mount(line: &[u8]) -> Option<Hierarchy> {
     })
 }
 
-/// One mount for each hierarchy: it may be mounted many times (bind mounts of it in containers' directories), whole or in part. The first that
-/// shows it whole, else the first. A mount above our cgroup namespace's root ("/..") is passed over: where in it we are cannot be told.
+/// One mount for each hierarchy: it may be mounted many times (bind mounts of it in containers' directories), whole
+/// or in part. The first that shows it whole, else the first. A mount above our cgroup namespace's root ("/..") is
+/// passed over: where in it we are cannot be told.
 fn choose(mounts: impl Iterator<Item = Hierarchy>) -> Vec<Hierarchy> {
     let mut chosen: Vec<Hierarchy> = Vec::new();
     for mount in mounts.filter(|m| !m.root.starts_with("/..")) {

@@ -12,8 +12,8 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use super::{Cgroup, file, members, populated, tree};
 use crate::error::{Os, Result};
 
-/// How often the members are listed in one round. Frozen, a second pass finds the children that were being born in the first;
-/// against a kernel without a freezer it is a race, which the caller's next round goes on with.
+/// How often the members are listed in one round. Frozen, a second pass finds the children that were being born in
+/// the first; against a kernel without a freezer it is a race, which the caller's next round goes on with.
 const PASSES: usize = 16;
 
 /// How many pidfds are held at a time: far below the usual limit of open files.
@@ -34,8 +34,8 @@ impl Cgroup {
     ///
     /// Thaws what is frozen in the v1 freezer: frozen there, a process would not die.
     pub fn kill(&self) -> Result<Killed> {
-        // A process may be in a v1 hierarchy alone (moved by a privileged container): cgroup.kill does not reach it. It comes when the cgroup2
-        // side is empty.
+        // A process may be in a v1 hierarchy alone (moved by a privileged container): cgroup.kill does not reach it.
+        // It comes when the cgroup2 side is empty.
         if let Some(unified) = self.hierarchies.unified.as_deref()
             && populated(unified, &self.path)?
         {
@@ -68,8 +68,8 @@ impl Cgroup {
         }
     }
 
-    /// Lets run again what is frozen: the cgroup, and in the v1 freezer also what is frozen by itself below it (a SIGKILL ends
-    /// what cgroup2 has frozen, but not what v1 has).
+    /// Lets run again what is frozen: the cgroup, and in the v1 freezer also what is frozen by itself below it (a
+    /// SIGKILL ends what cgroup2 has frozen, but not what v1 has).
     pub fn thaw(&self) -> Result<()> {
         if let Some(freezer) = self.v1_freezer() {
             tree::walk(&freezer, |dir| {

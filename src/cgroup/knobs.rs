@@ -1,6 +1,7 @@
 //! `linux.resources` to the files of the v1 controllers and what to write into them, in order. Pure.
 //!
-//! Zero means "not set" where a limit of zero would make no sense, as in runc: clients fill it in for what they leave out.
+//! Zero means "not set" where a limit of zero would make no sense, as in runc: clients fill it in for what they leave
+//! out.
 
 use oci_spec::runtime::{LinuxCpu, LinuxMemory, LinuxResources};
 
@@ -13,8 +14,9 @@ pub(super) struct Knob {
     pub(super) controller: &'static str,
     pub(super) file: &'static str,
     pub(super) value: String,
-    /// The kernel checks this value against the one that the next knob sets, and which of the two must come first depends on
-    /// what they are now. Refused (EINVAL), it is written again after the next: no reading of the old values needed.
+    /// The kernel checks this value against the one that the next knob sets, and which of the two must come first
+    /// depends on what they are now. Refused (EINVAL), it is written again after the next: no reading of the old
+    /// values needed.
     pub(super) with_next: bool,
     /// The value takes a limit away: where the file is missing there is none.
     pub(super) optional: bool,
@@ -59,7 +61,8 @@ pub(super) fn knobs(resources: &LinuxResources) -> Result<Vec<Knob>> {
 
 fn memory_knobs(memory: &LinuxMemory, knobs: &mut Vec<Knob>) -> Result<()> {
     let limit = set(memory.limit());
-    // Unlimited memory with a limit on memory and swap together is no state the kernel accepts: the swap limit goes with it, as in runc.
+    // Unlimited memory with a limit on memory and swap together is no state the kernel accepts: the swap limit goes
+    // with it, as in runc.
     let swap = set(memory.swap()).or(limit.filter(|l| *l < 0));
     if let Some(limit) = limit {
         // memsw is at least limit at any time: raising both must begin with memsw, lowering both with limit.

@@ -1,7 +1,8 @@
-//! A container's cgroup: made, limited, joined, killed, removed. v1 and hybrid hosts (v1 controllers beside a cgroup2 tree without them).
+//! A container's cgroup: made, limited, joined, killed, removed. v1 and hybrid hosts (v1 controllers beside a cgroup2
+//! tree without them).
 //!
-//! A cgroup here is one path in every hierarchy of the host. On a hybrid host that includes the cgroup2 tree: it limits nothing, but it
-//! has `cgroup.kill`, `cgroup.events` and CLONE_INTO_CGROUP, which v1 has not.
+//! A cgroup here is one path in every hierarchy of the host. On a hybrid host that includes the cgroup2 tree: it
+//! limits nothing, but it has `cgroup.kill`, `cgroup.events` and CLONE_INTO_CGROUP, which v1 has not.
 //!
 //! Nothing here waits: what takes more than one attempt (killing until nobody is left, removing what is still
 //! busy) is one round for each call, and the engine decides when to call again.
@@ -34,7 +35,8 @@ pub use hierarchy::Hierarchies;
 pub use kill::Killed;
 pub use path::cgroup_path;
 
-/// One cgroup in all hierarchies. Only what [`Cgroup::create`] made, in this process or in one before, is ever limited, killed or removed.
+/// One cgroup in all hierarchies. Only what [`Cgroup::create`] made, in this process or in one before, is ever
+/// limited, killed or removed.
 #[derive(Clone, Debug)]
 pub struct Cgroup {
     hierarchies: Hierarchies,
@@ -47,8 +49,8 @@ pub struct Joins {
     /// For v1: the path (for messages) and an fd of each `cgroup.procs`, into which the process writes "0". Before it
     /// unshares a cgroup namespace, whose root is where the process is at that time.
     pub procs: Vec<(String, OwnedFd)>,
-    /// For cgroup2: an O_PATH fd of the directory, for clone3's CLONE_INTO_CGROUP. Where that is refused, `cgroup.procs` below it can be
-    /// opened and written like the others.
+    /// For cgroup2: an O_PATH fd of the directory, for clone3's CLONE_INTO_CGROUP. Where that is refused,
+    /// `cgroup.procs` below it can be opened and written like the others.
     pub unified: Option<OwnedFd>,
 }
 
@@ -76,14 +78,15 @@ impl Cgroup {
         &self.path
     }
 
-    /// Sets the limits and the device rules. Devices are denied but for runc's default list also when `resources` has no rules, so this is called
-    /// for each container, with `LinuxResources::default()` if need be.
+    /// Sets the limits and the device rules. Devices are denied but for runc's default list also when `resources` has
+    /// no rules, so this is called for each container, with `LinuxResources::default()` if need be.
     ///
-    /// Of `resources` it takes devices, memory, cpu and pids; what else is in there is the specification's validation's to refuse.
+    /// Of `resources` it takes devices, memory, cpu and pids; what else is in there is the specification's
+    /// validation's to refuse.
     ///
     /// # Errors
-    /// `InvalidArgument` for a value that is wrong or that the kernel refuses, `FailedPrecondition` for one whose controller or file
-    /// this host has not: a limit that is asked for and cannot be set is never passed over.
+    /// `InvalidArgument` for a value that is wrong or that the kernel refuses, `FailedPrecondition` for one whose
+    /// controller or file this host has not: a limit that is asked for and cannot be set is never passed over.
     pub fn apply(&self, resources: &LinuxResources) -> Result<()> {
         let knobs = knobs::knobs(resources)?;
         let mut opened: Option<(&'static str, OwnedFd)> = None;
@@ -151,11 +154,12 @@ impl Cgroup {
         Ok(Joins { procs, unified })
     }
 
-    /// The cgroup2 `cgroup.events`, for poll(POLLPRI): it changes when the cgroup with all below it becomes empty. `None` without
-    /// cgroup2, and when the cgroup is gone.
+    /// The cgroup2 `cgroup.events`, for poll(POLLPRI): it changes when the cgroup with all below it becomes empty.
+    /// `None` without cgroup2, and when the cgroup is gone.
     ///
-    /// Read it (or ask [`Cgroup::populated`], by another fd) after each wake-up, from the start; the first poll of a new fd returns at
-    /// once. The kernel delays a notification until 10 ms after the one before, so ask first and wait only if need be.
+    /// Read it (or ask [`Cgroup::populated`], by another fd) after each wake-up, from the start; the first poll of a
+    /// new fd returns at once. The kernel delays a notification until 10 ms after the one before, so ask first and
+    /// wait only if need be.
     pub fn events(&self) -> Result<Option<File>> {
         let Some(hierarchy) = &self.hierarchies.unified else { return Ok(None) };
         let path = hierarchy.dir(&self.path).join("cgroup.events");
@@ -193,8 +197,8 @@ impl Cgroup {
         Ok(pids)
     }
 
-    /// Removes it in all hierarchies, with the cgroups below it. One attempt: true when nothing is left, false while a
-    /// process is still in it. What is gone already is no error.
+    /// Removes it in all hierarchies, with the cgroups below it. One attempt: true when nothing is left, false while
+    /// a process is still in it. What is gone already is no error.
     pub fn remove(&self) -> Result<bool> {
         let mut gone = true;
         for hierarchy in self.hierarchies.all() {

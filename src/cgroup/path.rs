@@ -8,8 +8,9 @@ use crate::error::{Error, Kind, Result};
 
 /// The cgroup of the container `id`, as an absolute path from the root of every hierarchy as it is mounted.
 ///
-/// Without `cgroupsPath` (or with an empty one) it is `/<id>`, runc's choice. The runtime specification leaves to the runtime
-/// what a relative path is relative to: here, the root, so that a path means the same cgroup wherever the caller itself lives.
+/// Without `cgroupsPath` (or with an empty one) it is `/<id>`, runc's choice. The runtime specification leaves to the
+/// runtime what a relative path is relative to: here, the root, so that a path means the same cgroup wherever the
+/// caller itself lives.
 ///
 /// # Errors
 /// `InvalidArgument` for the root, for `..`, and for names that no cgroup can have; `Unimplemented` for systemd's
@@ -46,7 +47,8 @@ pub fn cgroup_path(cgroups_path: Option<&Path>, id: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// `slice:prefix:name`: containerd, nerdctl and docker send it whenever the parent is a slice, whatever the runtime's options say.
+/// `slice:prefix:name`: containerd, nerdctl and docker send it whenever the parent is a slice, whatever the runtime's
+/// options say.
 fn is_systemd(path: &OsStr) -> bool {
     let parts: Vec<&[u8]> = path.as_bytes().split(|b| *b == b':').collect();
     parts.len() == 3 && parts[0].ends_with(b".slice")

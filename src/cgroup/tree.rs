@@ -1,8 +1,8 @@
 //! Walking a cgroup and the cgroups below it.
 //!
-//! A container that may write to cgroupfs decides how deep and how wide its tree is. Hence no recursion, no path that grows past PATH_MAX and
-//! one directory fd at a time: down by name, up by "..", which in cgroupfs is the same directory for ever (it renames within
-//! a parent only).
+//! A container that may write to cgroupfs decides how deep and how wide its tree is. Hence no recursion, no path that
+//! grows past PATH_MAX and one directory fd at a time: down by name, up by "..", which in cgroupfs is the same
+//! directory for ever (it renames within a parent only).
 
 use std::ffi::CString;
 use std::mem::MaybeUninit;
@@ -16,7 +16,8 @@ use rustix::io::Errno;
 use super::file::open_dir;
 use crate::error::{Os, Result};
 
-/// Calls `enter` for the directory `top` and each one below it, parents first, until it breaks. A directory that is not there (any more) has nothing to visit.
+/// Calls `enter` for the directory `top` and each one below it, parents first, until it breaks. A directory that is
+/// not there (any more) has nothing to visit.
 pub(super) fn walk(top: &Path, mut enter: impl FnMut(BorrowedFd) -> Result<ControlFlow<()>>) -> Result<()> {
     traverse(top, |_, event| match event {
         Event::Enter(dir) => enter(dir),
@@ -24,8 +25,8 @@ pub(super) fn walk(top: &Path, mut enter: impl FnMut(BorrowedFd) -> Result<Contr
     })
 }
 
-/// Removes the cgroup `top` with all that are below it. One attempt: false while something of it is left (a process, or a
-/// cgroup made meanwhile).
+/// Removes the cgroup `top` with all that are below it. One attempt: false while something of it is left (a process,
+/// or a cgroup made meanwhile).
 pub(super) fn remove(top: &Path) -> Result<bool> {
     // Most have no cgroup below.
     if remove_dir(CWD, top, top)? {
@@ -119,7 +120,8 @@ fn subdirectories(dir: &OwnedFd) -> rustix::io::Result<Vec<CString>> {
 mod tests {
     use super::*;
 
-    /// Plain directories behave as cgroupfs' do, but for EBUSY (they say ENOTEMPTY), so removing is tested with real ones.
+    /// Plain directories behave as cgroupfs' do, but for EBUSY (they say ENOTEMPTY), so removing is tested with real
+    /// ones.
     #[test]
     fn walks_every_directory_once_and_no_symlink() {
         let top = std::env::temp_dir().join(format!("dray-test-tree-{}", std::process::id()));
