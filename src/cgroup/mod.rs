@@ -11,6 +11,7 @@ mod create;
 mod devices;
 mod file;
 mod hierarchy;
+mod view;
 mod kill;
 mod knobs;
 mod path;
@@ -32,6 +33,7 @@ use hierarchy::Hierarchy;
 use knobs::Knob;
 
 pub use hierarchy::Hierarchies;
+pub use view::View;
 pub use kill::Killed;
 pub use path::cgroup_path;
 

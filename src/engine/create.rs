@@ -1,6 +1,6 @@
 //! Create: from a request to a container whose init is parked right before its execve.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -23,6 +23,7 @@ use super::Engine;
 use super::container::{Container, Process};
 use super::events::{Event, RootfsMount, StdioUris};
 use super::lifecycle::{self, State};
+use super::ready::watch;
 use super::remains::{KILL_BOUND, Remains, remove_saved};
 use super::state::{Identity, Saved, StateDir};
 use super::stdio::{ChildEnds, Stdio};
@@ -51,8 +52,17 @@ struct Judged {
     spec: Spec,
     rootfs: PathBuf,
     cgroup: PathBuf,
-    process: plan::Process,
     state: StateDir,
+}
+
+/// A child about to be born.
+pub(super) struct Unborn {
+    /// What it does.
+    pub plan: Plan,
+    /// The cgroup v2 directory to be born in.
+    pub cgroup: Option<OwnedFd>,
+    /// The pid namespace to be born in, where that is not a new one or ours: it, or a pidfd of a process in it.
+    pub pid_ns: Option<OwnedFd>,
 }
 
 /// Keeps an id from being created twice at a time.
@@ -74,11 +84,11 @@ impl Engine {
         let id = request.id.clone();
         let name = |e: Error| e.context(format!("container {id}"));
         let reservation = self.reserve(&id).map_err(name)?;
-        let judged = self.judge(request).map_err(name)?;
+        let (judged, process) = self.judge(request).map_err(name)?;
         self.take_directory(&judged).await.map_err(name)?;
         let mut remains = Remains { state: Some(judged.state.clone()), ..Remains::default() };
         let mut init = None;
-        let made = AssertUnwindSafe(self.make(&judged, &mut remains, &mut init)).catch_unwind().await;
+        let made = AssertUnwindSafe(self.make(&judged, process, &mut remains, &mut init)).catch_unwind().await;
         let error = match made {
             Ok(Ok(container)) => {
                 drop(reservation);
@@ -99,7 +109,7 @@ impl Engine {
         Ok(Reservation(self, id.to_owned()))
     }
 
-    fn judge(&self, request: Request) -> Result<Judged> {
+    fn judge(&self, request: Request) -> Result<(Judged, plan::Process)> {
         let state = StateDir::new(&self.state_root, &self.namespace, &request.id)?;
         let spec = load::load(&request.bundle)?;
         validate::validate(&spec)?;
@@ -113,7 +123,7 @@ impl Engine {
         let process = process.ok_or_else(|| Error::new(Kind::InvalidArgument, "process is required"))?;
         let process = plan::process(process)?;
         let rootfs = load::rootfs(&request.bundle, &spec);
-        Ok(Judged { request, rootfs, cgroup, process, state, spec })
+        Ok((Judged { request, rootfs, cgroup, state, spec }, process))
     }
 
     /// Makes the state directory. One that is there already is a living container's, or the leftover of one whose shim
@@ -135,7 +145,13 @@ impl Engine {
     }
 
     /// Every effect, each in `remains` before it is made.
-    async fn make(&self, judged: &Judged, remains: &mut Remains, init: &mut Option<Rc<Process>>) -> Result<Rc<Container>> {
+    async fn make(
+        &self,
+        judged: &Judged,
+        process: plan::Process,
+        remains: &mut Remains,
+        init: &mut Option<Rc<Process>>,
+    ) -> Result<Rc<Container>> {
         let request = &judged.request;
         let mut saved = Saved::new(&request.id, &request.bundle)?;
         saved.cgroup = Some(judged.cgroup.clone());
@@ -144,7 +160,7 @@ impl Engine {
 
         remains.rootfs = saved.rootfs.clone();
         rootfs::mount_all(&request.rootfs, &judged.rootfs)?;
-        let (stdio, ends) = Stdio::open(&request.stdio, judged.process.uid, judged.process.gid)?;
+        let (stdio, ends) = Stdio::open(&request.stdio, process.uid, process.gid)?;
 
         let cgroup = Cgroup::create(&self.hierarchies, &judged.cgroup)?;
         remains.cgroup = Some(Cgroup::open(&self.hierarchies, &judged.cgroup)?);
@@ -157,9 +173,8 @@ impl Engine {
 
         let child = Process::new(&request.id, "", request.stdio.clone(), State::Creating);
         *child.stdio.borrow_mut() = Some(Rc::new(stdio));
-        let (plan, pid_ns) = self.plan_init(judged, ends, &cgroup)?;
-        self.birth(&child, &plan.0, plan.1, pid_ns.as_ref().map(AsFd::as_fd))?;
-        drop(plan);
+        let unborn = plan_init(judged, process, ends, &cgroup)?;
+        self.birth(&child, unborn)?;
         *init = Some(child.clone());
         let oom_score_adj = judged.spec.process().as_ref().and_then(|process| process.oom_score_adj());
         self.go(&child, oom_score_adj)?;
@@ -185,53 +200,13 @@ impl Engine {
         }))
     }
 
-    /// The plan of the init, the cgroup it is to be born in, and the pid namespace that it joins, if it joins one.
-    #[allow(clippy::type_complexity)]
-    fn plan_init(
-        &self,
-        judged: &Judged,
-        ends: ChildEnds,
-        cgroup: &Cgroup,
-    ) -> Result<((Plan, Option<std::os::fd::OwnedFd>), Option<std::os::fd::OwnedFd>)> {
-        let views = cgroup_views(cgroup);
-        let create = plan::create(&judged.spec, &judged.request.bundle, &judged.rootfs, &views)?;
-        let joined_pid = create.joined.iter().find(|(kind, _)| *kind == Namespace::Pid);
-        let pid_ns = joined_pid.map(|(_, fd)| fd.try_clone()).transpose().os(|| "dup")?;
-        let process = plan::process(judged.spec.process().as_ref().ok_or_else(|| Error::new(Kind::Internal, "no process"))?)?;
-        Ok((self.plan(Work::Create(create), process, ends, cgroup)?, pid_ns))
-    }
-
-    /// Puts a plan together: work, program, streams, cgroups.
-    pub(super) fn plan(
-        &self,
-        work: Work,
-        process: plan::Process,
-        ends: ChildEnds,
-        cgroup: &Cgroup,
-    ) -> Result<(Plan, Option<std::os::fd::OwnedFd>)> {
-        let joins = cgroup.joins()?;
-        let mut cgroup_procs = joins.procs;
-        if let Some((_, procs)) = joins.unified_procs {
-            cgroup_procs.push((UNIFIED.to_owned(), procs));
-        }
-        let stdio = [ends.stdin, ends.stdout, ends.stderr];
-        Ok((Plan { work, process, stdio, cgroup_procs, hold: Hold::Socket }, joins.unified))
-    }
-
     /// Forks, and takes note of the child in the same breath: no exit can come between.
-    pub(super) fn birth(
-        &self,
-        process: &Rc<Process>,
-        plan: &Plan,
-        cgroup: Option<std::os::fd::OwnedFd>,
-        pid_ns: Option<std::os::fd::BorrowedFd<'_>>,
-    ) -> Result<()> {
-        let pid_ns = pid_ns.map(|target| (target, self.own_pid_ns.as_fd()));
-        let (child, sync) = crate::init::spawn(plan, pid_ns, cgroup.as_ref().map(AsFd::as_fd))?;
+    pub(super) fn birth(&self, process: &Rc<Process>, unborn: Unborn) -> Result<()> {
+        let pid_ns = unborn.pid_ns.as_ref().map(|target| (target.as_fd(), self.own_pid_ns.as_fd()));
+        let (child, sync) = crate::init::spawn(&unborn.plan, pid_ns, unborn.cgroup.as_ref().map(AsFd::as_fd))?;
         self.children.borrow_mut().insert(child.pid, process.clone());
         process.born(child);
-        let sync = AsyncFd::with_interest(sync, Interest::READABLE).os(|| "epoll_ctl")?;
-        *process.sync.borrow_mut() = Some(Rc::new(sync));
+        *process.sync.borrow_mut() = Some(Rc::new(watch(sync, Interest::READABLE)?));
         Ok(())
     }
 
@@ -293,6 +268,35 @@ impl Engine {
         }
         remains.remove().await
     }
+}
+
+fn plan_init(judged: &Judged, process: plan::Process, ends: ChildEnds, cgroup: &Cgroup) -> Result<Unborn> {
+    let views = cgroup_views(cgroup);
+    let create = plan::create(&judged.spec, &judged.request.bundle, &judged.rootfs, &views)?;
+    let joined = create.joined.iter().find(|(kind, _)| *kind == Namespace::Pid);
+    let pid_ns = joined.map(|(_, fd)| fd.try_clone()).transpose().os(|| "dup")?;
+    unborn(Work::Create(create), process, ends, cgroup, pid_ns)
+}
+
+/// Puts a plan together: work, program, streams, cgroups.
+pub(super) fn unborn(
+    work: Work,
+    process: plan::Process,
+    ends: ChildEnds,
+    cgroup: &Cgroup,
+    pid_ns: Option<OwnedFd>,
+) -> Result<Unborn> {
+    let joins = cgroup.joins()?;
+    let mut cgroup_procs = joins.procs;
+    if let Some(unified) = &joins.unified {
+        // For a kernel that does not give birth into it.
+        let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CLOEXEC;
+        let procs = rustix::fs::openat(unified, "cgroup.procs", flags, rustix::fs::Mode::empty());
+        cgroup_procs.push((UNIFIED.to_owned(), procs.os(|| "openat cgroup.procs")?));
+    }
+    let stdio = [ends.stdin, ends.stdout, ends.stderr];
+    let plan = Plan { work, process, stdio, cgroup_procs, hold: Hold::Socket };
+    Ok(Unborn { plan, cgroup: joins.unified, pid_ns })
 }
 
 fn sync_of(process: &Process) -> Result<Rc<AsyncFd<ParentEnd>>> {

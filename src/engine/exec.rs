@@ -1,6 +1,5 @@
 //! Exec: a further process, recorded first and born at its start by one clone into the container.
 
-use std::os::fd::AsFd;
 use std::rc::Rc;
 
 use crate::error::{Context, Error, Kind, Os, Result};
@@ -10,6 +9,7 @@ use crate::sys::ns::Namespace;
 
 use super::Engine;
 use super::container::{Container, Process};
+use super::create::unborn;
 use super::events::{Event, StdioUris};
 use super::lifecycle::State;
 use super::stdio::Stdio;
@@ -52,10 +52,9 @@ impl Engine {
         *process.stdio.borrow_mut() = Some(Rc::new(stdio));
         let init = container.init.pidfd()?;
         let work = Work::Exec(plan::Exec { init: init.try_clone().os(|| "dup")?, namespaces: container.namespaces });
-        let (plan, cgroup) = self.plan(work, planned, ends, &container.cgroup)?;
-        let pid_ns = (container.namespaces & Namespace::Pid.flag() != 0).then(|| init.as_fd());
-        self.birth(process, &plan, cgroup, pid_ns)?;
-        drop(plan);
+        let in_pid_ns = container.namespaces & Namespace::Pid.flag() != 0;
+        let pid_ns = in_pid_ns.then(|| init.try_clone()).transpose().os(|| "dup")?;
+        self.birth(process, unborn(work, planned, ends, &container.cgroup, pid_ns)?)?;
         self.go(process, oom_score_adj.or(container.oom_score_adj))?;
         self.executed(process).await.context(|| "OCI runtime exec failed: exec failed: unable to start container process")
     }

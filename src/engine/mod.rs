@@ -14,6 +14,7 @@ pub mod delete;
 pub mod events;
 pub mod exec;
 pub mod lifecycle;
+pub mod ready;
 pub mod reaper;
 pub mod remains;
 pub mod rootfs;
@@ -87,6 +88,22 @@ impl Engine {
     /// `NotFound`.
     pub fn process(&self, id: &str, exec: &str) -> Result<Rc<Process>> {
         self.container(id)?.process(exec)
+    }
+
+    /// The pids of everything in a container.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn pids(&self, id: &str) -> Result<Vec<u32>> {
+        let container = self.container(id)?;
+        let mut pids = container.cgroup.procs().map_err(|e| e.context(format!("container {id}")))?;
+        // A shim whose list is empty is taken for one that has leaked (containerd: loadShim): a living init is in it
+        // even where something has moved it out of its cgroup.
+        let init = container.init.pid();
+        if container.init.reaped.get().is_none() && !pids.contains(&init) {
+            pids.push(init);
+        }
+        Ok(pids)
     }
 
     /// True when there is no container, and none on its way.

@@ -8,8 +8,6 @@ use std::time::{Duration, SystemTime};
 
 use rustix::process::{WaitOptions, WaitStatus};
 
-use crate::sys::ns::Namespace;
-
 use super::Engine;
 use super::container::{Container, Process};
 use super::events::{Event, Exit};
@@ -101,9 +99,4 @@ impl Engine {
 fn exit_status(status: WaitStatus) -> u32 {
     let code = status.exit_status().or_else(|| status.terminating_signal().map(|signal| 128 + signal));
     code.unwrap_or(255) as u32
-}
-
-/// The flag of the pid namespace, for those who ask whether a container has any.
-pub fn pid_flag() -> u64 {
-    Namespace::Pid.flag()
 }

@@ -8,6 +8,7 @@ use crate::cgroup::{Cgroup, Hierarchies};
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::pidfd;
 
+use super::ready::watch;
 use super::rootfs;
 use super::state::{Saved, StateDir};
 
@@ -94,8 +95,7 @@ async fn kill_init(saved: &Saved) -> Result<()> {
         Err(e) if e.kind() != Kind::NotFound => return Err(e),
         _ => {}
     }
-    let exited = tokio::io::unix::AsyncFd::with_interest(pidfd, tokio::io::Interest::READABLE)
-        .map_err(|e| Error::os(e, "epoll_ctl pidfd"))?;
+    let exited = watch(pidfd, tokio::io::Interest::READABLE)?;
     let _ = tokio::time::timeout(KILL_BOUND, exited.readable()).await;
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Descriptors: what a child keeps, and what it must not see.
 
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use crate::error::{Os, Result};
 
@@ -55,4 +55,31 @@ fn each_open(first: u32, last: u32, flags: libc::c_uint) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Makes `fd` the descriptor `number`, one that survives execve(2).
+///
+/// To be used by a child about to execute a program that expects it there; whatever had the number is closed.
+pub fn place(fd: BorrowedFd<'_>, number: RawFd) -> Result<()> {
+    if fd.as_raw_fd() == number {
+        return rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty()).os(|| "fcntl F_SETFD");
+    }
+    // SAFETY: the owner of `number`, if there is one, is a value that this process will never use again.
+    match unsafe { libc::dup2(fd.as_raw_fd(), number) } {
+        -1 => Err(std::io::Error::last_os_error()).os(|| "dup2"),
+        _ => Ok(()),
+    }
+}
+
+/// Takes the descriptor `number` that this process has inherited, and marks it close-on-exec.
+///
+/// # Errors
+/// EBADF when it has inherited none.
+pub fn inherited(number: RawFd) -> Result<OwnedFd> {
+    // SAFETY: F_SETFD touches no memory and tells whether the descriptor is open.
+    if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } == -1 {
+        return Err(std::io::Error::last_os_error()).os(|| format!("descriptor {number}"));
+    }
+    // SAFETY: it is open, and was so before this program ran any code of ours: no value owns it.
+    Ok(unsafe { std::os::fd::FromRawFd::from_raw_fd(number) })
 }
