@@ -174,6 +174,14 @@ impl Row {
     fn new(what: &'static str, unit: Unit, settings: &Settings) -> Row {
         Row { what, unit, samples: vec![Vec::new(); settings.candidates.len()] }
     }
+
+    /// Times were taken in pairs, one right after the other, and noise hits both; sizes were not.
+    fn ratio(&self, ours: &[f64], theirs: &[f64]) -> f64 {
+        match self.unit {
+            Unit::Seconds => median(ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect()),
+            Unit::Bytes | Unit::Count => mean(ours) / mean(theirs),
+        }
+    }
 }
 
 /// Runs that warm the page cache and the branch predictors, and are not counted.
@@ -382,7 +390,7 @@ fn progress(what: &str, done: usize, all: usize) {
 fn print_table(settings: &Settings, rows: &[Row]) {
     let command = std::env::var("DRAY_BENCH_COMMAND").unwrap_or_else(|_| "cargo bench --test bench".to_string());
     println!(
-        "`{command}`: medians of {} lives and {} execs, taken in turn; means over {} idle shims; ratios are medians of",
+        "`{command}`: medians of {} lives and {} execs, taken in turn; means over {} idle shims; ratios of times are medians of",
         settings.runs, settings.execs, settings.idle
     );
     println!(
@@ -400,10 +408,7 @@ fn print_table(settings: &Settings, rows: &[Row]) {
             Unit::Bytes => format!("{:.2} MB", mean(samples) / 1e6),
             Unit::Count => format!("{:.1}", mean(samples)),
         });
-        let ratios = row.samples[1..].iter().map(|peer| {
-            let pairs = row.samples[0].iter().zip(peer).map(|(ours, theirs)| ours / theirs);
-            format!("{:.2}", median(pairs.collect()))
-        });
+        let ratios = row.samples[1..].iter().map(|peer| format!("{:.2}", row.ratio(&row.samples[0], peer)));
         println!("| {} | {} |", row.what, values.chain(ratios).collect::<Vec<_>>().join(" | "));
     }
 }
