@@ -6,13 +6,16 @@ mod common;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use common::bundle::Bundle;
 use common::driver::{Shim, StartOptions, await_exit, open_pid, runc_options};
 use common::events::EventSink;
+use common::floor;
 use common::scratch::{Scratch, cgroup_mounts, remove_cgroup};
 use common::stdio::Io;
+use nix::sys::signal::{SigSet, Signal};
 
 const USAGE: &str = "\
 usage: scripts/bench [--quick] [--runs N] [--execs N] [--idle N] [--peer runc|crun]... [--stdio null|fifo]
@@ -27,15 +30,25 @@ usage: scripts/bench [--quick] [--runs N] [--execs N] [--idle N] [--peer runc|cr
   --peers-only  without this shim; the first peer takes its column";
 
 fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if args.first().is_some_and(|flag| flag == floor::FLAG) {
+        return floor::run_child(&args[1..]).unwrap_or_else(|e| panic!("{args:?}: {e}"));
+    }
+    catch_interrupts();
     let settings = Settings::from_args();
     let outcome = common::block_on(async {
         let lives = measure_lives(&settings).await?;
         let execs = measure_execs(&settings).await?;
         let idle = measure_idle(&settings).await?;
-        Ok::<_, String>([lives, execs, idle].concat())
+        let floor = measure_floor(&settings).await?;
+        Ok::<_, String>(([lives, execs, idle].concat(), floor))
     });
     match outcome {
-        Ok(rows) => print_table(&settings, &rows),
+        Ok((rows, floor)) => {
+            print_table(&settings, &rows);
+            let [life, exec] = floor.map(|samples| median(samples) * 1e3);
+            println!("\nFor scale, the bare system calls without cgroups: {life:.2} ms a life, {exec:.2} ms an exec.");
+        }
         Err(e) => {
             eprintln!("bench: {e}");
             std::process::exit(1);
@@ -198,7 +211,7 @@ async fn measure_lives(settings: &Settings) -> Result<Vec<Row>, String> {
                 row.samples[column].push(time.as_secs_f64());
             }
         }
-        progress("life", run, settings.runs + WARM_UP);
+        progress("life", run, settings.runs + WARM_UP)?;
     }
     Ok(rows)
 }
@@ -290,7 +303,7 @@ async fn measure_execs(settings: &Settings) -> Result<Vec<Row>, String> {
                 status => return Err(candidate.failed("an exec of `true` ended with", status)),
             }
         }
-        progress("exec", run, settings.execs + WARM_UP);
+        progress("exec", run, settings.execs + WARM_UP)?;
     }
     tokio::time::sleep(Duration::from_millis(300)).await; // Events and clean-up after the last answer count as well.
     for (column, account) in accounts.iter().enumerate() {
@@ -356,7 +369,7 @@ async fn measure_idle(settings: &Settings) -> Result<Vec<Row>, String> {
         let mut containers = Vec::new();
         for run in 0..settings.idle {
             containers.push(candidate.running(&Scratch::new(), &["sleep", "100000"]).await?);
-            progress("idle", column * settings.idle + run, settings.candidates.len() * settings.idle);
+            progress("idle", column * settings.idle + run, settings.candidates.len() * settings.idle)?;
         }
         tokio::time::sleep(Duration::from_secs(2)).await;
         for container in &containers {
@@ -383,21 +396,47 @@ fn resident(pid: i32) -> std::io::Result<[f64; 5]> {
     Ok([field("Pss"), dirty + field("Private_Clean"), dirty, field("Rss"), threads])
 }
 
-fn progress(what: &str, done: usize, all: usize) {
+/// Seconds of the kernel's own work, of a life and of an exec.
+async fn measure_floor(settings: &Settings) -> Result<[Vec<f64>; 2], String> {
+    let (mut lives, mut execs) = (Vec::new(), Vec::new());
+    let host = Scratch::new();
+    let container = settings.candidates[0].running(&host, &["sleep", "100000"]).await?;
+    let init = container.shim.state("bench", "").await.map_err(|e| e.to_string())?.pid;
+    for _ in 0..settings.runs {
+        let scratch = Scratch::new();
+        lives.push(floor::life(&Bundle::new(&scratch, "floor")).map_err(|e| e.to_string())?.as_secs_f64());
+        execs.push(floor::exec(init).map_err(|e| e.to_string())?.as_secs_f64());
+    }
+    container.end().await.map_err(|e| e.to_string())?;
+    Ok([lives, execs])
+}
+
+/// Set by SIGINT, SIGTERM or SIGHUP.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// An interrupted bench ends between two runs, so that its containers and shims are cleaned up.
+fn catch_interrupts() {
+    let mut signals = SigSet::empty();
+    [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].map(|signal| signals.add(signal));
+    signals.thread_block().expect("block signals");
+    std::thread::spawn(move || {
+        let _ = signals.wait();
+        INTERRUPTED.store(true, Ordering::Relaxed);
+    });
+}
+
+fn progress(what: &str, done: usize, all: usize) -> Result<(), String> {
     eprint!("\r{what} {}/{all}  {}", done + 1, if done + 1 == all { "\n" } else { "" });
+    if INTERRUPTED.load(Ordering::Relaxed) { Err("interrupted".to_string()) } else { Ok(()) }
 }
 
 fn print_table(settings: &Settings, rows: &[Row]) {
     let command = std::env::var("DRAY_BENCH_COMMAND").unwrap_or_else(|_| "cargo bench --test bench".to_string());
-    println!(
-        "`{command}`: medians of {} lives and {} execs, taken in turn; means over {} idle shims; ratios of times are medians of",
-        settings.runs, settings.execs, settings.idle
-    );
-    println!(
-        "paired runs. Container: `true`, `ctr run`'s default specification, overlay of busybox, stdio {}.",
-        if settings.fifos { "through fifos" } else { "null" }
-    );
-    println!("{}.\n", versions());
+    let Settings { runs, execs, idle, .. } = settings;
+    let stdio = if settings.fifos { "through fifos" } else { "null" };
+    println!("`{command}`: medians of {runs} lives and {execs} execs, taken in turn, and of their paired ratios;");
+    println!("means over {idle} idle shims. The container runs `true` (idle: `sleep`) by `ctr run`'s default");
+    println!("specification, rootfs an overlay, stdio {stdio}. {}.\n", versions(settings));
     let names: Vec<_> = settings.candidates.iter().map(|candidate| candidate.name.as_str()).collect();
     let ratios: Vec<_> = names[1..].iter().map(|peer| format!("{}/{peer}", names[0])).collect();
     let columns = [&names.iter().map(ToString::to_string).collect::<Vec<_>>()[..], &ratios[..]].concat();
@@ -423,19 +462,24 @@ fn mean(samples: &[f64]) -> f64 {
     samples.iter().sum::<f64>() / samples.len() as f64
 }
 
-/// What it ran on, in one line.
-fn versions() -> String {
-    let first_line = |command: &str, args: &[&str]| {
-        let output = Command::new(command).args(args).output().ok()?;
+/// What it ran on and with, in one line.
+fn versions(settings: &Settings) -> String {
+    let first_line = |command: &Path, flags: &str| {
+        let output = Command::new(command).arg(flags).output().ok()?;
         Some(String::from_utf8_lossy(&output.stdout).lines().next()?.to_string())
     };
-    let parts = [
-        first_line("uname", &["-srm"]),
-        Some(format!("{} CPUs", std::thread::available_parallelism().map_or(0, |n| n.get()))),
-        fs::read_to_string("/proc/loadavg").ok().map(|text| format!("load {}", text.split(' ').next().unwrap_or(""))),
-        first_line("containerd", &["--version"]),
-        first_line("runc", &["--version"]),
-        first_line("crun", &["--version"]),
+    let last_word = |line: String| line.split_whitespace().last().map(ToString::to_string);
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let mut parts = vec![
+        first_line(Path::new("uname"), "-srm").unwrap_or_default(),
+        format!("{} CPUs", std::thread::available_parallelism().map_or(0, |n| n.get())),
+        format!("load {}", load.split(' ').next().unwrap_or_default()),
     ];
-    parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+    let containerd = first_line(Path::new("containerd"), "--version").and_then(last_word);
+    parts.extend(containerd.map(|version| format!("containerd {version}")));
+    for candidate in settings.candidates.iter().filter(|candidate| candidate.options.options.is_some()) {
+        let version = first_line(Path::new(&candidate.name), "--version").and_then(last_word);
+        parts.extend(version.map(|version| format!("{} {version}", candidate.name)));
+    }
+    parts.join(", ")
 }

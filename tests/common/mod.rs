@@ -4,6 +4,7 @@
 pub mod bundle;
 pub mod driver;
 pub mod events;
+pub mod floor;
 pub mod scratch;
 pub mod stdio;
 
