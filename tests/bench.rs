@@ -416,8 +416,7 @@ static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// An interrupted bench ends between two runs, so that its containers and shims are cleaned up.
 fn catch_interrupts() {
-    let mut signals = SigSet::empty();
-    [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].map(|signal| signals.add(signal));
+    let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
     signals.thread_block().expect("block signals");
     std::thread::spawn(move || {
         let _ = signals.wait();
