@@ -4,6 +4,7 @@
 mod common;
 
 use std::fs;
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -425,7 +426,9 @@ fn catch_interrupts() {
 }
 
 fn progress(what: &str, done: usize, all: usize) -> Result<(), String> {
-    eprint!("\r{what} {}/{all}  {}", done + 1, if done + 1 == all { "\n" } else { "" });
+    if std::io::stderr().is_terminal() {
+        eprint!("\r{what} {}/{all}  {}", done + 1, if done + 1 == all { "\n" } else { "" });
+    }
     if INTERRUPTED.load(Ordering::Relaxed) { Err("interrupted".to_string()) } else { Ok(()) }
 }
 
