@@ -53,6 +53,8 @@ fn a_life_has_its_states_events_and_output_and_leaves_nothing() {
     });
 }
 
+/// containerd's own shim (1.6) fails this now and then: once containerd is back it sends the exit before the start,
+/// seen by the stream ids, which the sender counts. So the order is asserted, though a peer does not keep it.
 #[test]
 fn events_wait_in_order_for_a_containerd_that_is_away() {
     block_on(async {
