@@ -90,7 +90,7 @@ fn an_exec_has_its_own_exit_and_output() {
         shim.exec("one", "probe", &process, &io).await.unwrap();
         let waiting = shim.spawn_wait("one", "probe").await;
         shim.start("one", "probe").await.unwrap();
-        std::io::Write::write_all(&mut io.open_stdin().unwrap(), b"hello\n").unwrap();
+        std::io::Write::write_all(&mut io.open_stdin(SOON).await.unwrap(), b"hello\n").unwrap();
         assert_eq!(waiting.await.unwrap().unwrap().exit_status, 3);
         assert_eq!(io.stdout(SOON).await.unwrap(), "got hello\n");
         shim.delete("one", "probe").await.unwrap();

@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
@@ -67,9 +67,19 @@ impl Io {
         Io { stdout, terminal: true, readers, ..Io::default() }.with_stdin(scratch, name)
     }
 
-    /// The client's end of stdin, once the shim has opened its own (after Create, or Start of an exec).
-    pub fn open_stdin(&self) -> io::Result<File> {
-        OpenOptions::new().write(true).custom_flags(rustix::fs::OFlags::NONBLOCK.bits() as i32).open(&self.stdin)
+    /// The client's end of stdin. As containerd's client it waits for the shim to open its own end, which an exec
+    /// need not have done when Start is answered.
+    pub async fn open_stdin(&self, timeout: Duration) -> io::Result<File> {
+        let nonblock = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+        let deadline = Instant::now() + timeout;
+        loop {
+            match OpenOptions::new().write(true).custom_flags(nonblock).open(&self.stdin) {
+                Err(e) if e.raw_os_error() == Some(libc::ENXIO) && Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                opened => return opened,
+            }
+        }
     }
 
     /// All of stdout, at its end; the error shows what came so far.
