@@ -81,16 +81,7 @@ pub async fn remove_saved(hierarchies: &Hierarchies, state: &StateDir) -> Result
 
 /// An init whose shim is dead runs on, if it was started: with its pid namespace, all of the container may be at its end.
 async fn kill_init(saved: &Saved) -> Result<()> {
-    let Some(init) = saved.init else { return Ok(()) };
-    let pidfd = match pidfd::open(init.pid) {
-        Ok(pidfd) => pidfd,
-        Err(e) if e.kind() == Kind::NotFound => return Ok(()),
-        Err(e) => return Err(e),
-    };
-    // The pidfd is held: if the start time matches now it is the one that we made, and will be.
-    if !init.is_alive() {
-        return Ok(());
-    }
+    let Some(pidfd) = saved.init.and_then(|init| init.open()) else { return Ok(()) };
     match pidfd::kill(&pidfd, libc::SIGKILL as u32) {
         Err(e) if e.kind() != Kind::NotFound => return Err(e),
         _ => {}

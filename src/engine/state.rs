@@ -60,9 +60,16 @@ impl Identity {
         Ok(Self { pid, start_time: pidfd::start_time(pid)? })
     }
 
-    /// Is it alive still?
+    /// Is it alive still? A zombie is not, whoever has yet to wait for it.
     pub fn is_alive(&self) -> bool {
-        pidfd::start_time(self.pid).is_ok_and(|start_time| start_time == self.start_time)
+        self.open().is_some_and(|pidfd| !pidfd::has_exited(&pidfd))
+    }
+
+    /// A pidfd of it, if there still is a process of this identity.
+    pub fn open(&self) -> Option<std::os::fd::OwnedFd> {
+        let pidfd = pidfd::open(self.pid).ok()?;
+        // The pidfd is held: if the start time matches now, it is of the one that is meant, and stays so.
+        pidfd::start_time(self.pid).is_ok_and(|start_time| start_time == self.start_time).then_some(pidfd)
     }
 }
 
