@@ -1,1 +1,4 @@
 //! shim.
+
+pub mod logger;
+pub mod publisher;
