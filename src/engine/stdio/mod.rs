@@ -179,10 +179,7 @@ fn open_input(uri: &str, uid: u32, gid: u32, relays: &mut Vec<Relay>) -> Result<
     let (theirs, ours) = pipe()?;
     give(&theirs, uid, gid)?;
     nonblocking(&ours)?;
-    relays.push(Relay::Input {
-        fifo: watch(fifo.read, Interest::READABLE)?,
-        pipe: watch(ours, Interest::WRITABLE)?,
-    });
+    relays.push(Relay::Input { fifo: watch(fifo.read, Interest::READABLE)?, pipe: watch(ours, Interest::WRITABLE)? });
     Ok((theirs, Some(fifo.write)))
 }
 

@@ -86,11 +86,13 @@ fn read_now(file: &mut File, buffer: &mut Vec<u8>) -> Option<usize> {
 
 async fn read_to_end(file: &mut File) -> Vec<u8> {
     let mut all = Vec::new();
-    until("end of file", || loop {
-        match read_now(file, &mut all) {
-            Some(0) => return Some(()),
-            Some(_) => {}
-            None => return None,
+    until("end of file", || {
+        loop {
+            match read_now(file, &mut all) {
+                Some(0) => return Some(()),
+                Some(_) => {}
+                None => return None,
+            }
         }
     })
     .await;
