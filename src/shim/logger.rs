@@ -98,9 +98,9 @@ fn quote(value: &str, room: usize, line: &mut String) {
     for c in value.chars() {
         escape(c, line);
         let used = line.len() - start;
-        if used + CUT.len() + 1 <= room {
+        if used + CUT.len() < room {
             fits = line.len();
-        } else if used + 1 > room {
+        } else if used >= room {
             line.truncate(fits);
             line.push_str(CUT);
             break;

@@ -215,12 +215,9 @@ async fn run_output(pipe: AsyncFd<OwnedFd>, fifo: AsyncFd<OwnedFd>, reader: Owne
         log::warn!("an output stream ends early: {e}");
     }
     drop((pipe, reader));
+    drop(running);
     let write = fifo.into_inner();
     let mut pause = READER_POLL.0;
-    if has_reader(&write) {
-        return;
-    }
-    drop(running);
     // A reader's open wakes no one who polls the write end, so look.
     while !has_reader(&write) {
         tokio::time::sleep(pause).await;

@@ -273,10 +273,16 @@ fn a_drop_lets_go_of_what_nobody_reads() {
 fn a_process_left_behind_with_the_pipe_uses_up_the_bound() {
     let fifos = Fifos::new("left");
     run(async {
-        let (stdio, process) = fifos.output();
-        let _client = fifos.reader("out");
+        let uris = StdioUris { stdin: fifos.path("in"), stdout: fifos.path("out"), ..Default::default() };
+        let (stdio, ends) = Stdio::open(&uris, 0, 0).unwrap();
+        stdio.start();
+        let mut client = fifos.reader("out");
         assert!(!stdio.drained(SHORT).await);
-        drop(process);
+        // The client is not kept waiting by what is left, nor fooled by a stdin that nobody will read.
+        assert_eq!(read_to_end(&mut client).await, b"");
+        let stdin = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(fifos.path("in")).unwrap();
+        assert_eq!((&stdin).read(&mut [0]).unwrap(), 0, "someone still has stdin open to write");
+        drop(ends);
     });
 }
 
@@ -363,16 +369,29 @@ fn idle_streams_cost_no_cpu() {
         let mut client = fifos.reader("out");
         out.write_all(b"x").unwrap();
         until("output", || read_now(&mut client, &mut Vec::new())).await;
-        // Everyone has left the output; stdin is closed and a second client comes between the hang-up and the relay.
+        // A client that has left the output, and one that says nothing on stdin.
         drop(client);
-        let first = fifos.writer("in");
+        let _silent = fifos.writer("in");
         stdio.close_stdin();
-        drop(first);
-        let _second = fifos.writer("in");
         let cpu = thread_cpu();
         tokio::time::sleep(Duration::from_millis(300)).await;
         let cpu = thread_cpu() - cpu;
         assert!(cpu < Duration::from_millis(5), "{cpu:?}");
+    });
+}
+
+#[test]
+fn a_client_that_comes_after_the_last_has_left_is_no_busy_loop() {
+    let fifos = Fifos::new("after");
+    run(async {
+        let (input, output) = (Fifo::open(fifos.0.join("in").as_ref()).unwrap(), pipe().unwrap());
+        let (fifo, pipe) =
+            (watch(input.read, Interest::READABLE).unwrap(), watch(output.1, Interest::WRITABLE).unwrap());
+        drop(input.write);
+        // The loop has the hang-up; before the relay looks, the next client is there.
+        fifo.readable().await.unwrap().retain_ready();
+        let _next = fifos.writer("in");
+        assert!(tokio::time::timeout(SHORT, relay::relay(&fifo, &pipe)).await.is_ok());
     });
 }
 
