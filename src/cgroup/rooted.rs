@@ -1,7 +1,7 @@
 //! Tests against the host's own cgroups, as root, each below a name of its own.
 
 use std::io::Read;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -141,15 +141,19 @@ fn a_new_cgroup_is_everywhere_and_can_be_joined() {
         assert_ne!(read(&scratch.dir("cpuset", level), "cpuset.mems"), "");
     }
 
-    let child = Outsider::new();
+    // It joins as ours do: by itself, into the very files.
     let joins = cgroup.joins().unwrap();
-    assert_eq!(joins.procs.len(), scratch.all.v1.len());
-    for (name, fd) in &joins.procs {
-        assert!(name.ends_with("/deep/er/c/cgroup.procs"), "{name}");
-        file::write_fd(fd, &child.0.id().to_string()).unwrap();
+    assert_eq!(joins.tasks.len(), scratch.all.v1.len());
+    let own = |fd: &OwnedFd| format!("/proc/{}/fd/{}", std::process::id(), fd.as_raw_fd());
+    let mut script: String = joins.tasks.iter().map(|(_, fd)| format!("echo 0 > {} || exit 99; ", own(fd))).collect();
+    script += &format!("echo 0 > {}/cgroup.procs || exit 99; exec sleep 1000", own(joins.unified.as_ref().unwrap()));
+    let child = Outsider(spawn_in(&[], &script));
+    until("it has joined", || cgroup.procs().unwrap() == [child.0.id()]);
+    let comm = format!("/proc/{}/comm", child.0.id());
+    until("the sleeper sleeps", || std::fs::read_to_string(&comm).unwrap() == "sleep\n");
+    for (name, _) in &joins.tasks {
+        assert!(name.ends_with("/deep/er/c/tasks"), "{name}");
     }
-    let unified = file::open_write(joins.unified.unwrap(), c"cgroup.procs").unwrap();
-    file::write_fd(unified, &child.0.id().to_string()).unwrap();
 
     let seen = std::fs::read_to_string(format!("/proc/{}/cgroup", child.0.id())).unwrap();
     for hierarchy in scratch.all.all() {
