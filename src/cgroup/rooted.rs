@@ -1,7 +1,7 @@
 //! Tests against the host's own cgroups, as root, each below a name of its own.
 
 use std::io::Read;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -57,10 +57,15 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         let all = Cgroup { hierarchies: self.all.clone(), path: self.path.clone() };
-        until("the scratch cgroup is gone", || {
-            all.kill().unwrap();
-            all.remove().unwrap()
-        });
+        let end = Instant::now() + Duration::from_secs(20);
+        while !matches!(all.thaw().and_then(|()| all.kill()).and_then(|_| all.remove()), Ok(true)) {
+            if Instant::now() > end {
+                // A second panic would hide the first.
+                assert!(std::thread::panicking(), "cannot remove {}", self.path.display());
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
 }
 
@@ -90,6 +95,12 @@ fn sleeper(dirs: &[PathBuf]) -> Child {
     let comm = format!("/proc/{}/comm", child.id());
     until("the sleeper sleeps", || std::fs::read_to_string(&comm).unwrap() == "sleep\n");
     child
+}
+
+/// Waits for the end of a process that should have been killed.
+#[track_caller]
+fn ended(mut child: Child) {
+    until("the process has ended", || child.try_wait().unwrap().is_some());
 }
 
 /// A process in no test's cgroup, ended and reaped when dropped.
@@ -130,15 +141,19 @@ fn a_new_cgroup_is_everywhere_and_can_be_joined() {
         assert_ne!(read(&scratch.dir("cpuset", level), "cpuset.mems"), "");
     }
 
-    let child = Outsider::new();
+    // It joins as ours do: by itself, into the very files.
     let joins = cgroup.joins().unwrap();
-    assert_eq!(joins.procs.len(), scratch.all.v1.len());
-    for (name, fd) in &joins.procs {
-        assert!(name.ends_with("/deep/er/c/cgroup.procs"), "{name}");
-        file::write_fd(fd, &child.0.id().to_string()).unwrap();
+    assert_eq!(joins.tasks.len(), scratch.all.v1.len());
+    let own = |fd: &OwnedFd| format!("/proc/{}/fd/{}", std::process::id(), fd.as_raw_fd());
+    let mut script: String = joins.tasks.iter().map(|(_, fd)| format!("echo 0 > {} || exit 99; ", own(fd))).collect();
+    script += &format!("echo 0 > {}/cgroup.procs || exit 99; exec sleep 1000", own(joins.unified.as_ref().unwrap()));
+    let child = Outsider(spawn_in(&[], &script));
+    until("it has joined", || cgroup.procs().unwrap() == [child.0.id()]);
+    let comm = format!("/proc/{}/comm", child.0.id());
+    until("the sleeper sleeps", || std::fs::read_to_string(&comm).unwrap() == "sleep\n");
+    for (name, _) in &joins.tasks {
+        assert!(name.ends_with("/deep/er/c/tasks"), "{name}");
     }
-    let unified = file::open_write(joins.unified.unwrap(), c"cgroup.procs").unwrap();
-    file::write_fd(unified, &child.0.id().to_string()).unwrap();
 
     let seen = std::fs::read_to_string(format!("/proc/{}/cgroup", child.0.id())).unwrap();
     for hierarchy in scratch.all.all() {
@@ -283,9 +298,7 @@ fn a_fork_bomb_is_killed_by_the_kernel() {
     let (cgroup, bomb) = fork_bomb(&scratch);
     assert_eq!(cgroup.kill().unwrap(), Killed::Tree);
     until("empty", || !cgroup.populated().unwrap());
-    for mut child in bomb {
-        child.wait().unwrap();
-    }
+    bomb.into_iter().for_each(ended);
     assert!(cgroup.procs().unwrap().is_empty());
     until("removed", || cgroup.remove().unwrap());
     assert!(outside.0.try_wait().unwrap().is_none());
@@ -303,9 +316,7 @@ fn a_fork_bomb_is_killed_member_by_member() {
         rounds += 1;
         !cgroup.populated().unwrap()
     });
-    for mut child in bomb {
-        child.wait().unwrap();
-    }
+    bomb.into_iter().for_each(ended);
     // How many depends on who is alive when listed; one sits still.
     assert!(killed >= 1);
     assert!(rounds < 50, "{rounds} rounds");
@@ -318,11 +329,11 @@ fn without_cgroup2_members_are_killed_one_by_one() {
     let scratch = Scratch::new();
     let v1_only = Hierarchies { unified: None, ..scratch.all.clone() };
     let cgroup = Cgroup::create(&v1_only, &scratch.at("c")).unwrap();
-    let mut child = sleeper(&scratch.existing("c"));
+    let child = sleeper(&scratch.existing("c"));
     assert!(cgroup.joins().unwrap().unified.is_none());
     assert!(cgroup.events().unwrap().is_none());
     assert_eq!(cgroup.kill().unwrap(), Killed::Members(1));
-    assert!(!child.wait().unwrap().success());
+    ended(child);
     assert!(cgroup.remove().unwrap());
 }
 
@@ -330,10 +341,10 @@ fn without_cgroup2_members_are_killed_one_by_one() {
 fn a_process_in_a_single_hierarchy_is_found_and_killed() {
     let scratch = Scratch::new();
     let cgroup = scratch.create();
-    let mut child = sleeper(&[scratch.dir("pids", "c")]);
+    let child = sleeper(&[scratch.dir("pids", "c")]);
     assert!(cgroup.populated().unwrap());
     assert_eq!(cgroup.kill().unwrap(), Killed::Members(1));
-    child.wait().unwrap();
+    ended(child);
     assert!(!cgroup.populated().unwrap());
 }
 
@@ -344,16 +355,16 @@ fn frozen_processes_die_too() {
     let sub = scratch.dir("freezer", "c/sub");
     std::fs::create_dir(&sub).unwrap();
     let mut dirs = scratch.existing("c");
-    let mut top = sleeper(&dirs);
+    let top = sleeper(&dirs);
     *dirs.iter_mut().find(|d| **d == scratch.dir("freezer", "c")).unwrap() = sub.clone();
-    let mut below = sleeper(&dirs);
+    let below = sleeper(&dirs);
     // Frozen by itself, as a container could: a thaw of what is above does not thaw it.
     std::fs::write(sub.join("freezer.state"), "FROZEN").unwrap();
     std::fs::write(scratch.dir("freezer", "c").join("freezer.state"), "FROZEN").unwrap();
     until("frozen", || read(&sub, "freezer.state") == "FROZEN");
     assert_eq!(cgroup.kill().unwrap(), Killed::Tree);
-    top.wait().unwrap();
-    below.wait().unwrap();
+    ended(top);
+    ended(below);
     until("removed", || cgroup.remove().unwrap());
 }
 
@@ -376,7 +387,7 @@ fn a_zombie_is_no_process_and_no_obstacle() {
 fn emptiness_can_be_awaited() {
     let scratch = Scratch::new();
     let cgroup = scratch.create();
-    let mut child = sleeper(&scratch.existing("c"));
+    let child = sleeper(&scratch.existing("c"));
     let mut events = cgroup.events().unwrap().unwrap();
     let mut text = String::new();
     events.read_to_string(&mut text).unwrap();
@@ -389,7 +400,7 @@ fn emptiness_can_be_awaited() {
     assert_eq!(cgroup.kill().unwrap(), Killed::Tree);
     assert!(wait(&events, 20));
     assert!(!cgroup.populated().unwrap());
-    child.wait().unwrap();
+    ended(child);
     assert!(cgroup.remove().unwrap());
     assert!(cgroup.events().unwrap().is_none());
 }
