@@ -11,13 +11,13 @@ mod create;
 mod devices;
 mod file;
 mod hierarchy;
-mod view;
 mod kill;
 mod knobs;
 mod path;
 #[cfg(test)]
 mod rooted;
 mod tree;
+mod view;
 
 use std::fs::File;
 use std::ops::ControlFlow;
@@ -33,9 +33,9 @@ use hierarchy::Hierarchy;
 use knobs::Knob;
 
 pub use hierarchy::Hierarchies;
-pub use view::View;
 pub use kill::Killed;
 pub use path::cgroup_path;
+pub use view::View;
 
 /// One cgroup in all hierarchies. Only what [`Cgroup::create`] made, in this process or in one before, is ever
 /// limited, killed or removed.

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use oci_spec::runtime::Spec;
-use tokio::io::unix::AsyncFd;
 use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 use crate::cgroup::{self, Cgroup};
 use crate::error::{Context, Error, Kind, Os, Result};
@@ -25,9 +25,9 @@ use super::events::{Event, RootfsMount, StdioUris};
 use super::lifecycle::{self, State};
 use super::ready::watch;
 use super::remains::{KILL_BOUND, Remains, remove_saved};
+use super::rootfs;
 use super::state::{Identity, Saved, StateDir};
 use super::stdio::{ChildEnds, Stdio};
-use super::rootfs;
 
 /// How long a child may take to be created or to reach its execve: mounts of the user's choice are among it, and one of
 /// a server that does not answer would otherwise keep the container's id for ever.
@@ -163,13 +163,10 @@ impl Engine {
         let (stdio, ends) = Stdio::open(&request.stdio, process.uid, process.gid)?;
 
         let cgroup = Cgroup::create(&self.hierarchies, &judged.cgroup)?;
-        remains.cgroup = Some(Cgroup::open(&self.hierarchies, &judged.cgroup)?);
-        remains.kill = true;
-        saved.cgroup_made = true;
-        judged.state.save(&saved)?;
-        if let Some(resources) = judged.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref()) {
-            cgroup.apply(resources)?;
-        }
+        remains.cgroup = Some(cgroup.clone());
+        // Without resources too: devices are denied by default.
+        let resources = judged.spec.linux().as_ref().and_then(|linux| linux.resources().clone());
+        cgroup.apply(&resources.unwrap_or_default())?;
 
         let child = Process::new(&request.id, "", request.stdio.clone(), State::Creating);
         *child.stdio.borrow_mut() = Some(Rc::new(stdio));
@@ -287,15 +284,15 @@ pub(super) fn unborn(
     pid_ns: Option<OwnedFd>,
 ) -> Result<Unborn> {
     let joins = cgroup.joins()?;
-    let mut cgroup_procs = joins.procs;
+    let mut cgroup_files = joins.tasks;
     if let Some(unified) = &joins.unified {
         // For a kernel that does not give birth into it.
         let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CLOEXEC;
         let procs = rustix::fs::openat(unified, "cgroup.procs", flags, rustix::fs::Mode::empty());
-        cgroup_procs.push((UNIFIED.to_owned(), procs.os(|| "openat cgroup.procs")?));
+        cgroup_files.push((UNIFIED.to_owned(), procs.os(|| "openat cgroup.procs")?));
     }
     let stdio = [ends.stdin, ends.stdout, ends.stderr];
-    let plan = Plan { work, process, stdio, cgroup_procs, hold: Hold::Socket };
+    let plan = Plan { work, process, stdio, cgroup_files, hold: Hold::Socket };
     Ok(Unborn { plan, cgroup: joins.unified, pid_ns })
 }
 

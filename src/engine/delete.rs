@@ -80,7 +80,10 @@ async fn drain(process: &Process) {
     let stdio = process.stdio.borrow().clone();
     if let Some(stdio) = stdio {
         if !stdio.drained(DRAIN_BOUND).await {
-            log::warn!("{process}: output was still coming {} s after its end; what is left is lost", DRAIN_BOUND.as_secs());
+            log::warn!(
+                "{process}: output was still coming {} s after its end; what is left is lost",
+                DRAIN_BOUND.as_secs()
+            );
         }
     }
     process.stdio.borrow_mut().take();

@@ -56,6 +56,8 @@ impl Engine {
         let pid_ns = in_pid_ns.then(|| init.try_clone()).transpose().os(|| "dup")?;
         self.birth(process, unborn(work, planned, ends, &container.cgroup, pid_ns)?)?;
         self.go(process, oom_score_adj.or(container.oom_score_adj))?;
-        self.executed(process).await.context(|| "OCI runtime exec failed: exec failed: unable to start container process")
+        self.executed(process)
+            .await
+            .context(|| "OCI runtime exec failed: exec failed: unable to start container process")
     }
 }

@@ -84,12 +84,7 @@ impl Engine {
             return;
         }
         let id = if process.exec.is_empty() { &process.container } else { &process.exec };
-        self.emit(Event::Exit {
-            container: process.container.clone(),
-            id: id.clone(),
-            pid: process.pid(),
-            exit,
-        });
+        self.emit(Event::Exit { container: process.container.clone(), id: id.clone(), pid: process.pid(), exit });
         process.set_exit(exit);
         container.exec_ended.notify_waiters();
     }

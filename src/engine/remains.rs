@@ -71,7 +71,8 @@ pub async fn remove_saved(hierarchies: &Hierarchies, state: &StateDir) -> Result
         return Err(Error::new(Kind::FailedPrecondition, format!("its shim, process {}, is alive", saved.owner.pid)));
     }
     kill_init(&saved).await?;
-    let mut remains = Remains { kill: saved.cgroup_made, rootfs: saved.rootfs, state: Some(state.clone()), ..Remains::default() };
+    let mut remains =
+        Remains { kill: saved.init.is_some(), rootfs: saved.rootfs, state: Some(state.clone()), ..Remains::default() };
     if let Some(path) = &saved.cgroup {
         remains.cgroup = Some(Cgroup::open(hierarchies, path)?);
     }
@@ -103,7 +104,9 @@ pub async fn kill_all(cgroup: &Cgroup, bound: Duration) -> Result<()> {
         cgroup.kill().context(what)?;
         if Instant::now() >= deadline {
             let left = cgroup.procs().unwrap_or_default();
-            return Err(Error::new(Kind::DeadlineExceeded, format!("processes {left:?} are still there")).context(what()));
+            return Err(
+                Error::new(Kind::DeadlineExceeded, format!("processes {left:?} are still there")).context(what())
+            );
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(Duration::from_millis(50));

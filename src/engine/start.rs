@@ -26,7 +26,8 @@ impl Engine {
             return Err(Error::new(Kind::FailedPrecondition, text));
         }
         process.advance(lifecycle::Event::Start)?;
-        let started = if exec.is_empty() { self.release(&process).await } else { self.start_exec(&container, &process).await };
+        let started =
+            if exec.is_empty() { self.release(&process).await } else { self.start_exec(&container, &process).await };
         process.sync.borrow_mut().take();
         match started {
             Ok(()) => {

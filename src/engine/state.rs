@@ -37,12 +37,10 @@ pub struct Saved {
     /// Where its root file system was mounted, when we mounted it.
     #[serde(default)]
     pub rootfs: Option<PathBuf>,
-    /// Its cgroup, from the root of each hierarchy.
+    /// Its cgroup, from the root of each hierarchy. Only with an `init` is it sure to be ours; until then nothing of ours
+    /// can be in it but a child that ends with its shim, and nothing in it may be killed.
     #[serde(default)]
     pub cgroup: Option<PathBuf>,
-    /// The cgroup is ours, by mkdir: only then may anything in it be killed. Before that nothing of ours can be in it.
-    #[serde(default)]
-    pub cgroup_made: bool,
 }
 
 /// A process, for all time: the pid with the time of its start.
@@ -84,7 +82,6 @@ impl Saved {
             init: None,
             rootfs: None,
             cgroup: None,
-            cgroup_made: false,
         })
     }
 }
@@ -219,7 +216,7 @@ mod tests {
         let v1 = r#"{"version":1,"id":"a","bundle":"/b","owner":{"pid":7,"start_time":9}}"#;
         std::fs::write(dir.path().join(FILE), v1).unwrap();
         let saved = dir.load().unwrap().unwrap();
-        assert_eq!((saved.owner.pid, saved.init, saved.cgroup_made), (7, None, false));
+        assert_eq!((saved.owner.pid, saved.init, saved.cgroup), (7, None, None));
         std::fs::write(dir.path().join(FILE), v1.replace(":1,", ":2,")).unwrap();
         assert!(dir.load().unwrap_err().to_string().contains("newer"));
         std::fs::remove_dir_all(root).unwrap();

@@ -17,9 +17,7 @@ pub fn read_only(born: &mut Born<'_>) -> Result<()> {
     let (Some(plan), Some(root)) = (rootfs::plan(born), &born.root) else { return Ok(()) };
     for path in &plan.readonly_paths {
         let Some(target) = existing(root, path)? else { continue };
-        let make = || {
-            Mount::clone_fd(target.as_fd(), true)?.attach_with(target.as_fd(), libc::MOUNT_ATTR_RDONLY, 0)
-        };
+        let make = || Mount::clone_fd(target.as_fd(), true)?.attach_with(target.as_fd(), libc::MOUNT_ATTR_RDONLY, 0);
         make().context(|| path.display().to_string())?;
     }
     Ok(())

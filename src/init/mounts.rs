@@ -50,11 +50,8 @@ fn mount_one(root: &Root, plan: &MountPlan) -> Result<()> {
 fn bind(root: &Root, plan: &MountPlan, source: &Path) -> Result<()> {
     let mount = Mount::clone_path(None, source, plan.options.recursive_bind)
         .map_err(|e| if e.errno() == Some(libc::ENOENT) { e.with_kind(Kind::InvalidArgument) } else { e })?;
-    let target = if path::is_dir(&mount)? {
-        root.mkdir_all(&plan.destination)?
-    } else {
-        root.create_file(&plan.destination)?
-    };
+    let target =
+        if path::is_dir(&mount)? { root.mkdir_all(&plan.destination)? } else { root.create_file(&plan.destination)? };
     refuse_in_proc(plan, &target, path::is_procfs(&mount)?)?;
     attach(&mount, &target, &plan.options)
 }
@@ -158,11 +155,10 @@ fn cgroup_v1(root: &Root, plan: &MountPlan, hierarchies: &[CgroupHierarchy]) -> 
             }
             None => Mount::clone_path(None, &hierarchy.directory, false)?,
         };
-        mount
-            .attach_with(directory.as_fd(), hidden | plan.options.attr_set, 0)
-            .context(|| hierarchy.name.clone())?;
+        mount.attach_with(directory.as_fd(), hidden | plan.options.attr_set, 0).context(|| hierarchy.name.clone())?;
         for link in &hierarchy.links {
-            rustix::fs::symlinkat(hierarchy.name.as_str(), &top_root, link.as_str()).os(|| format!("symlink {link}"))?;
+            rustix::fs::symlinkat(hierarchy.name.as_str(), &top_root, link.as_str())
+                .os(|| format!("symlink {link}"))?;
         }
     }
     top.restrict(plan.options.attr_set, plan.options.attr_clr)

@@ -7,20 +7,21 @@ use crate::sys::{net, ns};
 use super::plan::Work;
 use super::steps::Born;
 
-/// Moves into the container's cgroups, by the cgroup.procs files that the parent opened.
+/// Moves into the container's cgroups, by the files that the parent opened.
 ///
-/// "0" is the writer itself, in every cgroup version. The unified directory is skipped where the process was born in it.
+/// "0" is the writer itself. Into v1's `tasks` a single-threaded process moves without the grace period that every other
+/// migration waits for (10 ms on an idle host). The unified directory is skipped where the process was born in it.
 pub fn join_cgroups(born: &mut Born<'_>) -> Result<()> {
-    for (name, procs) in &born.plan.cgroup_procs {
+    for (name, file) in &born.plan.cgroup_files {
         if name == UNIFIED && born.birth.in_cgroup {
             continue;
         }
-        rustix::io::write(procs, b"0").map(drop).os(|| format!("write 0 to cgroup.procs of {name}"))?;
+        rustix::io::write(file, b"0").map(drop).os(|| format!("write 0 to {name}"))?;
     }
     Ok(())
 }
 
-/// The name under which a plan's cgroup.procs list holds the cgroup v2 directory, if it does.
+/// The name under which a plan's list holds the cgroup v2 directory's `cgroup.procs`, if it does.
 pub const UNIFIED: &str = "unified";
 
 /// Joins the namespaces that the specification names by path.

@@ -29,8 +29,8 @@ pub struct Plan {
     pub process: Process,
     /// stdin, stdout, stderr.
     pub stdio: [OwnedFd; 3],
-    /// cgroup.procs files to move into, open for writing, with the names that errors give them.
-    pub cgroup_procs: Vec<(String, OwnedFd)>,
+    /// `tasks` files (v1) and `cgroup.procs` (v2) to write "0" into, open for writing, with the names that errors give them.
+    pub cgroup_files: Vec<(String, OwnedFd)>,
     /// What a created init waits for.
     pub hold: Hold,
 }
@@ -179,7 +179,7 @@ impl Plan {
     /// Every descriptor of the plan: what the child keeps.
     pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
         let mut all: Vec<BorrowedFd<'_>> = self.stdio.iter().map(AsFd::as_fd).collect();
-        all.extend(self.cgroup_procs.iter().map(|(_, fd)| fd.as_fd()));
+        all.extend(self.cgroup_files.iter().map(|(_, fd)| fd.as_fd()));
         match &self.work {
             Work::Create(create) => all.extend(create.joined.iter().map(|(_, fd)| fd.as_fd())),
             Work::Exec(exec) => all.push(exec.init.as_fd()),
@@ -257,9 +257,10 @@ fn plan_rootfs(
         let mount = plan_mount(mount, bundle, cgroups, own_cgroup_ns).context(|| format!("mounts[{index}]"))?;
         plan.mounts.push(mount);
     }
-    let host_dev = plan.mounts.iter().any(|mount| {
-        super::mounts::is_dev(&mount.destination) && matches!(mount.source, Source::Bind(_))
-    });
+    let host_dev = plan
+        .mounts
+        .iter()
+        .any(|mount| super::mounts::is_dev(&mount.destination) && matches!(mount.source, Source::Bind(_)));
     if !host_dev {
         plan.devices = Some(devices(linux.and_then(|linux| linux.devices().as_deref()).unwrap_or_default())?);
     }

@@ -37,7 +37,7 @@ pub const CREATE: &[Step] = &[
     // Unstarted, it must not outlive the shim. Before the first wait; lost with the ids, and set again there.
     Step("tying it to the shim", |_| cred::die_with_parent(true)),
     // Before any namespace: the host's cgroups are reached by descriptors, and a new cgroup namespace takes the cgroup
-    // that we are in for its root. All in one go: the kernel's first move of a task waits for an RCU grace period.
+    // that we are in for its root.
     Step("joining cgroups", namespaces::join_cgroups),
     // oom_score_adj is the parent's to write; everything above ran beside it.
     Step("waiting for the shim", |born| born.sync.wait_for_go()),

@@ -68,8 +68,7 @@ pub enum Heard {
 /// A connected pair, close-on-exec.
 pub fn pair() -> Result<(ParentEnd, ChildEnd)> {
     let flags = SockFlag::SOCK_CLOEXEC;
-    let (ours, theirs) =
-        socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).os(|| "socketpair")?;
+    let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).os(|| "socketpair")?;
     rustix::fs::fcntl_setfl(&ours, rustix::fs::OFlags::NONBLOCK).os(|| "fcntl F_SETFL")?;
     Ok((ParentEnd(ours), ChildEnd(theirs)))
 }

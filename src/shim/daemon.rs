@@ -39,7 +39,10 @@ pub fn run(flags: &Flags) -> Result<()> {
     // Signals first: from here on they are read, never handled (a child would inherit the handler).
     signal::block_all()?;
     if !seal::is_sealed()? {
-        return Err(Error::new(Kind::FailedPrecondition, "the server is left behind by the action start, not executed"));
+        return Err(Error::new(
+            Kind::FailedPrecondition,
+            "the server is left behind by the action start, not executed",
+        ));
     }
     let socket = fd::inherited(LISTENER_FD).context(|| "no socket from the action start")?;
     // The memory of this process has seen every container's environment: no process of a container looks into it.

@@ -38,7 +38,8 @@ const NAMES: [&str; 2] = ["containerd.task.v2.Task", "containerd.task.v3.Task"];
 
 /// Services that containerd probes for. The ttrpc crate answers INVALID_ARGUMENT for a service that it does not know,
 /// where Go's says Unimplemented, by which containerd decides what to do without it; with an entry it says so too.
-const NOT_OFFERED: [&str; 2] = ["containerd.runtime.sandbox.v1.Sandbox", "containerd.services.streaming.v1.TTRPCStreaming"];
+const NOT_OFFERED: [&str; 2] =
+    ["containerd.runtime.sandbox.v1.Sandbox", "containerd.services.streaming.v1.TTRPCStreaming"];
 
 /// Something for the engine's task to do.
 type Job = Box<dyn FnOnce(Rc<Engine>) -> LocalBoxFuture<'static, ()> + Send>;

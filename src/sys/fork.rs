@@ -56,7 +56,9 @@ pub fn fork<F: FnOnce(Birth) -> std::convert::Infallible>(
     if threads != 1 {
         return Err(Error::new(
             Kind::FailedPrecondition,
-            format!("refusing to fork: this process has {threads} threads, and the child of a threaded process may hang"),
+            format!(
+                "refusing to fork: this process has {threads} threads, and the child of a threaded process may hang"
+            ),
         ));
     }
     let (result, birth) = clone(namespaces, cgroup)?;

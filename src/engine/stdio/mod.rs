@@ -26,6 +26,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
+use crate::engine::ready::watch;
 use rustix::fs::{Mode, OFlags};
 use rustix::pipe::PipeFlags;
 use tokio::io::Interest;
@@ -248,9 +249,4 @@ fn give(end: &OwnedFd, uid: u32, gid: u32) -> Result<()> {
 
 fn null(access: OFlags) -> Result<OwnedFd> {
     rustix::fs::open(Path::new("/dev/null"), access | OFlags::CLOEXEC, Mode::empty()).os(|| "open /dev/null")
-}
-
-#[expect(deprecated, reason = "its successor is unsafe for types that may close their descriptor; OwnedFd does not")]
-fn watch(fd: OwnedFd, interest: Interest) -> Result<AsyncFd<OwnedFd>> {
-    AsyncFd::with_interest(fd, interest).os(|| "epoll_ctl of a pipe")
 }
