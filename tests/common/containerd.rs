@@ -1,0 +1,586 @@
+//! A containerd of the test's own: its root, state, sockets and configuration lie in a scratch directory, its shims are
+//! those of this tree. When it is dropped, nothing of it is left; whether something was left before, `leftovers` says.
+//!
+//! `scripts/test` sets what is needed: DRAY_SHIM, the shim's binary, DRAY_IMAGE, an image to import, and DRAY_RUNTIME.
+
+// Each test binary has this module for itself and uses its part of it.
+#![allow(dead_code)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// The name of the image within DRAY_IMAGE: busybox with all its applets.
+pub const IMAGE: &str = "localhost/busybox:latest";
+/// How long a thing may take that is done in milliseconds on a quiet machine. A bound against hanging, not a speed.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A running containerd, or one that was ended and can be started again.
+pub struct Containerd {
+    /// Its scratch directory.
+    pub dir: PathBuf,
+    /// The parent of its containers' cgroups, in every hierarchy; begins with '/'.
+    pub cgroup: String,
+    runtime: String,
+    snapshotter: &'static str,
+    daemon: Option<Child>,
+    ids: Mutex<BTreeSet<String>>,
+}
+
+impl Containerd {
+    /// Starts one and imports the image.
+    pub fn start() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("dray-test.{}.{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        // Below /tmp whatever TMPDIR says: the path of a socket has 107 bytes at most.
+        let dir = Path::new("/tmp").join(&name);
+        fs::create_dir(&dir).expect("a new scratch directory");
+        let runtime = std::env::var("DRAY_RUNTIME").unwrap_or_else(|_| "io.containerd.dray.v2".into());
+        let snapshotter = if can_overlay(&dir) { "overlayfs" } else { "native" };
+        let ids = Mutex::default();
+        let mut containerd = Self { dir, cgroup: format!("/{name}"), runtime, snapshotter, daemon: None, ids };
+        containerd.configure();
+        containerd.restart();
+        containerd.ctr_ok(&["image", "import", "--snapshotter", snapshotter, &variable("DRAY_IMAGE")]);
+        containerd
+    }
+
+    fn configure(&self) {
+        let dir = self.dir.display();
+        let config = format!(
+            r#"version = 2
+root = "{dir}/root"
+state = "{dir}/state"
+disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.aufs",
+  "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs"]
+[grpc]
+  address = "{}"
+[plugins."io.containerd.internal.v1.opt"]
+  path = "{dir}/opt"
+"#,
+            self.address()
+        );
+        fs::write(self.dir.join("config.toml"), config).unwrap();
+    }
+
+    /// Its socket.
+    pub fn address(&self) -> String {
+        format!("{}/c.sock", self.dir.display())
+    }
+
+    /// Starts it on the same directories, when it was stopped or killed.
+    pub fn restart(&mut self) {
+        assert!(self.daemon.is_none(), "containerd is running");
+        let log = fs::File::options().create(true).append(true).open(self.dir.join("log")).unwrap();
+        let shims = PathBuf::from(variable("DRAY_SHIM"));
+        let path = format!("{}:{}", shims.parent().unwrap().display(), std::env::var("PATH").unwrap());
+        let daemon = Command::new("containerd")
+            .arg("--config")
+            .arg(self.dir.join("config.toml"))
+            .env("PATH", path)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .expect("containerd is installed");
+        self.daemon = Some(daemon);
+        assert!(
+            eventually(|| self.ctr(&["version"]).status.success()),
+            "containerd does not answer: {}",
+            fs::read_to_string(self.dir.join("log")).unwrap_or_default()
+        );
+    }
+
+    /// Ends it as an operator would, by SIGTERM.
+    pub fn stop(&mut self) {
+        self.end("TERM");
+    }
+
+    /// Ends it as a crash would, by SIGKILL.
+    pub fn kill(&mut self) {
+        self.end("KILL");
+    }
+
+    fn end(&mut self, signal: &str) {
+        if let Some(mut daemon) = self.daemon.take() {
+            send_signal(signal, daemon.id());
+            let _ = daemon.wait();
+        }
+    }
+
+    /// The command `ctr ARGS`, to be run against this containerd.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new("ctr");
+        command.arg("--address").arg(self.address()).args(args).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs `ctr ARGS`. It has `PATIENCE` and more to end by itself.
+    pub fn ctr(&self, args: &[&str]) -> Output {
+        let mut command = Command::new("timeout");
+        command.args(["--signal=KILL", "120", "ctr", "--address"]).arg(self.address()).args(args);
+        command.stdin(Stdio::null()).output().expect("ctr is installed")
+    }
+
+    /// Runs `ctr ARGS`, which must succeed, and returns its output.
+    #[track_caller]
+    pub fn ctr_ok(&self, args: &[&str]) -> String {
+        let output = self.ctr(args);
+        assert!(output.status.success(), "ctr {args:?}: {output:?}");
+        text(&output.stdout)
+    }
+
+    /// The arguments of `ctr run` for this runtime, snapshotter and cgroup.
+    pub fn run_args<'a>(&'a self, id: &'a str, options: &[&'a str], command: &[&'a str]) -> Vec<String> {
+        self.ids.lock().unwrap().insert(id.to_string());
+        let cgroup = self.cgroup_of(id);
+        let mut args = vec!["run", "--runtime", &self.runtime, "--cgroup", &cgroup];
+        args.extend(options);
+        match command.split_first() {
+            // With --config the command, the rootfs and the cgroup are the file's.
+            _ if options.contains(&"--config") => args.push(id),
+            // With --rootfs the first word of the command is the directory.
+            Some((dir, command)) if options.contains(&"--rootfs") => args.extend([&[dir, id], command].concat()),
+            _ => args.extend([&["--snapshotter", self.snapshotter, IMAGE, id], command].concat()),
+        }
+        args.into_iter().map(Into::into).collect()
+    }
+
+    /// `ctr run --rm OPTIONS image id COMMAND`: runs it to its end.
+    pub fn run(&self, id: &str, options: &[&str], command: &[&str]) -> Output {
+        let options = [&["--rm"], options].concat();
+        let args = self.run_args(id, &options, command);
+        self.ctr(&args.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    /// The same, which must succeed with nothing on stderr, and returns its output.
+    #[track_caller]
+    pub fn run_ok(&self, id: &str, options: &[&str], command: &[&str]) -> String {
+        let output = self.run(id, options, command);
+        assert!(output.status.success() && output.stderr.is_empty(), "{id} {options:?} {command:?}: {output:?}");
+        text(&output.stdout)
+    }
+
+    /// The same, in the background, with pipes at its stdin, stdout and stderr; returns when the task is running.
+    #[track_caller]
+    pub fn run_attached(&self, id: &str, options: &[&str], command: &[&str]) -> Child {
+        let options = [&["--rm"], options].concat();
+        let args = self.run_args(id, &options, command);
+        let mut command = self.command(&args.iter().map(String::as_str).collect::<Vec<_>>());
+        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        assert!(eventually(|| self.task(id).is_some_and(|task| task.status == "RUNNING")), "{id} does not run");
+        child
+    }
+
+    /// `ctr run --detach --null-io`, which must succeed; returns the pid of the container's init.
+    #[track_caller]
+    pub fn run_detached(&self, id: &str, options: &[&str], command: &[&str]) -> u32 {
+        let options = [&["--detach", "--null-io"], options].concat();
+        let args = self.run_args(id, &options, command);
+        self.ctr_ok(&args.iter().map(String::as_str).collect::<Vec<_>>());
+        self.task(id).expect("a task that was just started").pid
+    }
+
+    /// `ctr task exec`: runs COMMAND in the container, attached, to its end.
+    pub fn exec(&self, id: &str, exec: &str, options: &[&str], command: &[&str]) -> Output {
+        let args = [&["task", "exec", "--exec-id", exec], options, &[id], command].concat();
+        self.ctr(&args)
+    }
+
+    /// What `ctr task ls` says of the container.
+    pub fn task(&self, id: &str) -> Option<Task> {
+        let list = text(&self.ctr(&["task", "ls"]).stdout);
+        list.lines().skip(1).find_map(|line| {
+            let mut words = line.split_whitespace();
+            let found = words.next()? == id;
+            let task = Task { pid: words.next()?.parse().ok()?, status: words.next()?.to_string() };
+            found.then_some(task)
+        })
+    }
+
+    /// Kills the container, deletes its task and itself.
+    #[track_caller]
+    pub fn remove(&self, id: &str) {
+        let _ = self.ctr(&["task", "kill", "--signal", "KILL", id]);
+        assert!(
+            eventually(|| self.task(id).is_none_or(|task| task.status == "STOPPED")),
+            "{id} is killed and does not stop: {:?}",
+            self.task(id)
+        );
+        self.delete_task(id);
+        self.ctr_ok(&["container", "delete", id]);
+    }
+
+    /// Deletes the task of a stopped container; returns the status with which it ended.
+    #[track_caller]
+    pub fn delete_task(&self, id: &str) -> u32 {
+        let output = self.ctr(&["task", "delete", id]);
+        assert!(output.status.success() && self.task(id).is_none(), "task delete {id}: {output:?}");
+        // Told as a warning: `task x exit with non-zero exit code 137`.
+        let status = text(&output.stderr)
+            .split_once("exit code ")
+            .map(|(_, rest)| rest.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap());
+        status.unwrap_or(0)
+    }
+
+    /// Options that run a command by a whole specification of the test's own: ctr's default, given to `edit`.
+    pub fn config(&self, id: &str, command: &[&str], edit: impl FnOnce(&mut serde_json::Value)) -> Vec<String> {
+        let mut spec: serde_json::Value = serde_json::from_str(&self.ctr_ok(&["oci", "spec"])).unwrap();
+        spec["root"]["path"] = self.rootfs_dir().to_str().unwrap().into();
+        spec["process"]["args"] = command.into();
+        spec["process"]["cwd"] = "/".into();
+        spec["linux"]["cgroupsPath"] = self.cgroup_of(id).into();
+        edit(&mut spec);
+        let file = self.dir.join(format!("{id}.json"));
+        fs::write(&file, spec.to_string()).unwrap();
+        vec!["--config".into(), file.to_str().unwrap().into()]
+    }
+
+    /// A directory to be given to `--rootfs`: busybox with all its applets, as in the image.
+    pub fn rootfs_dir(&self) -> PathBuf {
+        let rootfs = self.dir.join("rootfs");
+        if rootfs.exists() {
+            return rootfs;
+        }
+        for name in ["bin", "dev", "proc", "run", "sys", "tmp"] {
+            fs::create_dir_all(rootfs.join(name)).unwrap();
+        }
+        fs::copy("/bin/busybox", rootfs.join("bin/busybox")).unwrap();
+        let applets = Command::new("/bin/busybox").arg("--list").output().unwrap().stdout;
+        for applet in text(&applets).lines().filter(|name| *name != "busybox") {
+            std::os::unix::fs::symlink("busybox", rootfs.join("bin").join(applet)).unwrap();
+        }
+        rootfs
+    }
+
+    /// Starts to collect events; returns when they are seen.
+    pub fn events(&self) -> Events {
+        let mut ctr = self.command(&["events"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let lines = BufReader::new(ctr.stdout.take().unwrap()).lines();
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let events = Events { ctr, seen: seen.clone() };
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                seen.lock().unwrap().extend(Event::parse(&line));
+            }
+        });
+        // ctr does not say when it has subscribed: make events until one is seen.
+        let mut probe = 0;
+        let subscribed = eventually(|| {
+            probe += 1;
+            self.ctr_ok(&["image", "label", IMAGE, &format!("probe={probe}")]);
+            events.seen.lock().unwrap().iter().any(|event: &Event| event.topic == "/images/update")
+        });
+        assert!(subscribed, "ctr events shows nothing");
+        events
+    }
+
+    /// The container's bundle directory.
+    pub fn bundle(&self, id: &str) -> PathBuf {
+        self.dir.join("state/io.containerd.runtime.v2.task/default").join(id)
+    }
+
+    /// The container's cgroup, in every hierarchy.
+    pub fn cgroup_of(&self, id: &str) -> String {
+        format!("{}/{id}", self.cgroup)
+    }
+
+    /// The socket of the container's shim (containerd: pkg/shim SocketAddress).
+    pub fn socket(&self, id: &str) -> PathBuf {
+        let sum = Command::new("sh")
+            .args(["-c", "printf %s \"$1\" | sha256sum", "sh", &format!("{}/default/{id}", self.address())])
+            .output()
+            .unwrap();
+        Path::new("/run/containerd/s").join(&text(&sum.stdout)[..64])
+    }
+
+    /// What is there of containers and shims, each named; empty when every container is gone without a trace.
+    pub fn leftovers(&self) -> Vec<String> {
+        let mut left: Vec<String> =
+            self.processes().into_iter().map(|pid| format!("process {}", describe(pid))).collect();
+        left.extend(self.mounts().into_iter().map(|mount| format!("mount {mount}")));
+        left.extend(self.cgroups().into_iter().map(|dir| format!("cgroup {}", dir.display())));
+        let listening = fs::read_to_string("/proc/net/unix").unwrap_or_default();
+        for id in self.ids.lock().unwrap().iter() {
+            let socket = self.socket(id);
+            if listening.contains(socket.to_str().unwrap()) {
+                left.push(format!("a listener at the socket of {id}"));
+            }
+            let state = Path::new("/run/dray/default").join(id);
+            left.extend(
+                [socket, state, self.bundle(id)].into_iter().filter(|p| p.exists()).map(|p| p.display().to_string()),
+            );
+        }
+        left
+    }
+
+    /// The directories of a container's cgroup that exist.
+    pub fn cgroups_of(&self, id: &str) -> Vec<PathBuf> {
+        let dirs = cgroup_hierarchies().into_iter().map(|(root, _)| root.join(&self.cgroup_of(id)[1..]));
+        dirs.filter(|dir| dir.exists()).collect()
+    }
+
+    /// Fails when something is left, after the time that a shim may take to end.
+    #[track_caller]
+    pub fn assert_nothing_left(&self) {
+        eventually(|| self.leftovers().is_empty());
+        assert_eq!(self.leftovers(), Vec::<String>::new());
+    }
+
+    /// Shims by their arguments, environment or directory, and containers' processes by their cgroup.
+    fn processes(&self) -> Vec<u32> {
+        let dir = format!("{}/", self.dir.display());
+        let mentions = |path: PathBuf| text(&fs::read(path).unwrap_or_default()).contains(&dir);
+        pids()
+            .filter(|pid| {
+                let proc = PathBuf::from(format!("/proc/{pid}"));
+                let is_shim = mentions(proc.join("cmdline"))
+                    || mentions(proc.join("environ"))
+                    || fs::read_link(proc.join("cwd")).is_ok_and(|cwd| cwd.starts_with(&self.dir));
+                let is_container = text(&fs::read(proc.join("cgroup")).unwrap_or_default()).lines().any(|line| {
+                    line.splitn(3, ':').nth(2).is_some_and(|cgroup| Path::new(cgroup).starts_with(&self.cgroup))
+                });
+                (is_shim || is_container) && !is_tool(*pid)
+            })
+            .collect()
+    }
+
+    fn mounts(&self) -> Vec<String> {
+        let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let points = table.lines().filter_map(|line| line.split(' ').nth(4));
+        let ids = self.ids.lock().unwrap();
+        let ours = |point: &&str| {
+            Path::new(point).starts_with(&self.dir)
+                || ids.iter().any(|id| Path::new(point).starts_with(Path::new("/run/dray/default").join(id)))
+        };
+        points.filter(ours).map(Into::into).collect()
+    }
+
+    /// Directories of containers' cgroups, the deepest first.
+    fn cgroups(&self) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        for (root, _) in cgroup_hierarchies() {
+            // The parent itself is ours to remove, not the shim's.
+            subdirectories(&root.join(&self.cgroup[1..]), &mut found);
+        }
+        found
+    }
+
+    fn clean(&mut self) {
+        if self.daemon.is_some() {
+            let ids = text(&self.ctr(&["container", "ls", "-q"]).stdout);
+            for id in ids.lines() {
+                let _ = self.ctr(&["task", "rm", "--force", id]);
+                let _ = self.ctr(&["container", "rm", id]);
+            }
+        }
+        self.stop();
+        eventually(|| {
+            let processes = self.processes();
+            processes.iter().for_each(|pid| send_signal("KILL", *pid));
+            processes.is_empty()
+        });
+        for mount in self.mounts().into_iter().rev() {
+            let _ = Command::new("umount").args(["-l", &mount]).status();
+        }
+        for dir in self.cgroups() {
+            let _ = fs::remove_dir(dir);
+        }
+        for (root, _) in cgroup_hierarchies() {
+            let _ = fs::remove_dir(root.join(&self.cgroup[1..]));
+        }
+        for id in self.ids.lock().unwrap().iter() {
+            let _ = fs::remove_file(self.socket(id));
+            let _ = fs::remove_dir_all(Path::new("/run/dray/default").join(id));
+        }
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+impl Drop for Containerd {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = fs::read_to_string(self.dir.join("log")).unwrap_or_default();
+            let tail = log.lines().rev().filter(|line| !line.contains("loading plugin")).take(12).collect::<Vec<_>>();
+            eprintln!("the end of containerd's log:");
+            tail.iter().rev().for_each(|line| eprintln!("  {line}"));
+        }
+        self.clean();
+    }
+}
+
+/// A line of `ctr task ls`.
+#[derive(Debug, PartialEq)]
+pub struct Task {
+    /// The container's init.
+    pub pid: u32,
+    /// RUNNING, CREATED, STOPPED...
+    pub status: String,
+}
+
+/// An event as `ctr events` prints it.
+#[derive(Clone, Debug)]
+pub struct Event {
+    /// `/tasks/exit`.
+    pub topic: String,
+    /// The message as JSON.
+    pub message: serde_json::Value,
+}
+
+impl Event {
+    // 2026-11-21 19:19:20.123456789 +0000 UTC default /tasks/exit {"container_id":...}
+    fn parse(line: &str) -> Option<Self> {
+        let (head, message) = line.split_once(" {")?;
+        let message = serde_json::from_str(&format!("{{{message}")).ok()?;
+        Some(Self { topic: head.rsplit(' ').next()?.to_string(), message })
+    }
+
+    /// The text of a field, or "".
+    pub fn text(&self, field: &str) -> &str {
+        self.message[field].as_str().unwrap_or_default()
+    }
+
+    /// The number of a field; absent is 0 in protobuf.
+    pub fn number(&self, field: &str) -> u64 {
+        self.message[field].as_u64().unwrap_or_default()
+    }
+}
+
+/// A running `ctr events`.
+pub struct Events {
+    ctr: Child,
+    seen: Arc<Mutex<Vec<Event>>>,
+}
+
+impl Events {
+    /// The events of a container's tasks so far, in order.
+    pub fn of(&self, id: &str) -> Vec<Event> {
+        let seen = self.seen.lock().unwrap();
+        seen.iter().filter(|e| e.topic.starts_with("/tasks/") && e.text("container_id") == id).cloned().collect()
+    }
+
+    /// Their topics, without `/tasks/`, once the last of them is `last` or patience has an end.
+    pub fn topics_until(&self, id: &str, last: &str) -> Vec<String> {
+        let topics = || self.of(id).iter().map(|e| e.topic["/tasks/".len()..].to_string()).collect::<Vec<_>>();
+        eventually(|| topics().last().is_some_and(|topic| topic == last));
+        // One that comes after the last would be wrong, and is to be seen.
+        sleep(Duration::from_millis(200));
+        topics()
+    }
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        let _ = self.ctr.kill();
+        let _ = self.ctr.wait();
+    }
+}
+
+/// Asks until it is so; false when patience has an end.
+pub fn eventually(mut is_so: impl FnMut() -> bool) -> bool {
+    let start = Instant::now();
+    while !is_so() {
+        if start.elapsed() > PATIENCE {
+            return false;
+        }
+        sleep(Duration::from_millis(20));
+    }
+    true
+}
+
+/// Bytes as text, whatever they are.
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Sends a signal, by name without SIG, to one process.
+pub fn send_signal(signal: &str, pid: u32) {
+    let _ = Command::new("kill").args(["-s", signal, "--", &pid.to_string()]).stderr(Stdio::null()).status();
+}
+
+/// The parent of a process: of a container's init, its shim.
+pub fn parent_of(pid: u32) -> u32 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim().parse().unwrap()
+}
+
+/// Where cgroups are mounted, and with which controllers: `memory`, or "" for version 2.
+pub fn cgroup_hierarchies() -> Vec<(PathBuf, Vec<String>)> {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    let hierarchy = |line: &str| {
+        let words: Vec<&str> = line.split(' ').collect();
+        let controllers = match words[2] {
+            "cgroup" => words[3].split(',').map(Into::into).collect(),
+            "cgroup2" => vec![String::new()],
+            _ => return None,
+        };
+        Some((PathBuf::from(words[1]), controllers))
+    };
+    mounts.lines().filter_map(hierarchy).collect()
+}
+
+/// The content of a file of a cgroup, by its name in version 1 or, where the controller is not there, in version 2.
+#[track_caller]
+pub fn cgroup_value(cgroup: &str, controller: &str, v1: &str, v2: &str) -> String {
+    let hierarchies = cgroup_hierarchies();
+    let with = |name: &str| hierarchies.iter().find(|(_, names)| names.iter().any(|n| n == name)).map(|(root, _)| root);
+    let (root, file) = match with(controller) {
+        Some(root) => (root, v1),
+        None => (with("").expect("a cgroup2 mount"), v2),
+    };
+    let path = root.join(&cgroup[1..]).join(file);
+    fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display())).trim().to_string()
+}
+
+fn variable(name: &str) -> String {
+    std::env::var(name)
+        .unwrap_or_else(|_| panic!("{name} is not set: run scripts/test, or eval \"$(scripts/test --env)\""))
+}
+
+fn pids() -> impl Iterator<Item = u32> {
+    let entries = fs::read_dir("/proc").unwrap().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+/// containerd itself and its clients are no leftovers.
+fn is_tool(pid: u32) -> bool {
+    let comm = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    // An empty name: it has ended meanwhile.
+    matches!(comm.trim_end(), "containerd" | "ctr" | "timeout" | "")
+}
+
+fn describe(pid: u32) -> String {
+    let command = text(&fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default()).replace('\0', " ");
+    let state = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let state = state.lines().find(|line| line.starts_with("State:")).unwrap_or_default();
+    format!("{pid} {command} {state}")
+}
+
+fn subdirectories(dir: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            subdirectories(&entry.path(), found);
+            found.push(entry.path());
+        }
+    }
+}
+
+/// The upper layer of an overlay cannot lie on an overlay itself.
+fn can_overlay(dir: &Path) -> bool {
+    let probe = dir.join("probe");
+    for name in ["lower", "upper", "work", "merged"] {
+        fs::create_dir_all(probe.join(name)).unwrap();
+    }
+    let options = format!("lowerdir={0}/lower,upperdir={0}/upper,workdir={0}/work", probe.display());
+    let merged = probe.join("merged");
+    let mount = Command::new("mount").args(["-t", "overlay", "overlay", "-o", &options]).arg(&merged).output().unwrap();
+    let can = mount.status.success() && Command::new("umount").arg(&merged).status().unwrap().success();
+    fs::remove_dir_all(probe).unwrap();
+    can
+}

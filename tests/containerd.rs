@@ -1,0 +1,399 @@
+//! The life of containers through the real containerd and its client ctr: run, exec, kill, delete, events, streams, and
+//! what is left when something dies. Each test has a containerd of its own, so that "nothing left" can mean nothing.
+
+mod common;
+
+use common::containerd::{Containerd, eventually, parent_of, send_signal, text};
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::Duration;
+
+const SLEEP: &[&str] = &["sleep", "1000"];
+
+fn sh(script: &str) -> [&str; 3] {
+    ["sh", "-c", script]
+}
+
+fn alive(pid: u32) -> bool {
+    Path::new(&format!("/proc/{pid}")).exists()
+}
+
+#[test]
+fn run_prints_the_output_and_returns_the_status() {
+    let containerd = Containerd::start();
+    let output = containerd.run("zero", &[], &sh("echo out; echo err >&2"));
+    assert_eq!((output.status.code(), &*text(&output.stdout), &*text(&output.stderr)), (Some(0), "out\n", "err\n"));
+    let output = containerd.run("seven", &[], &sh("exit 7"));
+    assert_eq!((output.status.code(), output.stdout, output.stderr), (Some(7), vec![], vec![]));
+    containerd.assert_nothing_left();
+}
+
+#[test]
+fn a_killed_container_ends_with_128_and_the_signal() {
+    let containerd = Containerd::start();
+    let ctr = containerd.run_attached("killed", &[], SLEEP);
+    let init = containerd.task("killed").unwrap().pid;
+    // An init without a handler is not ended by SIGTERM: the kernel drops it.
+    containerd.ctr_ok(&["task", "kill", "killed"]);
+    sleep(Duration::from_millis(200));
+    assert!(alive(init));
+    containerd.ctr_ok(&["task", "kill", "--signal", "KILL", "killed"]);
+    assert_eq!(ctr.wait_with_output().unwrap().status.code(), Some(137));
+    assert!(!alive(init));
+    // One that has a handler gets the signal that was asked for.
+    let mut ctr =
+        containerd.run_attached("handled", &[], &sh("trap 'exit 42' USR1; echo ready; while :; do sleep 0.02; done"));
+    let mut ready = String::new();
+    BufReader::new(ctr.stdout.take().unwrap()).read_line(&mut ready).unwrap();
+    containerd.ctr_ok(&["task", "kill", "--signal", "USR1", "handled"]);
+    assert_eq!(ctr.wait().unwrap().code(), Some(42));
+    containerd.assert_nothing_left();
+}
+
+#[test]
+fn stdin_reaches_the_container_and_ends() {
+    let containerd = Containerd::start();
+    let mut ctr = containerd.run_attached("stdin", &[], &sh("cat; echo end"));
+    let mut stdin = ctr.stdin.take().unwrap();
+    let lines: String = (0..100_000).map(|i| format!("{i}\n")).collect();
+    let writer = {
+        let lines = lines.clone();
+        std::thread::spawn(move || stdin.write_all(lines.as_bytes()).unwrap())
+    };
+    let output = ctr.wait_with_output().unwrap();
+    writer.join().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert!(text(&output.stdout) == lines + "end\n", "{} bytes came back", output.stdout.len());
+    containerd.assert_nothing_left();
+}
+
+#[test]
+fn a_detached_container_is_listed_entered_killed_and_deleted() {
+    let containerd = Containerd::start();
+    let init = containerd.run_detached("detached", &[], &sh("sleep 1000 & exec sleep 1001"));
+    assert_eq!(containerd.task("detached").unwrap().status, "RUNNING");
+    assert!(containerd.socket("detached").exists());
+    // ps: all of its processes, by their pids outside.
+    let listed = containerd.ctr_ok(&["task", "ps", "detached"]);
+    let mut listed: Vec<u32> =
+        listed.lines().skip(1).map(|l| l.split_whitespace().next().unwrap().parse().unwrap()).collect();
+    listed.sort();
+    let commands: Vec<_> = listed.iter().map(|pid| fs::read(format!("/proc/{pid}/cmdline")).unwrap()).collect();
+    assert!(listed.contains(&init) && listed.len() == 2, "{listed:?}, init is {init}");
+    assert!(commands.contains(&b"sleep\x001000\x00".to_vec()), "{listed:?}: {commands:?}");
+    // A running task is not deleted.
+    let output = containerd.ctr(&["task", "delete", "detached"]);
+    assert!(!output.status.success() && alive(init), "{output:?}");
+    containerd.ctr_ok(&["task", "kill", "--signal", "KILL", "detached"]);
+    assert!(eventually(|| containerd.task("detached").unwrap().status == "STOPPED"));
+    // Killed twice is an error that says that it is gone.
+    let output = containerd.ctr(&["task", "kill", "--signal", "KILL", "detached"]);
+    assert!(text(&output.stderr).contains("not found"), "{output:?}");
+    assert_eq!(containerd.delete_task("detached"), 137);
+    containerd.assert_nothing_left();
+}
+
+#[test]
+fn exec_runs_in_the_container_and_returns_output_and_status() {
+    let containerd = Containerd::start();
+    let init = containerd.run_detached("host", &["--env", "FROM=spec"], SLEEP);
+    let output = containerd.exec("host", "e1", &[], &sh("echo out; echo err >&2; exit 5"));
+    assert_eq!((output.status.code(), &*text(&output.stdout), &*text(&output.stderr)), (Some(5), "out\n", "err\n"));
+    // The same namespaces and cgroups as init.
+    let output = containerd.exec(
+        "host",
+        "e2",
+        &[],
+        &sh("for n in cgroup ipc mnt net pid uts; do readlink /proc/self/ns/$n; done; cat /proc/self/cgroup"),
+    );
+    let mut expected: String = ["cgroup", "ipc", "mnt", "net", "pid", "uts"]
+        .map(|ns| format!("{}\n", fs::read_link(format!("/proc/{init}/ns/{ns}")).unwrap().display()))
+        .concat();
+    expected += &fs::read_to_string(format!("/proc/{init}/cgroup")).unwrap();
+    assert_eq!(text(&output.stdout), expected, "{output:?}");
+    let output = containerd.exec("host", "e3", &["--cwd", "/tmp", "--user", "1000"], &sh("pwd; id -u; echo $FROM"));
+    assert_eq!(text(&output.stdout), "/tmp\n1000\nspec\n", "{output:?}");
+    let output = containerd.exec("host", "e4", &[], &sh("kill -9 $$"));
+    assert_eq!(output.status.code(), Some(137), "{output:?}");
+    let output = containerd.exec("host", "e5", &[], &["/no/such/binary"]);
+    assert!(!output.status.success() && text(&output.stderr).contains("/no/such/binary"), "{output:?}");
+    // An id is free again once its exec was deleted, which ctr does.
+    let output = containerd.exec("host", "e1", &[], &sh("exit 6"));
+    assert_eq!(output.status.code(), Some(6), "{output:?}");
+    assert_eq!(containerd.task("host").unwrap().pid, init);
+    containerd.remove("host");
+    containerd.assert_nothing_left();
+}
+
+#[test]
+fn an_exec_id_in_use_is_refused_and_its_exec_lives_on() {
+    let containerd = Containerd::start();
+    containerd.run_detached("twice", &[], SLEEP);
+    containerd.ctr_ok(&["task", "exec", "--detach", "--exec-id", "same", "twice", "sleep", "2000"]);
+    let output = containerd.exec("twice", "same", &[], &["true"]);
+    assert!(!output.status.success() && text(&output.stderr).contains("already exists"), "{output:?}");
+    assert!(containerd.ctr_ok(&["task", "ps", "twice"]).contains("same"));
+    // Killed by its id, the exec alone ends.
+    containerd.ctr_ok(&["task", "kill", "--signal", "KILL", "--exec-id", "same", "twice"]);
+    assert!(eventually(|| !containerd.ctr_ok(&["task", "ps", "twice"]).contains("same")));
+    assert_eq!(containerd.task("twice").unwrap().status, "RUNNING");
+    containerd.remove("twice");
+    containerd.assert_nothing_left();
+}
+
+#[test]
+fn a_missing_binary_fails_by_name_and_leaves_nothing() {
+    let containerd = Containerd::start();
+    for (id, name) in
+        [("path", "/no/such/binary"), ("word", "nosuchword"), ("directory", "/etc"), ("mode", "/etc/passwd")]
+    {
+        let output = containerd.run(id, &[], &[name]);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert!(text(&output.stderr).contains(name), "{output:?}");
+        containerd.assert_nothing_left();
+    }
+}
+
+#[test]
+fn a_second_container_of_the_same_id_is_refused_and_the_first_lives_on() {
+    let containerd = Containerd::start();
+    let init = containerd.run_detached("same", &[], SLEEP);
+    let output = containerd.run("same", &[], &["true"]);
+    assert!(!output.status.success() && text(&output.stderr).contains("already exists"), "{output:?}");
+    assert_eq!(containerd.exec("same", "e", &[], &["true"]).status.code(), Some(0));
+    assert_eq!(containerd.task("same").unwrap().pid, init);
+    containerd.remove("same");
+    containerd.assert_nothing_left();
+}
+
+#[test]
+fn events_come_in_the_order_in_which_things_are_true() {
+    let containerd = Containerd::start();
+    let events = containerd.events();
+    // The shortest life that there is, several times: its exit must not overtake its start.
+    for i in 0..10 {
+        let id = format!("short{i}");
+        containerd.run_ok(&id, &[], &["true"]);
+        assert_eq!(events.topics_until(&id, "delete"), ["create", "start", "exit", "delete"]);
+    }
+    let init = containerd.run_detached("long", &[], SLEEP);
+    let output = containerd.exec("long", "e", &[], &sh("exit 3"));
+    assert_eq!(output.status.code(), Some(3));
+    containerd.remove("long");
+    assert_eq!(
+        events.topics_until("long", "delete"),
+        ["create", "start", "exec-added", "exec-started", "exit", "exit", "delete"]
+    );
+    let of_long = events.of("long");
+    let exits: Vec<_> = of_long.iter().filter(|e| e.topic == "/tasks/exit").collect();
+    assert_eq!((exits[0].text("id"), exits[0].number("exit_status")), ("e", 3));
+    assert_eq!(
+        (exits[1].text("id"), exits[1].number("exit_status"), exits[1].number("pid")),
+        ("long", 137, init.into())
+    );
+    containerd.assert_nothing_left();
+}
+
+#[test]
+fn the_exits_of_execs_come_before_that_of_init() {
+    let containerd = Containerd::start();
+    let events = containerd.events();
+    containerd.run_detached("several", &[], SLEEP);
+    for exec in ["a", "b", "c"] {
+        containerd.ctr_ok(&["task", "exec", "--detach", "--exec-id", exec, "several", "sleep", "2000"]);
+    }
+    containerd.remove("several");
+    events.topics_until("several", "delete");
+    let of_several = events.of("several");
+    let mut exits: Vec<_> = of_several.iter().filter(|e| e.topic == "/tasks/exit").map(|e| e.text("id")).collect();
+    assert_eq!(exits.pop(), Some("several"));
+    exits.sort();
+    assert_eq!(exits, ["a", "b", "c"]);
+    containerd.assert_nothing_left();
+}
+
+/// The lines 0 to `count`, one number each: where bytes are lost or doubled, the difference shows it.
+fn numbered(count: u32) -> Vec<u8> {
+    (0..count).flat_map(|i| format!("{i}\n").into_bytes()).collect()
+}
+
+#[test]
+fn output_of_64_megabytes_arrives_as_it_was_written() {
+    let containerd = Containerd::start();
+    let count = 9_000_000;
+    let output = containerd.run("large", &[], &["seq", "0", &(count - 1).to_string()]);
+    let expected = numbered(count);
+    assert!(expected.len() > 64 << 20);
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(0), expected.len()));
+    let difference = output.stdout.iter().zip(&expected).position(|(a, b)| a != b);
+    assert_eq!(difference, None);
+    containerd.assert_nothing_left();
+}
+
+#[test]
+fn a_reader_that_goes_away_does_not_keep_the_container() {
+    let containerd = Containerd::start();
+    // `yes` fills every buffer; the client, which reads them, is ended.
+    let mut ctr = containerd.run_attached("unread", &[], &["yes"]);
+    ctr.kill().unwrap();
+    ctr.wait().unwrap();
+    sleep(Duration::from_millis(200));
+    containerd.remove("unread");
+    containerd.assert_nothing_left();
+}
+
+/// The fifo NAME below DIR, where ctr makes a directory of its own for each process.
+fn find_fifo(dir: &Path, name: &str) -> PathBuf {
+    let entries = fs::read_dir(dir).unwrap().flatten().map(|entry| entry.path().join(name));
+    entries.filter(|path| path.exists()).last().unwrap_or_else(|| panic!("no {name} in {}", dir.display()))
+}
+
+#[test]
+fn containerd_killed_and_restarted_loses_no_output_and_keeps_the_task() {
+    let mut containerd = Containerd::start();
+    let shared = containerd.dir.join("shared");
+    fs::create_dir(&shared).unwrap();
+    let mount = format!("type=bind,src={},dst=/shared,options=rbind:rw", shared.display());
+    let fifos = containerd.dir.join("fifos");
+    // Held back until this test is the only reader of the fifo: a detached ctr reads for as long as it lives.
+    let script = "until [ -e /shared/go ]; do sleep 0.02; done
+        i=0; while [ $i -lt 60000 ]; do echo line $i; i=$((i+1)); [ $((i % 200)) -ne 0 ] || sleep 0.02; done; exec sleep 1000";
+    let options = ["--detach", "--fifo-dir", fifos.to_str().unwrap(), "--mount", &mount];
+    let args = containerd.run_args("kept", &options, &["sh", "-c", script]);
+    containerd.ctr_ok(&args.iter().map(String::as_str).collect::<Vec<_>>());
+    let task = containerd.task("kept").unwrap();
+    let output = BufReader::new(fs::File::open(find_fifo(&fifos, "kept-stdout")).unwrap());
+    fs::write(shared.join("go"), "").unwrap();
+    for (i, line) in output.lines().take(60_000).enumerate() {
+        assert_eq!(line.unwrap(), format!("line {i}"));
+        match i {
+            10_000 => containerd.kill(),
+            30_000 => containerd.restart(),
+            _ => (),
+        }
+    }
+    assert_eq!(containerd.task("kept"), Some(task));
+    assert_eq!(containerd.exec("kept", "after", &[], &sh("exit 4")).status.code(), Some(4));
+    containerd.remove("kept");
+    containerd.assert_nothing_left();
+}
+
+#[test]
+fn an_exit_while_containerd_is_away_is_told_when_it_is_back() {
+    let mut containerd = Containerd::start();
+    let init = containerd.run_detached("away", &[], &sh("trap 'exit 9' TERM; while :; do sleep 0.02; done"));
+    containerd.stop();
+    send_signal("TERM", init);
+    assert!(eventually(|| !alive(init)));
+    sleep(Duration::from_millis(500));
+    containerd.restart();
+    assert!(eventually(|| containerd.task("away").is_some_and(|task| task.status == "STOPPED")));
+    assert_eq!(containerd.delete_task("away"), 9);
+    containerd.assert_nothing_left();
+}
+
+#[test]
+fn a_killed_shim_is_cleaned_up_after() {
+    let containerd = Containerd::start();
+    let events = containerd.events();
+    let init = containerd.run_detached("orphan", &[], &sh("sleep 1000 & exec sleep 1001"));
+    containerd.ctr_ok(&["task", "exec", "--detach", "--exec-id", "e", "orphan", "sleep", "2000"]);
+    send_signal("KILL", parent_of(init));
+    assert!(eventually(|| containerd.task("orphan").is_none()), "{:?}", containerd.task("orphan"));
+    containerd.assert_nothing_left();
+    events.topics_until("orphan", "delete");
+    let exit = events.of("orphan").into_iter().find(|e| e.topic == "/tasks/exit" && e.text("id") == "orphan").unwrap();
+    assert_eq!(exit.number("exit_status"), 137);
+    // The id is free again.
+    containerd.ctr_ok(&["container", "delete", "orphan"]);
+    containerd.run_ok("orphan", &[], &["true"]);
+    containerd.assert_nothing_left();
+}
+
+#[test]
+fn twenty_containers_at_once_do_not_mix() {
+    let containerd = Containerd::start();
+    std::thread::scope(|scope| {
+        for i in 0..20 {
+            let containerd = &containerd;
+            scope.spawn(move || {
+                let output = containerd.run(&format!("many{i}"), &[], &sh(&format!("echo from {i}; exit {i}")));
+                assert_eq!(
+                    (output.status.code(), text(&output.stdout)),
+                    (Some(i), format!("from {i}\n")),
+                    "{output:?}"
+                );
+            });
+        }
+    });
+    containerd.assert_nothing_left();
+}
+
+fn run_with<T>(
+    options: impl Fn(&str, &[&str]) -> Vec<String>,
+    id: &str,
+    script: &str,
+    run: impl FnOnce(&[&str], &[&str]) -> T,
+) -> T {
+    let command = sh(script);
+    let options = options(id, &command);
+    run(&options.iter().map(String::as_str).collect::<Vec<_>>(), &command)
+}
+
+/// The whole container ends with its init where it has no pid namespace of its own. `options` says how it has none, for
+/// an id and a command.
+fn ends_with_its_init(containerd: &Containerd, options: impl Fn(&str, &[&str]) -> Vec<String>) {
+    // By itself: the shells and sleeps that it leaves are killed before its exit is told.
+    let script = "sleep 1000 & (sleep 1000 & sleep 1000) & sleep 0.2; exit 8";
+    let output = run_with(&options, "itself", script, |options, command| containerd.run("itself", options, command));
+    assert_eq!(output.status.code(), Some(8), "{output:?}");
+    assert_eq!(containerd.cgroups_of("itself"), Vec::<PathBuf>::new());
+    // By SIGKILL, while processes go on being made.
+    let script =
+        "for b in 1 2 3; do (while :; do (sleep 1000 & sleep 1000 &); sleep 0.02; done) & done; exec sleep 1000";
+    let init =
+        run_with(&options, "breeder", script, |options, command| containerd.run_detached("breeder", options, command));
+    sleep(Duration::from_millis(500));
+    let some = containerd.ctr_ok(&["task", "ps", "breeder"]).lines().count();
+    assert!(some > 10, "the breeder does not breed: {some}");
+    containerd.ctr_ok(&["task", "kill", "--signal", "KILL", "breeder"]);
+    assert!(eventually(|| !alive(init)));
+    assert!(eventually(|| containerd.task("breeder").unwrap().status == "STOPPED"));
+    assert_eq!(containerd.delete_task("breeder"), 137);
+    assert_eq!(containerd.cgroups_of("breeder"), Vec::<PathBuf>::new());
+    containerd.ctr_ok(&["container", "delete", "breeder"]);
+    // Any other signal goes to init alone, `all` or not.
+    let script = "sleep 1000 & trap 'kill %1 && exit 5' TERM; echo ready; while :; do sleep 0.02; done";
+    let mut ctr =
+        run_with(&options, "term", script, |options, command| containerd.run_attached("term", options, command));
+    let mut ready = [0; 6];
+    ctr.stdout.as_mut().unwrap().read_exact(&mut ready).unwrap();
+    containerd.ctr_ok(&["task", "kill", "--signal", "TERM", "term"]);
+    assert_eq!(ctr.wait().unwrap().code(), Some(5), "the sleep was there to be killed by init");
+    assert_eq!(containerd.cgroups_of("term"), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn in_a_joined_pid_namespace_the_whole_container_ends_with_its_init() {
+    let containerd = Containerd::start();
+    let owner = containerd.run_detached("owner", &[], SLEEP);
+    ends_with_its_init(&containerd, |_, _| vec!["--with-ns".into(), format!("pid:/proc/{owner}/ns/pid")]);
+    assert_eq!(containerd.task("owner").unwrap().pid, owner);
+    containerd.remove("owner");
+    containerd.assert_nothing_left();
+}
+
+#[test]
+fn without_a_pid_namespace_the_whole_container_ends_with_its_init() {
+    let containerd = Containerd::start();
+    let options = |id: &str, command: &[&str]| {
+        containerd.config(id, command, |spec| {
+            let namespaces = spec["linux"]["namespaces"].as_array_mut().unwrap();
+            namespaces.retain(|namespace| namespace["type"] != "pid");
+        })
+    };
+    ends_with_its_init(&containerd, options);
+    containerd.assert_nothing_left();
+}
