@@ -15,7 +15,7 @@ mod kill;
 mod knobs;
 mod path;
 #[cfg(test)]
-mod rooted;
+mod tests;
 mod tree;
 mod view;
 

@@ -78,13 +78,11 @@ impl Engine {
 /// Gives the streams their time to end, and closes them.
 async fn drain(process: &Process) {
     let stdio = process.stdio.borrow().clone();
-    if let Some(stdio) = stdio {
-        if !stdio.drained(DRAIN_BOUND).await {
-            log::warn!(
-                "{process}: output was still coming {} s after its end; what is left is lost",
-                DRAIN_BOUND.as_secs()
-            );
-        }
+    if let Some(stdio) = stdio
+        && !stdio.drained(DRAIN_BOUND).await
+    {
+        let bound = DRAIN_BOUND.as_secs();
+        log::warn!("{process}: output was still coming {bound} s after its end; what is left is lost");
     }
     process.stdio.borrow_mut().take();
 }

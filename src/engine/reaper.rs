@@ -60,10 +60,10 @@ impl Engine {
         }
         let engine = self.clone();
         tokio::task::spawn_local(async move {
-            if !container.private_pid_ns {
-                if let Err(e) = kill_all(&container.cgroup, KILL_BOUND).await {
-                    log::warn!("container {}: its init has exited: {e}", container.id);
-                }
+            if !container.private_pid_ns
+                && let Err(e) = kill_all(&container.cgroup, KILL_BOUND).await
+            {
+                log::warn!("container {}: its init has exited: {e}", container.id);
             }
             let execs = async {
                 while container.has_running_execs() {

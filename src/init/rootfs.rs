@@ -23,7 +23,7 @@ pub fn open(born: &mut Born<'_>) -> Result<()> {
     let Some(plan) = plan(born) else { return Ok(()) };
     // The host's mounts may still come in (an autofs, a late NFS), ours do not go out: runc's default as well. It also
     // makes pivot_root(2) possible, which refuses a shared parent.
-    mount::propagation(Path::new("/"), (libc::MS_SLAVE | libc::MS_REC) as u64)?;
+    mount::propagation(Path::new("/"), libc::MS_SLAVE | libc::MS_REC)?;
     let root = Root::open(&plan.path)?;
     let root = if path::is_mount_root(&root)? {
         root

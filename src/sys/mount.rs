@@ -115,7 +115,7 @@ impl Mount {
     pub fn propagate(&self, flag: u64, recursive: bool) -> Result<()> {
         match self.set_attributes(0, 0, flag, recursive) {
             Err(e) if e.errno() == Some(libc::ENOSYS) => {
-                propagation(Path::new(&self.proc_path()), flag | if recursive { libc::MS_REC as u64 } else { 0 })
+                propagation(Path::new(&self.proc_path()), flag | if recursive { libc::MS_REC } else { 0 })
             }
             other => other,
         }
@@ -216,7 +216,7 @@ pub fn pivot_root(root: BorrowedFd<'_>) -> Result<()> {
     rustix::process::fchdir(root).os(|| "fchdir rootfs")?;
     rustix::process::pivot_root(".", ".").os(|| "pivot_root")?;
     // The old root is stacked on the new one now, and "." is it. It must not take the host's mounts with it.
-    propagation(Path::new("."), (libc::MS_SLAVE | libc::MS_REC) as u64)?;
+    propagation(Path::new("."), libc::MS_SLAVE | libc::MS_REC)?;
     rustix::mount::unmount(".", UnmountFlags::DETACH).os(|| "umount2 old root")?;
     rustix::process::chdir("/").os(|| "chdir /")
 }
