@@ -22,9 +22,10 @@ use crate::sys::ns::Namespace;
 use super::Engine;
 use super::container::{Container, Process};
 use super::events::{Event, RootfsMount, StdioUris};
+use super::helper::Child;
 use super::lifecycle::{self, State};
 use super::ready::watch;
-use super::remains::{KILL_BOUND, Remains, remove_saved};
+use super::remains::{KILL_BOUND, Remains, Unmount, remove_saved};
 use super::rootfs;
 use super::state::{Identity, Saved, StateDir};
 use super::stdio::{ChildEnds, Stdio};
@@ -131,7 +132,7 @@ impl Engine {
     async fn take_directory(&self, judged: &Judged) -> Result<()> {
         match judged.state.make() {
             Err(e) if e.kind() == Kind::AlreadyExists => {
-                remove_saved(&self.hierarchies, &judged.state)
+                remove_saved(&self.hierarchies, &judged.state, Unmount::Beside(self))
                     .await
                     .map_err(|e| match e.kind() {
                         Kind::FailedPrecondition => e.with_kind(Kind::AlreadyExists),
@@ -201,7 +202,7 @@ impl Engine {
     pub(super) fn birth(&self, process: &Rc<Process>, unborn: Unborn) -> Result<()> {
         let pid_ns = unborn.pid_ns.as_ref().map(|target| (target.as_fd(), self.own_pid_ns.as_fd()));
         let (child, sync) = crate::init::spawn(&unborn.plan, pid_ns, unborn.cgroup.as_ref().map(AsFd::as_fd))?;
-        self.children.borrow_mut().insert(child.pid, process.clone());
+        self.children.borrow_mut().insert(child.pid, Child::Process(process.clone()));
         process.born(child);
         *process.sync.borrow_mut() = Some(Rc::new(watch(sync, Interest::READABLE)?));
         Ok(())
@@ -263,7 +264,7 @@ impl Engine {
                 log::error!("{init}: process {} does not end", init.pid());
             }
         }
-        remains.remove().await
+        remains.remove(Unmount::Beside(self)).await
     }
 }
 

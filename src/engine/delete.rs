@@ -9,7 +9,7 @@ use super::Engine;
 use super::container::{Container, Process};
 use super::events::{Event, Exit};
 use super::lifecycle::{self, State};
-use super::remains::KILL_BOUND;
+use super::remains::{KILL_BOUND, Unmount};
 
 /// How long output may still be relayed when its process is deleted: containerd's own shim waits as long.
 const DRAIN_BOUND: Duration = Duration::from_secs(10);
@@ -66,7 +66,7 @@ impl Engine {
         };
         drain(init).await;
         let mut remains = std::mem::take(&mut *container.remains.borrow_mut());
-        let removed = remains.remove().await;
+        let removed = remains.remove(Unmount::Beside(self)).await;
         *container.remains.borrow_mut() = remains;
         removed?;
         self.containers.borrow_mut().remove(&container.id);

@@ -13,6 +13,7 @@ pub mod create;
 pub mod delete;
 pub mod events;
 pub mod exec;
+mod helper;
 pub mod lifecycle;
 pub mod ready;
 pub mod reaper;
@@ -49,7 +50,7 @@ pub struct Engine {
     /// Ids on their way into `containers`.
     creating: RefCell<HashSet<String>>,
     /// Our children by pid, from the moment of their birth until they are reaped.
-    children: RefCell<HashMap<i32, Rc<Process>>>,
+    children: RefCell<HashMap<i32, helper::Child>>,
 }
 
 impl Engine {

@@ -11,6 +11,7 @@ use rustix::process::{WaitOptions, WaitStatus};
 use super::Engine;
 use super::container::{Container, Process};
 use super::events::{Event, Exit};
+use super::helper::Child;
 use super::lifecycle::{self, State};
 use super::remains::{KILL_BOUND, kill_all};
 
@@ -24,9 +25,13 @@ impl Engine {
         while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
             let exit = Exit { status: exit_status(status), at: SystemTime::now() };
             let child = self.children.borrow_mut().remove(&pid.as_raw_nonzero().get());
-            if let Some(process) = child {
-                process.reaped.set(Some(exit));
-                self.exited(&process);
+            match child {
+                Some(Child::Process(process)) => {
+                    process.reaped.set(Some(exit));
+                    self.exited(&process);
+                }
+                Some(Child::Helper(done)) => drop(done.send(exit)),
+                None => {}
             }
         }
     }

@@ -1,13 +1,14 @@
 //! What is left of a container, and its removal: one order for a delete, a create that failed, a shim that died and the
 //! leftover of a create that nobody finished.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::cgroup::{Cgroup, Hierarchies};
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::pidfd;
 
+use super::Engine;
 use super::ready::watch;
 use super::rootfs;
 use super::state::{Saved, StateDir};
@@ -15,6 +16,9 @@ use super::state::{Saved, StateDir};
 /// How long a cgroup may take to become empty after SIGKILL: longer only for tasks that the kernel will not let go
 /// (state D). What is left then is said, and can be deleted later.
 pub const KILL_BOUND: Duration = Duration::from_secs(5);
+
+/// How long an unmount may take: it writes out what the container has written.
+const UNMOUNT_BOUND: Duration = Duration::from_secs(60);
 
 /// What a container is made of outside of its processes. Each part is removed once; a removal that fails can be done again.
 #[derive(Default)]
@@ -29,13 +33,32 @@ pub struct Remains {
     pub state: Option<StateDir>,
 }
 
+/// Where an unmount may block.
+pub enum Unmount<'a> {
+    /// In this process, which has nothing else to do: the action `delete`.
+    Here,
+    /// In a child of the shim.
+    Beside(&'a Engine),
+}
+
+impl Unmount<'_> {
+    async fn rootfs(&self, target: &Path) -> Result<()> {
+        match self {
+            Self::Here => rootfs::unmount(target),
+            Self::Beside(engine) => {
+                engine.in_child("unmounting the rootfs", UNMOUNT_BOUND, || rootfs::unmount(target)).await
+            }
+        }
+    }
+}
+
 impl Remains {
     /// Removes, in order: what still runs in the cgroup, the cgroup, the mounts, the state. (Between mounts and state is
     /// the place of the poststop hooks.)
     ///
     /// # Errors
     /// Says what could not be removed; that, and what comes after it, is still in `self`.
-    pub async fn remove(&mut self) -> Result<()> {
+    pub async fn remove(&mut self, unmount: Unmount<'_>) -> Result<()> {
         if let Some(cgroup) = &self.cgroup {
             if self.kill {
                 kill_all(cgroup, KILL_BOUND).await?;
@@ -44,7 +67,7 @@ impl Remains {
             self.cgroup = None;
         }
         if let Some(target) = &self.rootfs {
-            rootfs::unmount(target)?;
+            unmount.rootfs(target).await?;
             self.rootfs = None;
         }
         if let Some(state) = &self.state {
@@ -60,7 +83,7 @@ impl Remains {
 ///
 /// # Errors
 /// `FailedPrecondition` when the container's shim lives.
-pub async fn remove_saved(hierarchies: &Hierarchies, state: &StateDir) -> Result<Option<i32>> {
+pub async fn remove_saved(hierarchies: &Hierarchies, state: &StateDir, unmount: Unmount<'_>) -> Result<Option<i32>> {
     let Some(saved) = state.load()? else {
         // An aborted create, from before it did anything.
         state.remove()?;
@@ -76,7 +99,7 @@ pub async fn remove_saved(hierarchies: &Hierarchies, state: &StateDir) -> Result
     if let Some(path) = &saved.cgroup {
         remains.cgroup = Some(Cgroup::open(hierarchies, path)?);
     }
-    remains.remove().await?;
+    remains.remove(unmount).await?;
     Ok(saved.init.map(|init| init.pid))
 }
 

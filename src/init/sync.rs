@@ -23,7 +23,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
 
-use crate::error::{Error, IntoErrno, Kind, Os, Result};
+use crate::error::{Error, Kind, Os, Result};
 use crate::sys::cred;
 
 /// The largest record: a step, a path or two of PATH_MAX, and words.
@@ -57,7 +57,7 @@ pub struct ChildEnd(OwnedFd);
 pub enum Heard {
     /// Nothing yet.
     Nothing,
-    /// It is created, and waits.
+    /// It is created, and waits; a helper is done.
     Ready,
     /// It is the container's program now (or has died: waitpid tells).
     Executed,
@@ -129,6 +129,11 @@ impl ChildEnd {
         self.wait_for(GO)
     }
 
+    /// Says that a helper's work is done.
+    pub fn done(&self) {
+        let _ = send(self.0.as_raw_fd(), &[READY], MsgFlags::MSG_NOSIGNAL);
+    }
+
     /// Says that the container is created, and waits to be released.
     pub fn ready(&self, hold: &Hold) -> Result<()> {
         send(self.0.as_raw_fd(), &[READY], MsgFlags::MSG_NOSIGNAL).os(|| "send to the shim")?;
@@ -166,7 +171,7 @@ impl ChildEnd {
         record.push(encode_kind(error.kind()));
         record.extend(format!("{step}: {error}").as_bytes());
         record.truncate(MAX);
-        let _ = send(self.0.as_raw_fd(), &record, MsgFlags::MSG_NOSIGNAL).map_err(IntoErrno::into_errno);
+        let _ = send(self.0.as_raw_fd(), &record, MsgFlags::MSG_NOSIGNAL);
     }
 }
 

@@ -12,7 +12,7 @@ use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
 use containerd_shim_protos::protobuf::{Message, MessageField};
 
 use crate::cgroup::Hierarchies;
-use crate::engine::remains::remove_saved;
+use crate::engine::remains::{Unmount, remove_saved};
 use crate::engine::state::{self, StateDir};
 use crate::error::{Context, Error, Kind, Os, Result};
 use crate::sys::fork::exit_now;
@@ -103,7 +103,9 @@ pub fn delete(flags: &Flags) -> Result<()> {
     let state = StateDir::new(Path::new(state::ROOT), &flags.namespace, &flags.id)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().os(|| "epoll_create")?;
     let hierarchies = Hierarchies::discover()?;
-    let pid = runtime.block_on(remove_saved(&hierarchies, &state)).context(|| format!("container {}", flags.id))?;
+    let pid = runtime
+        .block_on(remove_saved(&hierarchies, &state, Unmount::Here))
+        .context(|| format!("container {}", flags.id))?;
     Address::of(&flags.address, &flags.namespace, &flags.id).remove_stale()?;
     let mut response = DeleteResponse::new();
     response.pid = pid.unwrap_or_default() as u32;
