@@ -62,6 +62,20 @@ impl Container {
         self.execs.borrow().get(exec).cloned().ok_or_else(missing)
     }
 
+    /// Refuses a container in which nothing can be started any more.
+    ///
+    /// # Errors
+    /// `FailedPrecondition`.
+    pub fn refuse_if_ending(&self) -> Result<()> {
+        match (self.init_reaped.get(), self.deleting.get()) {
+            (false, false) => Ok(()),
+            (true, _) => {
+                Err(Error::new(Kind::FailedPrecondition, "cannot start a process in a container that has stopped"))
+            }
+            _ => Err(Error::new(Kind::FailedPrecondition, "the container is being deleted")),
+        }
+    }
+
     /// Its init and all execs.
     pub fn processes(&self) -> Vec<Rc<Process>> {
         std::iter::once(self.init.clone()).chain(self.execs.borrow().values().cloned()).collect()

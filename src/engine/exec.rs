@@ -29,9 +29,7 @@ impl Engine {
         if container.execs.borrow().contains_key(exec) {
             return Err(name(Error::new(Kind::AlreadyExists, "already exists")));
         }
-        if container.init_reaped.get() {
-            return Err(name(Error::new(Kind::FailedPrecondition, "cannot exec in a stopped container")));
-        }
+        container.refuse_if_ending().map_err(name)?;
         let spec = load::load_process(spec).map_err(name)?;
         validate::validate_process(&spec).map_err(name)?;
         let planned = plan::process(&spec).map_err(name)?;

@@ -21,10 +21,7 @@ impl Engine {
     pub async fn start(self: Rc<Self>, id: String, exec: String) -> Result<u32> {
         let container = self.container(&id)?;
         let process = container.process(&exec)?;
-        if container.init_reaped.get() {
-            let text = format!("{process}: cannot start: the container's init has exited");
-            return Err(Error::new(Kind::FailedPrecondition, text));
-        }
+        container.refuse_if_ending().map_err(|e| e.context(process.to_string()))?;
         process.advance(lifecycle::Event::Start)?;
         let started =
             if exec.is_empty() { self.release(&process).await } else { self.start_exec(&container, &process).await };

@@ -18,6 +18,10 @@ pub const ROOT: &str = "/run/dray";
 /// The version that this program writes.
 const VERSION: u32 = 1;
 
+/// How often a directory is made again for which the last container of the namespace, another shim's, has just removed
+/// the parent.
+const TRIES: usize = 16;
+
 const FILE: &str = "state.json";
 
 /// One container.
@@ -106,18 +110,22 @@ impl StateDir {
         use std::os::unix::fs::DirBuilderExt;
         let mut builder = std::fs::DirBuilder::new();
         builder.mode(0o700);
-        let what = || format!("mkdir {}", self.0.display());
         let parent = self.0.parent().unwrap_or(Path::new("/"));
-        match builder.create(&self.0) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                builder.recursive(true).create(parent).os(|| format!("mkdir {}", parent.display()))?;
-                builder.recursive(false).create(&self.0).os(what)
+        for _ in 0..TRIES {
+            match builder.recursive(false).create(&self.0) {
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                    builder.recursive(true).create(parent).os(|| format!("mkdir {}", parent.display()))?;
+                }
+                made => {
+                    let made = made.os(|| format!("mkdir {}", self.0.display()));
+                    return made.map_err(|e| match e.errno() {
+                        Some(libc::EEXIST) => e.with_kind(Kind::AlreadyExists),
+                        _ => e,
+                    });
+                }
             }
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
-                Err(e).os(what).map_err(|e| e.with_kind(Kind::AlreadyExists))
-            }
-            other => other.os(what),
         }
+        Err(Error::os(libc::ENOENT, format!("mkdir {}", self.0.display())))
     }
 
     /// Replaces the state.

@@ -1,7 +1,7 @@
 //! containerd's face: how it starts this program and talks to it.
 //!
 //! containerd executes the binary with an action: [`bootstrap`] answers `start` and `delete`; without an action it is the
-//! server, [`daemon`], which `start` has left behind with a listening socket. [`service`] decodes what comes over that
+//! server, [`daemon`], which `start` has left behind with a listening socket. `service` decodes what comes over that
 //! socket and hands it to the engine; [`publisher`] sends the engine's events back, [`logger`] the log.
 
 mod address;
