@@ -1,1 +1,271 @@
-//! cgroup.
+//! A container's cgroup: made, limited, joined, killed, removed. v1 and hybrid hosts (v1 controllers beside a cgroup2
+//! tree without them).
+//!
+//! A cgroup here is one path in every hierarchy of the host. On a hybrid host that includes the cgroup2 tree: it
+//! limits nothing, but it has `cgroup.kill`, `cgroup.events` and CLONE_INTO_CGROUP, which v1 has not.
+//!
+//! Nothing here waits: what takes more than one attempt (killing until nobody is left, removing what is still
+//! busy) is one round for each call, and the engine decides when to call again.
+
+mod create;
+mod devices;
+mod file;
+mod hierarchy;
+mod kill;
+mod knobs;
+mod path;
+#[cfg(test)]
+mod tests;
+mod tree;
+mod view;
+
+use std::fs::File;
+use std::ops::ControlFlow;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::LinuxResources;
+use rustix::fs::{CWD, Mode, OFlags, open};
+use rustix::io::Errno;
+
+use crate::error::{Error, Kind, Os, Result};
+use hierarchy::Hierarchy;
+use knobs::Knob;
+
+pub use hierarchy::Hierarchies;
+pub use kill::Killed;
+pub use path::cgroup_path;
+pub use view::View;
+
+/// One cgroup in all hierarchies. Only what [`Cgroup::create`] made, in this process or in one before, is ever
+/// limited, killed or removed.
+#[derive(Clone, Debug)]
+pub struct Cgroup {
+    hierarchies: Hierarchies,
+    path: PathBuf,
+}
+
+/// How a process gets into the cgroup.
+#[derive(Debug)]
+pub struct Joins {
+    /// For v1: the path (for messages) and an fd of each `tasks` file, into which the process itself, while it has
+    /// one thread, writes "0". Before it unshares a cgroup namespace, whose root is where the process is at that
+    /// time.
+    ///
+    /// `tasks` and not `cgroup.procs`, and by itself and not by its pid: since Linux 5.5 that is the one migration
+    /// which does not take the kernel's lock over all thread groups for writing. On a host where nothing was moved
+    /// lately that lock costs an RCU grace period, 7 to 15 ms for the first of these writes; without it a write takes
+    /// 10 us.
+    pub tasks: Vec<(String, OwnedFd)>,
+    /// For cgroup2: an O_PATH fd of the directory, for clone3's CLONE_INTO_CGROUP. Where that is refused, "0" written
+    /// to `cgroup.procs` below it does the same, at the price of that grace period (cgroup2 has no `tasks`).
+    pub unified: Option<OwnedFd>,
+}
+
+/// Whether `resources` can be applied as far as that can be told without the kernel: to be asked before any effect.
+///
+/// # Errors
+/// Those of [`Cgroup::apply`] with `InvalidArgument`.
+pub fn check(resources: &LinuxResources) -> Result<()> {
+    knobs::knobs(resources).map(drop)
+}
+
+impl Cgroup {
+    /// A cgroup made earlier, perhaps by a process that has died since. Any of its directories may be missing.
+    ///
+    /// # Errors
+    /// For a path that [`Cgroup::create`] would refuse as the root or the caller's own: a damaged state must not turn
+    /// a kill against the host.
+    pub fn open(hierarchies: &Hierarchies, path: &Path) -> Result<Self> {
+        hierarchies.refuse_own(path)?;
+        Ok(Self { hierarchies: hierarchies.clone(), path: path.to_owned() })
+    }
+
+    /// The path from the hierarchies' roots.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Sets the limits and the device rules. Devices are denied but for runc's default list also when `resources` has
+    /// no rules, so this is called for each container, with `LinuxResources::default()` if need be.
+    ///
+    /// Of `resources` it takes devices, memory, cpu and pids; what else is in there is the specification's
+    /// validation's to refuse.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a value that is wrong or that the kernel refuses, `FailedPrecondition` for one whose
+    /// controller or file this host has not: a limit that is asked for and cannot be set is never passed over.
+    pub fn apply(&self, resources: &LinuxResources) -> Result<()> {
+        let knobs = knobs::knobs(resources)?;
+        let mut opened: Option<(&'static str, OwnedFd)> = None;
+        let mut deferred: Option<&Knob> = None;
+        for knob in &knobs {
+            match self.turn(knob, &mut opened) {
+                Ok(()) => {}
+                Err(e) if knob.with_next && e.errno() == Some(libc::EINVAL) => {
+                    deferred = Some(knob);
+                    continue;
+                }
+                Err(e) => return Err(e),
+            }
+            if let Some(knob) = deferred.take() {
+                self.turn(knob, &mut opened)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes one knob. The file stays open for the next: a list of devices goes into one file, line by line.
+    fn turn(&self, knob: &Knob, opened: &mut Option<(&'static str, OwnedFd)>) -> Result<()> {
+        let Some(hierarchy) = self.hierarchies.v1.iter().find(|h| h.has(knob.controller)) else {
+            return if knob.optional { Ok(()) } else { Err(unavailable(knob, "the controller is not mounted")) };
+        };
+        let path = || hierarchy.dir(&self.path).join(knob.file);
+        let what = || format!("write \"{}\" to {}", knob.value, path().display());
+        let fd = match opened.take() {
+            Some((file, fd)) if file == knob.file => fd,
+            _ => match file::open_write(CWD, path()) {
+                Ok(fd) => fd,
+                Err(Errno::NOENT) if knob.optional => return Ok(()),
+                Err(Errno::NOENT) => return Err(unavailable(knob, "the cgroup has no such file")),
+                Err(e) => return Err(e).os(what),
+            },
+        };
+        let written = file::write_fd(&fd, &knob.value);
+        *opened = Some((knob.file, fd));
+        written.os(what).map_err(|e| match e.errno() {
+            // What the kernel says to numbers out of range, and to CPUs or devices that the parent has not.
+            Some(libc::EINVAL | libc::ERANGE | libc::EACCES | libc::EPERM) => e.with_kind(Kind::InvalidArgument),
+            _ => e,
+        })
+    }
+
+    /// What a process needs to join: fds only, so that a child can do it after a fork.
+    ///
+    /// # Errors
+    /// When a directory is missing: a cgroup is joined in all hierarchies or not at all.
+    pub fn joins(&self) -> Result<Joins> {
+        let mut tasks = Vec::with_capacity(self.hierarchies.v1.len());
+        for hierarchy in self.hierarchies.v1.iter() {
+            let path = hierarchy.dir(&self.path).join("tasks");
+            let fd = file::open_write(CWD, &path).os(|| format!("open {}", path.display()))?;
+            tasks.push((path.to_string_lossy().into_owned(), fd));
+        }
+        let unified = match &self.hierarchies.unified {
+            None => None,
+            Some(hierarchy) => {
+                let dir = hierarchy.dir(&self.path);
+                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                Some(open(&dir, flags, Mode::empty()).os(|| format!("open {}", dir.display()))?)
+            }
+        };
+        Ok(Joins { tasks, unified })
+    }
+
+    /// The cgroup2 `cgroup.events`, for poll(POLLPRI): it changes when the cgroup with all below it becomes empty.
+    /// `None` without cgroup2, and when the cgroup is gone.
+    ///
+    /// Read it (or ask [`Cgroup::populated`], by another fd) after each wake-up, from the start; the first poll of a
+    /// new fd returns at once. The kernel delays a notification until 10 ms after the one before, so ask first and
+    /// wait only if need be.
+    pub fn events(&self) -> Result<Option<File>> {
+        let Some(hierarchy) = &self.hierarchies.unified else { return Ok(None) };
+        let path = hierarchy.dir(&self.path).join("cgroup.events");
+        match open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
+            Ok(fd) => Ok(Some(fd.into())),
+            Err(Errno::NOENT | Errno::NODEV) => Ok(None),
+            Err(e) => Err(e).os(|| format!("open {}", path.display())),
+        }
+    }
+
+    /// Whether a live process is in it or below it, in any hierarchy. Zombies do not count.
+    pub fn populated(&self) -> Result<bool> {
+        // cgroup2 knows it by one read: first, for the usual answer is yes.
+        for hierarchy in self.hierarchies.unified.as_deref().into_iter().chain(self.hierarchies.v1.iter()) {
+            if populated(hierarchy, &self.path)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The processes in it and below it, in all hierarchies together, sorted. Those of other pid namespaces than the
+    /// caller's and its descendants have no number and are not among them.
+    pub fn procs(&self) -> Result<Vec<u32>> {
+        let mut pids = Vec::new();
+        let mut buf = Vec::new();
+        for hierarchy in self.hierarchies.all() {
+            tree::walk(&hierarchy.dir(&self.path), |dir| {
+                pids.extend(members(dir, &mut buf)?);
+                Ok(ControlFlow::Continue(()))
+            })?;
+        }
+        pids.sort_unstable();
+        pids.dedup();
+        Ok(pids)
+    }
+
+    /// Removes it in all hierarchies, with the cgroups below it. One attempt: true when nothing is left, false while
+    /// a process is still in it. What is gone already is no error.
+    pub fn remove(&self) -> Result<bool> {
+        let mut gone = true;
+        for hierarchy in self.hierarchies.all() {
+            gone &= tree::remove(&hierarchy.dir(&self.path))?;
+        }
+        Ok(gone)
+    }
+}
+
+/// The processes of one directory. Zombies are not listed (since Linux 5.2).
+fn members(dir: impl AsFd, buf: &mut Vec<u8>) -> Result<Vec<u32>> {
+    match file::read(dir, c"cgroup.procs", buf) {
+        Ok(text) => Ok(text.lines().filter_map(|l| l.parse().ok()).filter(|pid| *pid != 0).collect()),
+        // Removed meanwhile; or a threaded cgroup, whose processes are listed by the one that it is threads of.
+        Err(Errno::NOENT | Errno::NODEV | Errno::OPNOTSUPP) => Ok(Vec::new()),
+        Err(e) => Err(e).os(|| "read cgroup.procs"),
+    }
+}
+
+/// Whether a live process is in the cgroup `path` of `hierarchy` or below it.
+fn populated(hierarchy: &Hierarchy, path: &Path) -> Result<bool> {
+    let dir = hierarchy.dir(path);
+    let mut buf = Vec::new();
+    if hierarchy.is_unified() {
+        return Ok(file::flag(read_or_gone(&dir.join("cgroup.events"), &mut buf)?, "populated"));
+    }
+    let mut populated = false;
+    tree::walk(&dir, |dir| {
+        populated = !members(dir, &mut buf)?.is_empty();
+        Ok(if populated { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    })?;
+    Ok(populated)
+}
+
+/// Whether processes of the cgroup are kept from running, by itself or by one above it.
+fn frozen(hierarchy: &Hierarchy, path: &Path) -> Result<bool> {
+    let dir = hierarchy.dir(path);
+    let mut buf = Vec::new();
+    if hierarchy.is_unified() {
+        return Ok(file::flag(read_or_gone(&dir.join("cgroup.events"), &mut buf)?, "frozen"));
+    }
+    if !hierarchy.has("freezer") {
+        return Ok(false);
+    }
+    let state = read_or_gone(&dir.join("freezer.state"), &mut buf)?.trim_end();
+    Ok(matches!(state, "FREEZING" | "FROZEN"))
+}
+
+/// A file's text; empty when the cgroup is not there.
+fn read_or_gone<'b>(path: &Path, buf: &'b mut Vec<u8>) -> Result<&'b str> {
+    match file::read(CWD, path, buf) {
+        Err(Errno::NOENT | Errno::NODEV) => Ok(""),
+        text => text.os(|| format!("read {}", path.display())),
+    }
+}
+
+fn unavailable(knob: &Knob, why: &str) -> Error {
+    Error::new(
+        Kind::FailedPrecondition,
+        format!("cgroup controller {}, {} \"{}\": {why}", knob.controller, knob.file, knob.value),
+    )
+}

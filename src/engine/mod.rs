@@ -1,3 +1,130 @@
 //! Containers: their lifecycle, and every operation on them.
+//!
+//! One thread, one owner: everything here lives in a `LocalSet`, shared by `Rc`, and no borrow is held across an await.
+//! An operation waits only for the process or the file that it is about, so a container that is slow to be created, or
+//! to die, holds up no other and not even questions about itself.
+//!
+//! [`lifecycle`] says what may happen when; [`create`], [`exec`], [`signal`] and [`delete`] do it; [`reaper`] is the only
+//! one who waits for children; [`remains`] takes away what is left of a container, whoever made it; [`state`] is what of
+//! it is on disk.
 
+pub mod container;
+pub mod create;
+pub mod delete;
 pub mod events;
+pub mod exec;
+mod helper;
+pub mod lifecycle;
+pub mod ready;
+pub mod reaper;
+pub mod remains;
+pub mod rootfs;
+pub mod signal;
+pub mod start;
+pub mod state;
+pub mod stdio;
+
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use crate::cgroup::Hierarchies;
+use crate::error::{Error, Kind, Result};
+use crate::sys::ns::PidNamespace;
+use container::{Container, Process};
+use events::Event;
+
+/// All containers of one shim.
+pub struct Engine {
+    /// containerd's namespace.
+    namespace: String,
+    /// Where state is kept ([`state::ROOT`], elsewhere in tests).
+    state_root: PathBuf,
+    hierarchies: Hierarchies,
+    /// Our pid namespace, to come back to after the birth of a child in another.
+    own_pid_ns: OwnedFd,
+    publish: Box<dyn Fn(Event)>,
+    containers: RefCell<HashMap<String, Rc<Container>>>,
+    /// Ids on their way into `containers`.
+    creating: RefCell<HashSet<String>>,
+    /// Our children by pid, from the moment of their birth until they are reaped.
+    children: RefCell<HashMap<i32, helper::Child>>,
+}
+
+impl Engine {
+    /// An engine without containers, whose events go to `publish` in their order.
+    ///
+    /// # Errors
+    /// When the host has no cgroups that can be used.
+    pub fn new(namespace: &str, state_root: PathBuf, publish: Box<dyn Fn(Event)>) -> Result<Rc<Self>> {
+        Ok(Rc::new(Self {
+            namespace: namespace.to_owned(),
+            state_root,
+            hierarchies: Hierarchies::discover()?,
+            own_pid_ns: PidNamespace::own()?,
+            publish,
+            containers: RefCell::default(),
+            creating: RefCell::default(),
+            children: RefCell::default(),
+        }))
+    }
+
+    /// The container `id`.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn container(&self, id: &str) -> Result<Rc<Container>> {
+        self.containers
+            .borrow()
+            .get(id)
+            .cloned()
+            .ok_or_else(|| Error::new(Kind::NotFound, format!("container {id}: not found")))
+    }
+
+    /// The init (`exec` empty) or an exec of a container.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn process(&self, id: &str, exec: &str) -> Result<Rc<Process>> {
+        self.container(id)?.process(exec)
+    }
+
+    /// The pids of everything in a container.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn pids(&self, id: &str) -> Result<Vec<u32>> {
+        let container = self.container(id)?;
+        let mut pids = container.cgroup.procs().map_err(|e| e.context(format!("container {id}")))?;
+        // A shim whose list is empty is taken for one that has leaked (containerd: loadShim): a living init is in it
+        // even where something has moved it out of its cgroup.
+        let init = container.init.pid();
+        if container.init.reaped.get().is_none() && !pids.contains(&init) {
+            pids.push(init);
+        }
+        Ok(pids)
+    }
+
+    /// True when there is no container, and none on its way.
+    pub fn is_empty(&self) -> bool {
+        self.containers.borrow().is_empty() && self.creating.borrow().is_empty()
+    }
+
+    fn emit(&self, event: Event) {
+        (self.publish)(event);
+    }
+
+    /// One line a process, for the log of an operator who asks (SIGUSR1).
+    pub fn dump(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for container in self.containers.borrow().values() {
+            for process in container.processes() {
+                lines.push(format!("{}: {:?}, pid {}", process, process.state(), process.pid()));
+            }
+        }
+        lines.sort();
+        lines
+    }
+}

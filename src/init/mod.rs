@@ -1,1 +1,83 @@
-//! init.
+//! Making a process of a container: the plan, the fork, and what the child does until it becomes the program.
+//!
+//! [`plan`] turns a specification into values that the child needs no thought to carry out; [`spawn`] forks;
+//! [`steps`] is the order of things on one screen; [`sync`] is how the two sides talk. What runs after the fork is
+//! straight-line code on prepared data: it cannot import tokio, log or the engine (`scripts/check` sees to that).
+//!
+//! The namespaces other than the pid namespace are made by unshare(2) in the child rather than by flags of clone3: a
+//! network namespace alone costs the kernel a good part of a millisecond, which would be spent in the parent's clone
+//! call, with every other container of the pod waiting. In the child it runs beside the parent.
+
+pub mod devices;
+pub mod identity;
+pub mod identity_plan;
+pub mod mask;
+pub mod mounts;
+pub mod namespaces;
+pub mod plan;
+pub mod rootfs;
+pub mod steps;
+pub mod sync;
+
+use std::convert::Infallible;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::error::{Error, Kind, Result};
+use crate::sys::fork::{Birth, Child, exit_now};
+use crate::sys::ns::PidNamespace;
+use plan::Plan;
+use sync::{ChildEnd, ParentEnd};
+
+/// The exit status of a child that could not become its program. Its error record says why.
+const FAILED: i32 = 1;
+
+/// Forks the process that `plan` describes. It waits for [`ParentEnd::go`] before anything that the parent has a part in.
+///
+/// `pid_namespace` is a pid namespace to be born in: a descriptor of it (or a pidfd of a process in it) and one of our
+/// own to come back to.
+///
+/// # Errors
+/// What the fork says; `FailedPrecondition` when the pid namespace is dead, that is when its init has exited.
+pub fn spawn(
+    plan: &Plan,
+    pid_namespace: Option<(BorrowedFd<'_>, BorrowedFd<'_>)>,
+    cgroup: Option<BorrowedFd<'_>>,
+) -> Result<(Child, ParentEnd)> {
+    let (parent, child) = sync::pair()?;
+    let guard = pid_namespace.map(|(target, own)| PidNamespace::enter(target, own)).transpose()?;
+    let born = crate::sys::fork::fork(plan.clone_flags(), cgroup, |birth| child_main(plan, &child, birth));
+    drop(guard);
+    match born {
+        Ok(child) => Ok((child, parent)),
+        // alloc_pid() of a namespace whose init is gone (clone(2)).
+        Err(e) if e.errno() == Some(libc::ENOMEM) && pid_namespace.is_some() => {
+            Err(e.with_kind(Kind::FailedPrecondition).context("the init of the pid namespace has exited"))
+        }
+        Err(e) => Err(e),
+    }
+}
+
+/// The child's whole life in this program. Its error goes to the parent as a record; nothing returns or unwinds from here.
+fn child_main(plan: &Plan, sync: &ChildEnd, birth: Birth) -> Infallible {
+    let mut at = "being born";
+    let outcome = catch_unwind(AssertUnwindSafe(|| steps::run(plan, sync, birth, &mut at)));
+    let error = match outcome {
+        Ok(Err(error)) => error,
+        Ok(Ok(never)) => match never {},
+        Err(panic) => {
+            let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
+            let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+            Error::new(Kind::Internal, format!("panic: {text}"))
+        }
+    };
+    sync.fail(at, &error);
+    exit_now(FAILED)
+}
+
+/// The descriptors that the child keeps.
+fn kept<'a>(plan: &'a Plan, sync: &'a ChildEnd) -> Vec<BorrowedFd<'a>> {
+    let mut keep = plan.descriptors();
+    keep.push(sync.as_fd());
+    keep
+}

@@ -1,1 +1,20 @@
-//! spec.
+//! The OCI runtime specification: what a bundle's `config.json` says, read and judged before anything is done about it.
+//!
+//! Nothing here has an effect on the system; the one system object it touches is the file that it reads.
+//!
+//! - [`load`]: `config.json`, or an exec's process, into the types of the `oci-spec` crate; errors that say where.
+//! - [`validate`]: every rule a specification must satisfy, and the list of what is not implemented, refused by name.
+//! - [`namespaces`]: which namespaces a container makes and which it joins, and what follows from that.
+//! - [`mounts`]: what each entry of `mounts` is, and where it goes.
+//! - [`mount_options`]: the words of a mount's options, as the kernel's attributes, flags and file system parameters.
+//!
+//! A caller loads, validates, and from then on may rely on every rule that `validate` names: `init` and `cgroup` do not
+//! check again what can be known from the document alone.
+
+mod locate;
+
+pub mod load;
+pub mod mount_options;
+pub mod mounts;
+pub mod namespaces;
+pub mod validate;

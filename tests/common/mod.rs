@@ -1,3 +1,26 @@
-//! What the rooted tests share.
+//! What the rooted tests and the bench share: a shim driven as containerd drives it, bundles, and containerd itself.
+#![allow(dead_code)] // Every test file is a crate of its own and uses a part of this.
 
+pub mod bundle;
 pub mod containerd;
+pub mod driver;
+pub mod events;
+pub mod floor;
+pub mod scratch;
+pub mod stdio;
+
+use std::path::PathBuf;
+
+/// The shim under test, as cargo built it; DRAY_TEST_SHIM names another one (the Go shim, to check a test itself).
+pub fn shim_binary() -> PathBuf {
+    match std::env::var_os("DRAY_TEST_SHIM") {
+        Some(path) => path.into(),
+        None => env!("CARGO_BIN_EXE_containerd-shim-dray-v2").into(),
+    }
+}
+
+/// Runs a test on a runtime like the shim's own: one thread, no tokio feature that the tested binary has not.
+pub fn block_on<F: Future>(future: F) -> F::Output {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("tokio runtime");
+    runtime.block_on(future)
+}

@@ -1,0 +1,151 @@
+//! Making a cgroup: in every hierarchy, or in none.
+
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, Mode, mkdirat};
+use rustix::io::Errno;
+
+use super::hierarchy::{Hierarchies, Hierarchy};
+use super::{Cgroup, file, frozen, populated, tree};
+use crate::error::{Error, Kind, Os, Result};
+
+/// How often a parent may vanish under us before that is an error: somebody else's container in the same parent ends.
+const TRIES: usize = 10;
+
+impl Cgroup {
+    /// Makes the cgroup `path` in every hierarchy. It is ours: new and empty, without limits of its own.
+    ///
+    /// An empty leftover of that name (of a create that was killed) is removed and made again, so that no old limit
+    /// stays.
+    ///
+    /// # Errors
+    /// `InvalidArgument` and `FailedPrecondition`, before any effect, for the root and for cgroups in or below which
+    /// the caller lives; `FailedPrecondition` for one that has processes or is frozen; `Unimplemented` on a pure
+    /// cgroup2 host. Nothing is left then but parents.
+    pub fn create(hierarchies: &Hierarchies, path: &Path) -> Result<Self> {
+        if hierarchies.v1.iter().all(|h| h.name.starts_with("name=")) {
+            return Err(Error::new(Kind::Unimplemented, "cgroup2 controllers are not offered by this build"));
+        }
+        hierarchies.refuse_own(path)?;
+        let mut made = Made(Vec::new());
+        let mut existing = Vec::new();
+        for hierarchy in hierarchies.all() {
+            if !made.make(hierarchy, path)? {
+                existing.push(hierarchy);
+            }
+        }
+        if !existing.is_empty() {
+            // All are looked at before the first is touched: one that is in use in a single hierarchy is in use.
+            existing.iter().try_for_each(|hierarchy| refuse_used(hierarchy, path))?;
+            existing.iter().try_for_each(|hierarchy| made.replace(hierarchy, path))?;
+        }
+        for hierarchy in hierarchies.all() {
+            if hierarchy.has("cpuset") {
+                inherit_cpuset(hierarchy, path)?;
+            }
+            // A process that joins would stop before it could say anything, and the create with it.
+            if frozen(hierarchy, path)? {
+                return Err(refused(path, hierarchy, "a cgroup above it is frozen"));
+            }
+        }
+        made.0.clear();
+        Ok(Self { hierarchies: hierarchies.clone(), path: path.to_owned() })
+    }
+}
+
+/// The leaves made so far. Dropped, they are removed again.
+struct Made(Vec<PathBuf>);
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        for dir in &self.0 {
+            // New and ours, so nobody is in it; if somebody is, it is not ours to remove.
+            let _ = rustix::fs::rmdir(dir);
+        }
+    }
+}
+
+impl Made {
+    /// Makes the leaf and, where they are missing, its parents; false when the leaf is there already.
+    ///
+    /// Parents stay, also when the container goes, as runc leaves them: others make their cgroups in them at any
+    /// time, and somebody may have set limits there.
+    fn make(&mut self, hierarchy: &Hierarchy, path: &Path) -> Result<bool> {
+        let dir = hierarchy.dir(path);
+        let mut tries = 0;
+        loop {
+            match mkdir(&dir) {
+                Ok(()) => break,
+                Err(Errno::EXIST) => return Ok(false),
+                // NODEV: the parent is being removed.
+                Err(Errno::NOENT | Errno::NODEV) if tries < TRIES => make_parents(hierarchy, path)?,
+                Err(e) => return Err(e).os(|| format!("mkdir {}", dir.display())),
+            }
+            tries += 1;
+        }
+        self.0.push(dir);
+        Ok(true)
+    }
+
+    fn replace(&mut self, hierarchy: &Hierarchy, path: &Path) -> Result<()> {
+        if !tree::remove(&hierarchy.dir(path))? || !self.make(hierarchy, path)? {
+            return Err(refused(path, hierarchy, "it is in use by somebody else"));
+        }
+        Ok(())
+    }
+}
+
+fn make_parents(hierarchy: &Hierarchy, path: &Path) -> Result<()> {
+    let mut parents: Vec<&Path> = path.ancestors().skip(1).filter(|p| p.parent().is_some()).collect();
+    while let Some(parent) = parents.pop() {
+        let dir = hierarchy.dir(parent);
+        match mkdir(&dir) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            // One above has vanished since: the caller begins again.
+            Err(Errno::NOENT | Errno::NODEV) => return Ok(()),
+            Err(e) => return Err(e).os(|| format!("mkdir {}", dir.display())),
+        }
+    }
+    Ok(())
+}
+
+fn mkdir(dir: &Path) -> rustix::io::Result<()> {
+    mkdirat(CWD, dir, Mode::from_raw_mode(0o755))
+}
+
+fn refuse_used(hierarchy: &Hierarchy, path: &Path) -> Result<()> {
+    if populated(hierarchy, path)? {
+        return Err(refused(path, hierarchy, "it has processes already"));
+    }
+    if frozen(hierarchy, path)? {
+        return Err(refused(path, hierarchy, "it is frozen"));
+    }
+    Ok(())
+}
+
+fn refused(path: &Path, hierarchy: &Hierarchy, why: &str) -> Error {
+    let name = if hierarchy.is_unified() { "cgroup2" } else { &hierarchy.name };
+    Error::new(Kind::FailedPrecondition, format!("cgroup {} ({name}): {why}", path.display()))
+}
+
+/// A new v1 cpuset has neither CPUs nor memory nodes, and then no process can join (ENOSPC). It gets its parent's; so
+/// do parents that are empty, made just now or by somebody who has not come to it yet.
+fn inherit_cpuset(hierarchy: &Hierarchy, path: &Path) -> Result<()> {
+    let mut buf = Vec::new();
+    for name in ["cpuset.cpus", "cpuset.mems"] {
+        let mut empty = vec![path];
+        let mut value = "";
+        for above in path.ancestors().skip(1) {
+            let file = hierarchy.dir(above).join(name);
+            value = file::read(CWD, &file, &mut buf).os(|| format!("read {}", file.display()))?.trim();
+            if !value.is_empty() {
+                break;
+            }
+            empty.push(above);
+        }
+        for level in empty.iter().rev() {
+            file::write(&hierarchy.dir(level), name, value)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,213 @@
+//! A container and its processes, as the shim holds them.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use tokio::sync::{Notify, watch};
+
+use crate::cgroup::Cgroup;
+use crate::error::{Error, Kind, Result};
+use crate::init::plan::Process as ProcessPlan;
+use crate::init::sync::ParentEnd;
+use crate::sys::pidfd;
+
+use super::events::{Exit, StdioUris};
+use super::lifecycle::{Event, State};
+use super::remains::Remains;
+use super::stdio::Stdio;
+use tokio::io::unix::AsyncFd;
+
+/// A container.
+pub struct Container {
+    /// Its id.
+    pub id: String,
+    /// Its bundle directory.
+    pub bundle: PathBuf,
+    /// CLONE_NEW* flags of the namespaces in which it is not the host.
+    pub namespaces: u64,
+    /// It has a pid namespace of its own: the kernel ends all of it with its init. Else its cgroup is its only bound.
+    pub private_pid_ns: bool,
+    /// oom_score_adj of its init, for execs that have none.
+    pub oom_score_adj: Option<i32>,
+    /// Its cgroup.
+    pub cgroup: Cgroup,
+    /// Its first process.
+    pub init: Rc<Process>,
+    /// Further processes, by exec id.
+    pub execs: RefCell<BTreeMap<String, Rc<Process>>>,
+    /// Rings when an exec has ended.
+    pub exec_ended: Notify,
+    /// Init has been reaped: no more execs, whatever is still to be done before the world is told.
+    pub init_reaped: Cell<bool>,
+    /// A delete is under way.
+    pub deleting: Cell<bool>,
+    /// What is to be taken away at its end.
+    pub remains: RefCell<Remains>,
+}
+
+impl Container {
+    /// Its init (`exec` empty) or an exec.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn process(&self, exec: &str) -> Result<Rc<Process>> {
+        if exec.is_empty() {
+            return Ok(self.init.clone());
+        }
+        let missing = || Error::new(Kind::NotFound, format!("container {}: exec {exec}: not found", self.id));
+        self.execs.borrow().get(exec).cloned().ok_or_else(missing)
+    }
+
+    /// Refuses a container in which nothing can be started any more.
+    ///
+    /// # Errors
+    /// `FailedPrecondition`.
+    pub fn refuse_if_ending(&self) -> Result<()> {
+        match (self.init_reaped.get(), self.deleting.get()) {
+            (false, false) => Ok(()),
+            (true, _) => {
+                Err(Error::new(Kind::FailedPrecondition, "cannot start a process in a container that has stopped"))
+            }
+            _ => Err(Error::new(Kind::FailedPrecondition, "the container is being deleted")),
+        }
+    }
+
+    /// Its init and all execs.
+    pub fn processes(&self) -> Vec<Rc<Process>> {
+        std::iter::once(self.init.clone()).chain(self.execs.borrow().values().cloned()).collect()
+    }
+
+    /// True while an exec has a process that has not been reaped.
+    pub fn has_running_execs(&self) -> bool {
+        self.execs.borrow().values().any(|exec| exec.pid() != 0 && exec.exit().is_none())
+    }
+}
+
+/// A process of a container: its init or an exec.
+pub struct Process {
+    /// The container's id.
+    pub container: String,
+    /// The exec's id; empty for init.
+    pub exec: String,
+    /// Where its streams go.
+    pub uris: StdioUris,
+    state: Cell<State>,
+    pid: Cell<u32>,
+    pidfd: OnceCell<OwnedFd>,
+    /// An exit that the reaper has seen, before it may be told.
+    pub reaped: Cell<Option<Exit>>,
+    exit: watch::Sender<Option<Exit>>,
+    /// Its streams, from birth to delete.
+    pub stdio: RefCell<Option<Rc<Stdio>>>,
+    /// The way to the child until it is the program.
+    pub sync: RefCell<Option<Rc<AsyncFd<ParentEnd>>>>,
+    /// What an exec will be, until it is started. Its environment may hold secrets: it is dropped then.
+    pub planned: RefCell<Option<(ProcessPlan, Option<i32>)>>,
+}
+
+impl Process {
+    /// A process of `container` that has not been born.
+    pub fn new(container: &str, exec: &str, uris: StdioUris, state: State) -> Rc<Self> {
+        Rc::new(Self {
+            container: container.to_owned(),
+            exec: exec.to_owned(),
+            uris,
+            state: Cell::new(state),
+            pid: Cell::new(0),
+            pidfd: OnceCell::new(),
+            reaped: Cell::new(None),
+            exit: watch::Sender::new(None),
+            stdio: RefCell::default(),
+            sync: RefCell::default(),
+            planned: RefCell::default(),
+        })
+    }
+
+    /// Where it is in its life.
+    pub fn state(&self) -> State {
+        self.state.get()
+    }
+
+    /// Moves on.
+    ///
+    /// # Errors
+    /// What [`State::after`] says, with the process's name.
+    pub fn advance(&self, event: Event) -> Result<()> {
+        self.state.set(self.state.get().after(event).map_err(|e| e.context(self.to_string()))?);
+        Ok(())
+    }
+
+    /// Its pid in the shim's pid namespace; 0 before its birth.
+    pub fn pid(&self) -> u32 {
+        self.pid.get()
+    }
+
+    /// It has been born.
+    pub fn born(&self, child: crate::sys::fork::Child) {
+        self.pid.set(child.pid as u32);
+        let _ = self.pidfd.set(child.pidfd);
+    }
+
+    /// Its pidfd.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` before its birth.
+    pub fn pidfd(&self) -> Result<&OwnedFd> {
+        self.pidfd.get().ok_or_else(|| Error::new(Kind::FailedPrecondition, format!("{self}: process not started")))
+    }
+
+    /// Sends a signal to this process alone; 0 asks only whether it is there (kill(2)).
+    ///
+    /// # Errors
+    /// `NotFound`, in runc's words, when it has ended.
+    pub fn signal(&self, signal: u32) -> Result<()> {
+        let gone = || Error::new(Kind::NotFound, format!("{self}: process already finished"));
+        let pidfd = self.pidfd()?;
+        // A zombie takes signals without complaint, and has ended all the same.
+        if self.reaped.get().is_some() || pidfd::has_exited(pidfd) {
+            return Err(gone());
+        }
+        if signal == 0 {
+            return Ok(());
+        }
+        pidfd::kill(pidfd, signal).map_err(|e| match e.kind() {
+            Kind::NotFound => gone(),
+            _ => e.context(self.to_string()),
+        })
+    }
+
+    /// How it ended, once that may be told.
+    pub fn exit(&self) -> Option<Exit> {
+        *self.exit.borrow()
+    }
+
+    /// Tells everyone who waits.
+    pub fn set_exit(&self, exit: Exit) {
+        self.exit.send_replace(Some(exit));
+    }
+
+    /// Waits for its end.
+    pub async fn wait(&self) -> Exit {
+        let mut exits = self.exit.subscribe();
+        loop {
+            if let Some(exit) = *exits.borrow_and_update() {
+                return exit;
+            }
+            // The sender is ours: it cannot go away.
+            let _ = exits.changed().await;
+        }
+    }
+}
+
+impl fmt::Display for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.exec.as_str() {
+            "" => write!(f, "container {}", self.container),
+            exec => write!(f, "container {}: exec {exec}", self.container),
+        }
+    }
+}

@@ -1,0 +1,337 @@
+//! Create: from a request to a container whose init is parked right before its execve.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::panic::AssertUnwindSafe;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use oci_spec::runtime::Spec;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::cgroup::{self, Cgroup};
+use crate::error::{Context, Error, Kind, Os, Result};
+use crate::init::namespaces::UNIFIED;
+use crate::init::plan::{self, Plan, Work};
+use crate::init::sync::{Heard, Hold, ParentEnd};
+use crate::spec::{load, namespaces, validate};
+use crate::sys::ns::Namespace;
+
+use super::Engine;
+use super::container::{Container, Process};
+use super::events::{Event, RootfsMount, StdioUris};
+use super::helper::Child;
+use super::lifecycle::{self, State};
+use super::ready::watch;
+use super::remains::{KILL_BOUND, Remains, Unmount, remove_saved};
+use super::rootfs;
+use super::state::{Identity, Saved, StateDir};
+use super::stdio::{ChildEnds, Stdio};
+
+/// How long a child may take to be created or to reach its execve: mounts of the user's choice are among it, and one of
+/// a server that does not answer would otherwise keep the container's id for ever.
+pub(super) const SET_UP_BOUND: Duration = Duration::from_secs(120);
+
+/// What a client wants.
+#[derive(Debug)]
+pub struct Request {
+    /// Id of the container to be.
+    pub id: String,
+    /// Its bundle directory.
+    pub bundle: PathBuf,
+    /// Mounts of its root file system; none where the bundle's own directory is it.
+    pub rootfs: Vec<RootfsMount>,
+    /// Where its streams go.
+    pub stdio: StdioUris,
+}
+
+/// The request after everything that can be judged about it without an effect.
+struct Judged {
+    request: Request,
+    spec: Spec,
+    rootfs: PathBuf,
+    cgroup: PathBuf,
+    state: StateDir,
+}
+
+/// A child about to be born.
+pub(super) struct Unborn {
+    /// What it does.
+    pub plan: Plan,
+    /// The cgroup v2 directory to be born in.
+    pub cgroup: Option<OwnedFd>,
+    /// The pid namespace to be born in, where that is not a new one or ours: it, or a pidfd of a process in it.
+    pub pid_ns: Option<OwnedFd>,
+}
+
+/// Keeps an id from being created twice at a time.
+struct Reservation<'a>(&'a Engine, String);
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        self.0.creating.borrow_mut().remove(&self.1);
+    }
+}
+
+impl Engine {
+    /// Creates a container; returns the pid of its init.
+    ///
+    /// # Errors
+    /// `AlreadyExists` for a taken id, `InvalidArgument` and `Unimplemented` for a specification that cannot be. Whatever
+    /// the error, a panic in our own code among it, nothing of the container is left.
+    pub async fn create(self: Rc<Self>, request: Request) -> Result<u32> {
+        let id = request.id.clone();
+        let name = |e: Error| e.context(format!("container {id}"));
+        let reservation = self.reserve(&id).map_err(name)?;
+        let (judged, process) = self.judge(request).map_err(name)?;
+        self.take_directory(&judged).await.map_err(name)?;
+        let mut remains = Remains { state: Some(judged.state.clone()), ..Remains::default() };
+        let mut init = None;
+        let made = AssertUnwindSafe(self.make(&judged, process, &mut remains, &mut init)).catch_unwind().await;
+        let error = match made {
+            Ok(Ok(container)) => {
+                drop(reservation);
+                return Ok(self.created(container, judged.request));
+            }
+            Ok(Err(error)) => error,
+            Err(_) => Error::new(Kind::Internal, "the shim panicked; its log has more"),
+        };
+        self.undo(init, &mut remains).await.unwrap_or_else(|e| log::error!("container {id}: undoing create: {e}"));
+        Err(name(error))
+    }
+
+    fn reserve(&self, id: &str) -> Result<Reservation<'_>> {
+        let taken = self.containers.borrow().contains_key(id) || !self.creating.borrow_mut().insert(id.to_owned());
+        if taken {
+            return Err(Error::new(Kind::AlreadyExists, "already exists"));
+        }
+        Ok(Reservation(self, id.to_owned()))
+    }
+
+    fn judge(&self, request: Request) -> Result<(Judged, plan::Process)> {
+        let state = StateDir::new(&self.state_root, &self.namespace, &request.id)?;
+        let spec = load::load(&request.bundle)?;
+        validate::validate(&spec)?;
+        rootfs::check(&request.rootfs)?;
+        let linux = spec.linux().as_ref();
+        let cgroup = cgroup::cgroup_path(linux.and_then(|linux| linux.cgroups_path().as_deref()), &request.id)?;
+        if let Some(resources) = linux.and_then(|linux| linux.resources().as_ref()) {
+            cgroup::check(resources)?;
+        }
+        let process = spec.process().as_ref();
+        let process = process.ok_or_else(|| Error::new(Kind::InvalidArgument, "process is required"))?;
+        let process = plan::process(process)?;
+        let rootfs = load::rootfs(&request.bundle, &spec);
+        Ok((Judged { request, rootfs, cgroup, state, spec }, process))
+    }
+
+    /// Makes the state directory. One that is there already is a living container's, or the leftover of one whose shim
+    /// died: that is removed first.
+    async fn take_directory(&self, judged: &Judged) -> Result<()> {
+        match judged.state.make() {
+            Err(e) if e.kind() == Kind::AlreadyExists => {
+                remove_saved(&self.hierarchies, &judged.state, Unmount::Beside(self))
+                    .await
+                    .map_err(|e| match e.kind() {
+                        Kind::FailedPrecondition => e.with_kind(Kind::AlreadyExists),
+                        _ => e,
+                    })
+                    .context(|| format!("already exists, in {}", judged.state.path().display()))?;
+                judged.state.make()
+            }
+            other => other,
+        }
+    }
+
+    /// Every effect, each in `remains` before it is made.
+    async fn make(
+        &self,
+        judged: &Judged,
+        process: plan::Process,
+        remains: &mut Remains,
+        init: &mut Option<Rc<Process>>,
+    ) -> Result<Rc<Container>> {
+        let request = &judged.request;
+        let mut saved = Saved::new(&request.id, &request.bundle)?;
+        saved.cgroup = Some(judged.cgroup.clone());
+        saved.rootfs = (!request.rootfs.is_empty()).then(|| judged.rootfs.clone());
+        judged.state.save(&saved)?;
+
+        remains.rootfs = saved.rootfs.clone();
+        rootfs::mount_all(&request.rootfs, &judged.rootfs)?;
+        let (stdio, ends) = Stdio::open(&request.stdio, process.uid, process.gid)?;
+
+        let cgroup = Cgroup::create(&self.hierarchies, &judged.cgroup)?;
+        remains.cgroup = Some(cgroup.clone());
+        // Without resources too: devices are denied by default.
+        let resources = judged.spec.linux().as_ref().and_then(|linux| linux.resources().clone());
+        cgroup.apply(&resources.unwrap_or_default())?;
+
+        let child = Process::new(&request.id, "", request.stdio.clone(), State::Creating);
+        *child.stdio.borrow_mut() = Some(Rc::new(stdio));
+        let unborn = plan_init(judged, process, ends, &cgroup)?;
+        self.birth(&child, unborn)?;
+        *init = Some(child.clone());
+        let oom_score_adj = judged.spec.process().as_ref().and_then(|process| process.oom_score_adj());
+        self.go(&child, oom_score_adj)?;
+        self.heard(&child).await.context(|| "OCI runtime create failed: unable to start container process")?;
+
+        saved.init = Some(Identity::of(child.pid() as i32)?);
+        judged.state.save(&saved)?;
+        let private_pid_ns = namespaces::has_private_pid_ns(&judged.spec);
+        remains.kill = !private_pid_ns;
+        Ok(Rc::new(Container {
+            id: request.id.clone(),
+            bundle: request.bundle.clone(),
+            namespaces: plan::namespace_flags(&judged.spec)?,
+            private_pid_ns,
+            oom_score_adj,
+            cgroup,
+            init: child,
+            execs: Default::default(),
+            exec_ended: Default::default(),
+            init_reaped: Default::default(),
+            deleting: Default::default(),
+            remains: std::cell::RefCell::new(std::mem::take(remains)),
+        }))
+    }
+
+    /// Forks, and takes note of the child in the same breath: no exit can come between.
+    pub(super) fn birth(&self, process: &Rc<Process>, unborn: Unborn) -> Result<()> {
+        let pid_ns = unborn.pid_ns.as_ref().map(|target| (target.as_fd(), self.own_pid_ns.as_fd()));
+        let (child, sync) = crate::init::spawn(&unborn.plan, pid_ns, unborn.cgroup.as_ref().map(AsFd::as_fd))?;
+        self.children.borrow_mut().insert(child.pid, Child::Process(process.clone()));
+        process.born(child);
+        *process.sync.borrow_mut() = Some(Rc::new(watch(sync, Interest::READABLE)?));
+        Ok(())
+    }
+
+    /// Does the parent's part of the set-up, and lets the child do its own.
+    pub(super) fn go(&self, process: &Process, oom_score_adj: Option<i32>) -> Result<()> {
+        set_oom_score_adj(process.pid(), oom_score_adj)?;
+        sync_of(process)?.get_ref().go()
+    }
+
+    /// Waits until the child says that it is created, or has become its program.
+    ///
+    /// # Errors
+    /// What the child says; that it died without a word; that the bound was reached.
+    pub(super) async fn heard(&self, process: &Process) -> Result<Heard> {
+        let sync = sync_of(process)?;
+        let listen = async {
+            loop {
+                let mut ready = sync.readable().await.os(|| "epoll_wait")?;
+                match sync.get_ref().receive()? {
+                    Heard::Nothing => ready.clear_ready(),
+                    Heard::Failed(error) => return Err(error),
+                    other => return Ok(other),
+                }
+            }
+        };
+        tokio::time::timeout(SET_UP_BOUND, listen).await.unwrap_or_else(|_| {
+            let text = format!("no answer from the container's process within {} s", SET_UP_BOUND.as_secs());
+            Err(Error::new(Kind::DeadlineExceeded, text))
+        })
+    }
+
+    fn created(self: &Rc<Self>, container: Rc<Container>, request: Request) -> u32 {
+        let init = container.init.clone();
+        self.containers.borrow_mut().insert(container.id.clone(), container);
+        if let Some(stdio) = &*init.stdio.borrow() {
+            stdio.start();
+        }
+        self.emit(Event::Create {
+            id: request.id,
+            bundle: request.bundle.to_string_lossy().into_owned(),
+            rootfs: request.rootfs,
+            stdio: request.stdio,
+            pid: init.pid(),
+        });
+        if let Err(e) = init.advance(lifecycle::Event::Created) {
+            log::error!("{e}");
+        }
+        // It may have been killed between its word and ours.
+        self.exited(&init);
+        init.pid()
+    }
+
+    async fn undo(&self, init: Option<Rc<Process>>, remains: &mut Remains) -> Result<()> {
+        if let Some(init) = init {
+            let _ = init.signal(libc::SIGKILL as u32);
+            if tokio::time::timeout(KILL_BOUND, init.wait()).await.is_err() {
+                log::error!("{init}: process {} does not end", init.pid());
+            }
+        }
+        remains.remove(Unmount::Beside(self)).await
+    }
+}
+
+fn plan_init(judged: &Judged, process: plan::Process, ends: ChildEnds, cgroup: &Cgroup) -> Result<Unborn> {
+    let views = cgroup_views(cgroup);
+    let create = plan::create(&judged.spec, &judged.request.bundle, &judged.rootfs, &views)?;
+    let joined = create.joined.iter().find(|(kind, _)| *kind == Namespace::Pid);
+    let pid_ns = joined.map(|(_, fd)| fd.try_clone()).transpose().os(|| "dup")?;
+    unborn(Work::Create(create), process, ends, cgroup, pid_ns)
+}
+
+/// Puts a plan together: work, program, streams, cgroups.
+pub(super) fn unborn(
+    work: Work,
+    process: plan::Process,
+    ends: ChildEnds,
+    cgroup: &Cgroup,
+    pid_ns: Option<OwnedFd>,
+) -> Result<Unborn> {
+    let joins = cgroup.joins()?;
+    let mut cgroup_files = joins.tasks;
+    if let Some(unified) = &joins.unified {
+        // For a kernel that does not give birth into it.
+        let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CLOEXEC;
+        let procs = rustix::fs::openat(unified, "cgroup.procs", flags, rustix::fs::Mode::empty());
+        cgroup_files.push((UNIFIED.to_owned(), procs.os(|| "openat cgroup.procs")?));
+    }
+    let stdio = [ends.stdin, ends.stdout, ends.stderr];
+    let plan = Plan { work, process, stdio, cgroup_files, hold: Hold::Socket };
+    Ok(Unborn { plan, cgroup: joins.unified, pid_ns })
+}
+
+fn sync_of(process: &Process) -> Result<Rc<AsyncFd<ParentEnd>>> {
+    let sync = process.sync.borrow().clone();
+    sync.ok_or_else(|| Error::new(Kind::Internal, format!("{process}: no child to talk to")))
+}
+
+/// Writes the OOM killer's adjustment of a child, which cannot do so itself once it is non-dumpable and not root.
+///
+/// Without one in the specification it is 0: what the child would inherit is the shim's, which containerd has raised or
+/// lowered for the shim. Where that needs a capability which is not there (CAP_SYS_RESOURCE) the inherited one stays, as
+/// it does with runc; a value that the specification asks for is an error then, as with runc.
+fn set_oom_score_adj(pid: u32, wanted: Option<i32>) -> Result<()> {
+    let path = format!("/proc/{pid}/oom_score_adj");
+    let written = std::fs::write(&path, wanted.unwrap_or(0).to_string());
+    match (written, wanted) {
+        (Err(e), None) if e.kind() == std::io::ErrorKind::PermissionDenied => Ok(()),
+        (written, _) => written.os(|| format!("write {} to {path}", wanted.unwrap_or(0))),
+    }
+}
+
+/// The hierarchies as a mount of type cgroup shows them.
+fn cgroup_views(cgroup: &Cgroup) -> Vec<plan::CgroupHierarchy> {
+    let view = |view: cgroup::View| plan::CgroupHierarchy {
+        links: view.controllers.iter().filter(|name| **name != view.directory_name).cloned().collect(),
+        options: Some(view.options),
+        name: view.directory_name,
+        directory: view.directory,
+    };
+    cgroup.v1_views().into_iter().map(view).collect()
+}
+
+/// The bundle must be an absolute path: the shim's own working directory is no container's.
+pub fn absolute_bundle(bundle: &str) -> Result<PathBuf> {
+    let path = Path::new(bundle);
+    if path.is_absolute() {
+        return Ok(path.to_owned());
+    }
+    Err(Error::new(Kind::InvalidArgument, format!("bundle {bundle:?} is not an absolute path")))
+}

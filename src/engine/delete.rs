@@ -1,0 +1,88 @@
+//! Delete: a stopped container, a created one after a kill, an exec that has ended.
+
+use std::rc::Rc;
+use std::time::{Duration, SystemTime};
+
+use crate::error::{Error, Kind, Result};
+
+use super::Engine;
+use super::container::{Container, Process};
+use super::events::{Event, Exit};
+use super::lifecycle::{self, State};
+use super::remains::{KILL_BOUND, Unmount};
+
+/// How long output may still be relayed when its process is deleted: containerd's own shim waits as long.
+const DRAIN_BOUND: Duration = Duration::from_secs(10);
+
+/// What was deleted.
+#[derive(Clone, Copy, Debug)]
+pub struct Deleted {
+    /// The pid that it had; 0 for an exec that was never started.
+    pub pid: u32,
+    /// How it ended.
+    pub exit: Exit,
+}
+
+impl Engine {
+    /// Deletes a container (`exec` empty) or an exec. Can be called again after an error, and goes on where it was.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` while it runs; what could not be removed.
+    pub async fn delete(self: Rc<Self>, id: String, exec: String) -> Result<Deleted> {
+        let container = self.container(&id)?;
+        let process = container.process(&exec)?;
+        process.state().after(lifecycle::Event::Delete).map_err(|e| e.context(process.to_string()))?;
+        if !exec.is_empty() {
+            return Ok(Self::delete_exec(&container, &process).await);
+        }
+        if container.deleting.replace(true) {
+            return Err(Error::new(Kind::FailedPrecondition, format!("{process}: it is being deleted")));
+        }
+        let deleted = self.delete_container(&container).await;
+        container.deleting.set(false);
+        deleted.map_err(|e| e.context(process.to_string()))
+    }
+
+    async fn delete_exec(container: &Container, exec: &Process) -> Deleted {
+        drain(exec).await;
+        container.execs.borrow_mut().remove(&exec.exec);
+        // One that was never started has no end either; whoever waits for it is told that it is over.
+        let exit = exec.exit().unwrap_or(Exit { status: 0, at: SystemTime::now() });
+        exec.set_exit(exit);
+        Deleted { pid: exec.pid(), exit }
+    }
+
+    async fn delete_container(&self, container: &Rc<Container>) -> Result<Deleted> {
+        let init = &container.init;
+        if init.state() == State::Created {
+            match init.signal(libc::SIGKILL as u32) {
+                Err(e) if e.kind() != Kind::NotFound => return Err(e),
+                _ => {}
+            }
+        }
+        let Ok(exit) = tokio::time::timeout(KILL_BOUND, init.wait()).await else {
+            let text = format!("process {} has not ended {} s after SIGKILL", init.pid(), KILL_BOUND.as_secs());
+            return Err(Error::new(Kind::DeadlineExceeded, text));
+        };
+        drain(init).await;
+        let mut remains = std::mem::take(&mut *container.remains.borrow_mut());
+        let removed = remains.remove(Unmount::Beside(self)).await;
+        *container.remains.borrow_mut() = remains;
+        removed?;
+        self.containers.borrow_mut().remove(&container.id);
+        self.emit(Event::Delete { id: container.id.clone(), pid: init.pid(), exit });
+        Ok(Deleted { pid: init.pid(), exit })
+    }
+}
+
+/// Gives the streams their time to end, and closes them.
+async fn drain(process: &Process) {
+    let stdio = process.stdio.borrow().clone();
+    if let Some(stdio) = stdio
+        && !stdio.drained(DRAIN_BOUND).await
+    {
+        let bound = DRAIN_BOUND.as_secs();
+        log::warn!("{process}: output was still coming {bound} s after its end; what is left is lost");
+    }
+    process.stdio.borrow_mut().take();
+}

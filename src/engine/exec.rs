@@ -1,0 +1,61 @@
+//! Exec: a further process, recorded first and born at its start by one clone into the container.
+
+use std::rc::Rc;
+
+use crate::error::{Context, Error, Kind, Os, Result};
+use crate::init::plan::{self, Work};
+use crate::spec::{load, validate};
+use crate::sys::ns::Namespace;
+
+use super::Engine;
+use super::container::{Container, Process};
+use super::create::unborn;
+use super::events::{Event, StdioUris};
+use super::lifecycle::State;
+use super::stdio::Stdio;
+
+impl Engine {
+    /// Records an exec: `spec` is the process's specification, a JSON document.
+    ///
+    /// # Errors
+    /// `AlreadyExists` for a taken exec id, `InvalidArgument` and `Unimplemented` for the specification,
+    /// `FailedPrecondition` when the container has stopped.
+    pub fn exec(&self, id: &str, exec: &str, spec: &[u8], uris: StdioUris) -> Result<()> {
+        let container = self.container(id)?;
+        let name = |e: Error| e.context(format!("container {id}: exec {exec}"));
+        if exec.is_empty() || exec == id {
+            return Err(name(Error::new(Kind::InvalidArgument, "not an id for an exec")));
+        }
+        if container.execs.borrow().contains_key(exec) {
+            return Err(name(Error::new(Kind::AlreadyExists, "already exists")));
+        }
+        container.refuse_if_ending().map_err(name)?;
+        let spec = load::load_process(spec).map_err(name)?;
+        validate::validate_process(&spec).map_err(name)?;
+        let planned = plan::process(&spec).map_err(name)?;
+        let process = Process::new(id, exec, uris, State::Created);
+        *process.planned.borrow_mut() = Some((planned, spec.oom_score_adj()));
+        container.execs.borrow_mut().insert(exec.to_owned(), process);
+        self.emit(Event::ExecAdded { container: id.to_owned(), exec: exec.to_owned() });
+        Ok(())
+    }
+
+    /// Gives birth to a recorded exec.
+    pub(super) async fn start_exec(&self, container: &Rc<Container>, process: &Rc<Process>) -> Result<()> {
+        let planned = process.planned.borrow_mut().take();
+        let (planned, oom_score_adj) =
+            planned.ok_or_else(|| Error::new(Kind::FailedPrecondition, "it has failed to start before"))?;
+        let (stdio, ends) = Stdio::open(&process.uris, planned.uid, planned.gid)?;
+        stdio.start();
+        *process.stdio.borrow_mut() = Some(Rc::new(stdio));
+        let init = container.init.pidfd()?;
+        let work = Work::Exec(plan::Exec { init: init.try_clone().os(|| "dup")?, namespaces: container.namespaces });
+        let in_pid_ns = container.namespaces & Namespace::Pid.flag() != 0;
+        let pid_ns = in_pid_ns.then(|| init.try_clone()).transpose().os(|| "dup")?;
+        self.birth(process, unborn(work, planned, ends, &container.cgroup, pid_ns)?)?;
+        self.go(process, oom_score_adj.or(container.oom_score_adj))?;
+        self.executed(process)
+            .await
+            .context(|| "OCI runtime exec failed: exec failed: unable to start container process")
+    }
+}

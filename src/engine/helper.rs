@@ -1,0 +1,75 @@
+//! Work that may block in the kernel, done by a forked child while the loop goes on.
+//!
+//! The last unmount of an overlay writes out the file system below it, which takes as long as the disk does; other
+//! containers of the pod, and containerd's questions about them (2 s for State), must not wait for it.
+
+use std::convert::Infallible;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use crate::error::{Error, Kind, Result};
+use crate::init::sync::{self, ChildEnd, Heard};
+use crate::sys::fork::{self, exit_now};
+use crate::sys::{cred, fd, pidfd, signal};
+
+use super::Engine;
+use super::container::Process;
+use super::events::Exit;
+
+/// Whose a child is.
+pub(super) enum Child {
+    /// A container's process.
+    Process(Rc<Process>),
+    /// A helper, and who waits for it.
+    Helper(oneshot::Sender<Exit>),
+}
+
+impl Engine {
+    /// Does `work` in a child of its own, and waits for it at most for `bound`; then the child is killed, which takes
+    /// effect when the kernel lets go of it.
+    ///
+    /// `work` runs with all descriptors closed.
+    ///
+    /// # Errors
+    /// What `work` says; `DeadlineExceeded`.
+    pub(super) async fn in_child(
+        &self,
+        what: &'static str,
+        bound: Duration,
+        work: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        let (ours, theirs) = sync::pair()?;
+        let child = fork::fork(0, None, |_| run(what, work, &theirs))?;
+        let (done, exited) = oneshot::channel();
+        self.children.borrow_mut().insert(child.pid, Child::Helper(done));
+        drop(theirs);
+        if tokio::time::timeout(bound, exited).await.is_err() {
+            let _ = pidfd::kill(&child.pidfd, libc::SIGKILL as u32);
+            let text = format!("{what}: not done within {} s", bound.as_secs());
+            return Err(Error::new(Kind::DeadlineExceeded, text));
+        }
+        match ours.receive()? {
+            Heard::Ready => Ok(()),
+            Heard::Failed(error) => Err(error),
+            _ => Err(Error::new(Kind::Internal, format!("{what}: the helper died without a word"))),
+        }
+    }
+}
+
+fn run(what: &str, work: impl FnOnce() -> Result<()>, answer: &ChildEnd) -> Infallible {
+    let all = || {
+        fd::close_all_but(&[std::os::fd::AsFd::as_fd(answer)])?;
+        signal::reset()?;
+        cred::die_with_parent(true)?;
+        work()
+    };
+    let panicked = |_| Err(Error::new(Kind::Internal, "panic"));
+    match catch_unwind(AssertUnwindSafe(all)).unwrap_or_else(panicked) {
+        Ok(()) => answer.done(),
+        Err(error) => answer.fail(what, &error),
+    }
+    exit_now(0)
+}

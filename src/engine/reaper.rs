@@ -1,0 +1,102 @@
+//! The only waiter. SIGCHLD, then waitpid until there is nothing to wait for; each exit goes to the process whose it is.
+//!
+//! A child is in the engine's table from its birth, in the same step of the one thread that forks it, so no exit comes
+//! before its owner is known. What is not in the table is an orphan that the subreaper inherited, and is only reaped.
+
+use std::rc::Rc;
+use std::time::{Duration, SystemTime};
+
+use rustix::process::{WaitOptions, WaitStatus};
+
+use super::Engine;
+use super::container::{Container, Process};
+use super::events::{Event, Exit};
+use super::helper::Child;
+use super::lifecycle::{self, State};
+use super::remains::{KILL_BOUND, kill_all};
+
+/// How long init's exit is held back for execs that were killed with it and whose exits have not been seen.
+const EXEC_BOUND: Duration = Duration::from_secs(5);
+
+impl Engine {
+    /// Reaps every child that has ended.
+    pub fn reap(self: &Rc<Self>) {
+        // Not by nix: it turns a death by a real-time signal into an error, after having reaped it.
+        while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
+            let exit = Exit { status: exit_status(status), at: SystemTime::now() };
+            let child = self.children.borrow_mut().remove(&pid.as_raw_nonzero().get());
+            match child {
+                Some(Child::Process(process)) => {
+                    process.reaped.set(Some(exit));
+                    self.exited(&process);
+                }
+                Some(Child::Helper(done)) => drop(done.send(exit)),
+                None => {}
+            }
+        }
+    }
+
+    /// Takes note of an exit, as soon as that is in order: after the start that it belongs to.
+    pub(super) fn exited(self: &Rc<Self>, process: &Rc<Process>) {
+        let Some(exit) = process.reaped.get() else { return };
+        let Ok(container) = self.container(&process.container) else {
+            // A create that is failing waits for this.
+            process.set_exit(exit);
+            return;
+        };
+        if process.exec.is_empty() {
+            container.init_reaped.set(true);
+        }
+        // Whoever starts it calls this again when the start event is out.
+        if process.state() == State::Starting {
+            return;
+        }
+        match process.exec.as_str() {
+            "" => self.init_exited(container, exit),
+            _ => self.finish(&container, process, exit),
+        }
+    }
+
+    /// Init's exit is the last that the world hears of: after all execs', and when nothing of the container runs.
+    fn init_exited(self: &Rc<Self>, container: Rc<Container>, exit: Exit) {
+        if container.private_pid_ns && !container.has_running_execs() {
+            let init = container.init.clone();
+            return self.finish(&container, &init, exit);
+        }
+        let engine = self.clone();
+        tokio::task::spawn_local(async move {
+            if !container.private_pid_ns
+                && let Err(e) = kill_all(&container.cgroup, KILL_BOUND).await
+            {
+                log::warn!("container {}: its init has exited: {e}", container.id);
+            }
+            let execs = async {
+                while container.has_running_execs() {
+                    container.exec_ended.notified().await;
+                }
+            };
+            if tokio::time::timeout(EXEC_BOUND, execs).await.is_err() {
+                log::warn!("container {}: its init has exited, but not its execs", container.id);
+            }
+            let init = container.init.clone();
+            engine.finish(&container, &init, exit);
+        });
+    }
+
+    fn finish(&self, container: &Container, process: &Process, exit: Exit) {
+        if let Err(e) = process.advance(lifecycle::Event::Exited) {
+            log::error!("{e}");
+            return;
+        }
+        let id = if process.exec.is_empty() { &process.container } else { &process.exec };
+        self.emit(Event::Exit { container: process.container.clone(), id: id.clone(), pid: process.pid(), exit });
+        process.set_exit(exit);
+        container.exec_ended.notify_waiters();
+    }
+}
+
+/// As a shell has it: the exit status, or 128 and the signal's number.
+fn exit_status(status: WaitStatus) -> u32 {
+    let code = status.exit_status().or_else(|| status.terminating_signal().map(|signal| 128 + signal));
+    code.unwrap_or(255) as u32
+}

@@ -1,0 +1,154 @@
+//! What is left of a container, and its removal: one order for a delete, a create that failed, a shim that died and the
+//! leftover of a create that nobody finished.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::cgroup::{Cgroup, Hierarchies};
+use crate::error::{Context, Error, Kind, Result};
+use crate::sys::pidfd;
+
+use super::Engine;
+use super::ready::watch;
+use super::rootfs;
+use super::state::{Saved, StateDir};
+
+/// How long a cgroup may take to become empty after SIGKILL: longer only for tasks that the kernel will not let go
+/// (state D). What is left then is said, and can be deleted later.
+pub const KILL_BOUND: Duration = Duration::from_secs(5);
+
+/// How long an unmount may take: it writes out what the container has written.
+const UNMOUNT_BOUND: Duration = Duration::from_secs(60);
+
+/// What a container is made of outside of its processes. Each part is removed once; a removal that fails can be done again.
+#[derive(Default)]
+pub struct Remains {
+    /// Its cgroup: ours, made by mkdir.
+    pub cgroup: Option<Cgroup>,
+    /// Kill what is in the cgroup: set where no pid namespace does it.
+    pub kill: bool,
+    /// The directory on which its root file system was mounted by us.
+    pub rootfs: Option<PathBuf>,
+    /// Its state.
+    pub state: Option<StateDir>,
+}
+
+/// Where an unmount may block.
+pub enum Unmount<'a> {
+    /// In this process, which has nothing else to do: the action `delete`.
+    Here,
+    /// In a child of the shim.
+    Beside(&'a Engine),
+}
+
+impl Unmount<'_> {
+    async fn rootfs(&self, target: &Path) -> Result<()> {
+        match self {
+            Self::Here => rootfs::unmount(target),
+            Self::Beside(engine) => {
+                engine.in_child("unmounting the rootfs", UNMOUNT_BOUND, || rootfs::unmount(target)).await
+            }
+        }
+    }
+}
+
+impl Remains {
+    /// Removes, in order: what still runs in the cgroup, the cgroup, the mounts, the state. (Between mounts and state is
+    /// the place of the poststop hooks.)
+    ///
+    /// # Errors
+    /// Says what could not be removed; that, and what comes after it, is still in `self`.
+    pub async fn remove(&mut self, unmount: Unmount<'_>) -> Result<()> {
+        if let Some(cgroup) = &self.cgroup {
+            if self.kill {
+                kill_all(cgroup, KILL_BOUND).await?;
+            }
+            remove_cgroup(cgroup).await?;
+            self.cgroup = None;
+        }
+        if let Some(target) = &self.rootfs {
+            unmount.rootfs(target).await?;
+            self.rootfs = None;
+        }
+        if let Some(state) = &self.state {
+            state.remove()?;
+            self.state = None;
+        }
+        Ok(())
+    }
+}
+
+/// Removes what the state on disk tells of a container whose shim is dead: at containerd's `delete` action, and when its
+/// id is to be used again. Returns the pid that its init had.
+///
+/// # Errors
+/// `FailedPrecondition` when the container's shim lives.
+pub async fn remove_saved(hierarchies: &Hierarchies, state: &StateDir, unmount: Unmount<'_>) -> Result<Option<i32>> {
+    let Some(saved) = state.load()? else {
+        // An aborted create, from before it did anything.
+        state.remove()?;
+        return Ok(None);
+    };
+    // Our own entry is that of a create in this very process: the caller decides before it comes here.
+    if saved.owner.pid != std::process::id() as i32 && saved.owner.is_alive() {
+        return Err(Error::new(Kind::FailedPrecondition, format!("its shim, process {}, is alive", saved.owner.pid)));
+    }
+    kill_init(&saved).await?;
+    let mut remains =
+        Remains { kill: saved.init.is_some(), rootfs: saved.rootfs, state: Some(state.clone()), ..Remains::default() };
+    if let Some(path) = &saved.cgroup {
+        remains.cgroup = Some(Cgroup::open(hierarchies, path)?);
+    }
+    remains.remove(unmount).await?;
+    Ok(saved.init.map(|init| init.pid))
+}
+
+/// An init whose shim is dead runs on, if it was started: with its pid namespace, all of the container may be at its end.
+async fn kill_init(saved: &Saved) -> Result<()> {
+    let Some(pidfd) = saved.init.and_then(|init| init.open()) else { return Ok(()) };
+    match pidfd::kill(&pidfd, libc::SIGKILL as u32) {
+        Err(e) if e.kind() != Kind::NotFound => return Err(e),
+        _ => {}
+    }
+    let exited = watch(pidfd, tokio::io::Interest::READABLE)?;
+    let _ = tokio::time::timeout(KILL_BOUND, exited.readable()).await;
+    Ok(())
+}
+
+/// SIGKILL for everything in the cgroup and below it, again and again until it is empty.
+///
+/// # Errors
+/// `DeadlineExceeded` with the pids that are left at the bound.
+pub async fn kill_all(cgroup: &Cgroup, bound: Duration) -> Result<()> {
+    let what = || format!("killing cgroup {}", cgroup.path().display());
+    let deadline = Instant::now() + bound;
+    let mut pause = Duration::from_micros(500);
+    while cgroup.populated().context(what)? {
+        cgroup.kill().context(what)?;
+        if Instant::now() >= deadline {
+            let left = cgroup.procs().unwrap_or_default();
+            return Err(
+                Error::new(Kind::DeadlineExceeded, format!("processes {left:?} are still there")).context(what())
+            );
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(50));
+    }
+    Ok(())
+}
+
+/// rmdir says EBUSY for a moment after the last process has been reaped: the kernel takes it out of its cgroup later.
+async fn remove_cgroup(cgroup: &Cgroup) -> Result<()> {
+    let what = || format!("removing cgroup {}", cgroup.path().display());
+    let deadline = Instant::now() + KILL_BOUND;
+    let mut pause = Duration::from_micros(200);
+    while !cgroup.remove().context(what)? {
+        if Instant::now() >= deadline {
+            let left = cgroup.procs().unwrap_or_default();
+            return Err(Error::new(Kind::DeadlineExceeded, format!("busy, with processes {left:?}")).context(what()));
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(50));
+    }
+    Ok(())
+}

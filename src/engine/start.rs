@@ -1,0 +1,86 @@
+//! Start: a created init is let go; a recorded exec is born. Both end when the child is its program.
+
+use std::rc::Rc;
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::init::sync::Heard;
+
+use super::Engine;
+use super::container::{Container, Process};
+use super::events::Event;
+use super::lifecycle::{self, State};
+
+impl Engine {
+    /// Starts the container's init (`exec` empty) or an exec; returns its pid.
+    ///
+    /// The start event is queued before any exit of the process can be told: the reaper leaves an exit alone while its
+    /// process is `Starting`, and it is taken up here when the event is out.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` for what is not to be started now; what the child says.
+    pub async fn start(self: Rc<Self>, id: String, exec: String) -> Result<u32> {
+        let container = self.container(&id)?;
+        let process = container.process(&exec)?;
+        container.refuse_if_ending().map_err(|e| e.context(process.to_string()))?;
+        process.advance(lifecycle::Event::Start)?;
+        let started =
+            if exec.is_empty() { self.release(&process).await } else { self.start_exec(&container, &process).await };
+        process.sync.borrow_mut().take();
+        match started {
+            Ok(()) => {
+                process.advance(lifecycle::Event::Executed)?;
+                self.emit_start(&process);
+                let pid = process.pid();
+                self.exited(&process);
+                Ok(pid)
+            }
+            Err(error) => {
+                self.start_failed(&container, &process).await?;
+                Err(error.context(process.to_string()))
+            }
+        }
+    }
+
+    async fn release(&self, init: &Process) -> Result<()> {
+        let sync = init.sync.borrow().clone();
+        let sync = sync.ok_or_else(|| Error::new(Kind::Internal, "no child to talk to"))?;
+        sync.get_ref().release()?;
+        self.executed(init).await.context(|| "OCI runtime start failed: unable to start container process")
+    }
+
+    /// Waits until the child is its program.
+    pub(super) async fn executed(&self, process: &Process) -> Result<()> {
+        match self.heard(process).await? {
+            Heard::Executed => Ok(()),
+            other => Err(Error::new(Kind::Internal, format!("the child said {other:?} instead of executing"))),
+        }
+    }
+
+    /// A child that failed on the way ends by itself. An init's exit is told as any other; of an exec, of which nobody
+    /// has seen a start, there is nothing to tell but to those who wait for it.
+    async fn start_failed(self: &Rc<Self>, container: &Container, process: &Rc<Process>) -> Result<()> {
+        process.advance(lifecycle::Event::StartFailed)?;
+        if process.exec.is_empty() {
+            self.exited(process);
+            return Ok(());
+        }
+        if process.pid() != 0 {
+            let _ = process.signal(libc::SIGKILL as u32);
+        }
+        if process.state() == State::Created {
+            process.advance(lifecycle::Event::Exited)?;
+        }
+        let exit = super::events::Exit { status: 255, at: std::time::SystemTime::now() };
+        process.set_exit(process.reaped.get().unwrap_or(exit));
+        container.exec_ended.notify_waiters();
+        Ok(())
+    }
+
+    fn emit_start(&self, process: &Process) {
+        let pid = process.pid();
+        self.emit(match process.exec.as_str() {
+            "" => Event::Start { id: process.container.clone(), pid },
+            exec => Event::ExecStarted { container: process.container.clone(), exec: exec.to_owned(), pid },
+        });
+    }
+}

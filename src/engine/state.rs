@@ -1,0 +1,232 @@
+//! The state of a container on disk: what another process needs to find and to remove it.
+//!
+//! `<root>/<namespace>/<id>/state.json`, replaced by rename, so that a reader sees one version or the other and a shim
+//! killed in mid-write leaves the one before. It is written before each step that it describes, so that whatever a shim
+//! leaves behind when it is killed is in it. Every version ever released stays readable: fields are added with a default.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Kind, Os, Result};
+use crate::sys::pidfd;
+
+/// Where the state of all containers is kept.
+pub const ROOT: &str = "/run/dray";
+
+/// The version that this program writes.
+const VERSION: u32 = 1;
+
+/// How often a directory is made again for which the last container of the namespace, another shim's, has just removed
+/// the parent.
+const TRIES: usize = 16;
+
+const FILE: &str = "state.json";
+
+/// One container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Saved {
+    /// Version of this document.
+    pub version: u32,
+    /// Container.
+    pub id: String,
+    /// Its bundle directory.
+    pub bundle: PathBuf,
+    /// The process that owns it: the shim.
+    pub owner: Identity,
+    /// Its init, from `created` on.
+    #[serde(default)]
+    pub init: Option<Identity>,
+    /// Where its root file system was mounted, when we mounted it.
+    #[serde(default)]
+    pub rootfs: Option<PathBuf>,
+    /// Its cgroup, from the root of each hierarchy. Only with an `init` is it sure to be ours; until then nothing of ours
+    /// can be in it but a child that ends with its shim, and nothing in it may be killed.
+    #[serde(default)]
+    pub cgroup: Option<PathBuf>,
+}
+
+/// A process, for all time: the pid with the time of its start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Its pid in the host's pid namespace.
+    pub pid: i32,
+    /// Clock ticks after boot (proc(5)).
+    pub start_time: u64,
+}
+
+impl Identity {
+    /// Of a living process.
+    pub fn of(pid: i32) -> Result<Self> {
+        Ok(Self { pid, start_time: pidfd::start_time(pid)? })
+    }
+
+    /// Is it alive still? A zombie is not, whoever has yet to wait for it.
+    pub fn is_alive(&self) -> bool {
+        self.open().is_some_and(|pidfd| !pidfd::has_exited(&pidfd))
+    }
+
+    /// A pidfd of it, if there still is a process of this identity.
+    pub fn open(&self) -> Option<std::os::fd::OwnedFd> {
+        let pidfd = pidfd::open(self.pid).ok()?;
+        // The pidfd is held: if the start time matches now, it is of the one that is meant, and stays so.
+        pidfd::start_time(self.pid).is_ok_and(|start_time| start_time == self.start_time).then_some(pidfd)
+    }
+}
+
+impl Saved {
+    /// Of a container about to be made by this process.
+    pub fn new(id: &str, bundle: &Path) -> Result<Self> {
+        Ok(Self {
+            version: VERSION,
+            id: id.to_owned(),
+            bundle: bundle.to_owned(),
+            owner: Identity::of(std::process::id() as i32)?,
+            init: None,
+            rootfs: None,
+            cgroup: None,
+        })
+    }
+}
+
+/// A container's directory.
+#[derive(Clone, Debug)]
+pub struct StateDir(PathBuf);
+
+impl StateDir {
+    /// The directory of the container `id` in `namespace` below `root`; both are checked to be names and not paths.
+    pub fn new(root: &Path, namespace: &str, id: &str) -> Result<Self> {
+        check_name("namespace", namespace)?;
+        check_name("id", id)?;
+        Ok(Self(root.join(namespace).join(id)))
+    }
+
+    /// Makes it.
+    ///
+    /// # Errors
+    /// `AlreadyExists` when it is there.
+    pub fn make(&self) -> Result<()> {
+        use std::os::unix::fs::DirBuilderExt;
+        let mut builder = std::fs::DirBuilder::new();
+        builder.mode(0o700);
+        let parent = self.0.parent().unwrap_or(Path::new("/"));
+        for _ in 0..TRIES {
+            match builder.recursive(false).create(&self.0) {
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                    builder.recursive(true).create(parent).os(|| format!("mkdir {}", parent.display()))?;
+                }
+                made => {
+                    let made = made.os(|| format!("mkdir {}", self.0.display()));
+                    return made.map_err(|e| match e.errno() {
+                        Some(libc::EEXIST) => e.with_kind(Kind::AlreadyExists),
+                        _ => e,
+                    });
+                }
+            }
+        }
+        Err(Error::os(libc::ENOENT, format!("mkdir {}", self.0.display())))
+    }
+
+    /// Replaces the state.
+    pub fn save(&self, saved: &Saved) -> Result<()> {
+        let path = self.0.join(FILE);
+        let new = self.0.join(".state.json.new");
+        let text = serde_json::to_vec(saved).map_err(|e| Error::new(Kind::Internal, e.to_string()))?;
+        let mut file = std::fs::File::create(&new).os(|| format!("open {}", new.display()))?;
+        file.write_all(&text).os(|| format!("write {}", new.display()))?;
+        // No fsync: it describes processes and mounts, which do not outlive the machine either.
+        std::fs::rename(&new, &path).os(|| format!("rename {}", path.display()))
+    }
+
+    /// Reads the state; `None` where there is none, or a half-made directory without one.
+    ///
+    /// # Errors
+    /// `Internal` for a document that no version of this program wrote.
+    pub fn load(&self) -> Result<Option<Saved>> {
+        let path = self.0.join(FILE);
+        let text = match std::fs::read(&path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            other => other.os(|| format!("read {}", path.display()))?,
+        };
+        let wrong = |why: String| Error::new(Kind::Internal, format!("{}: {why}", path.display()));
+        let saved: Saved = serde_json::from_slice(&text).map_err(|e| wrong(e.to_string()))?;
+        if saved.version > VERSION {
+            return Err(wrong(format!("version {} is newer than this program's, {VERSION}", saved.version)));
+        }
+        Ok(Some(saved))
+    }
+
+    /// Removes it with all that is in it, and the namespace's directory if it was the last.
+    pub fn remove(&self) -> Result<()> {
+        match std::fs::remove_dir_all(&self.0) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            other => other.os(|| format!("rmdir {}", self.0.display()))?,
+        }
+        if let Some(parent) = self.0.parent() {
+            let _ = std::fs::remove_dir(parent);
+        }
+        Ok(())
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+/// An id becomes a file name here and a cgroup's below; containerd's own are stricter still (its identifiers package).
+fn check_name(what: &str, name: &str) -> Result<()> {
+    let bad = name.is_empty() || name.len() > 255 || name == "." || name == ".." || name.contains(['/', '\0']);
+    if bad { Err(Error::new(Kind::InvalidArgument, format!("{what} {name:?} is not a name"))) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scratch(name: &str) -> PathBuf {
+        std::env::temp_dir().join(format!("dray-state-{name}-{}", std::process::id()))
+    }
+
+    #[test]
+    fn ids_cannot_leave_the_directory() {
+        for bad in ["", ".", "..", "a/b", "../a", "a\0b"] {
+            assert_eq!(StateDir::new(Path::new("/x"), "default", bad).unwrap_err().kind(), Kind::InvalidArgument);
+            assert_eq!(StateDir::new(Path::new("/x"), bad, "id").unwrap_err().kind(), Kind::InvalidArgument);
+        }
+    }
+
+    #[test]
+    fn saved_is_loaded_and_a_second_make_is_refused() {
+        let root = scratch("save");
+        let dir = StateDir::new(&root, "default", "a").unwrap();
+        dir.make().unwrap();
+        assert_eq!(dir.make().unwrap_err().kind(), Kind::AlreadyExists);
+        assert_eq!(dir.load().unwrap(), None, "a half-made directory has no state");
+        let saved = Saved { cgroup: Some("/a".into()), ..Saved::new("a", Path::new("/b")).unwrap() };
+        dir.save(&saved).unwrap();
+        assert_eq!(dir.load().unwrap(), Some(saved.clone()));
+        assert!(saved.owner.is_alive());
+        assert!(!Identity { start_time: 1, ..saved.owner }.is_alive(), "a reused pid is someone else");
+        dir.remove().unwrap();
+        dir.remove().unwrap();
+        assert!(!root.join("default").exists());
+        std::fs::remove_dir(root).unwrap();
+    }
+
+    /// The first version as it was released. It must stay readable for ever.
+    #[test]
+    fn version_1_is_readable() {
+        let root = scratch("v1");
+        let dir = StateDir::new(&root, "default", "a").unwrap();
+        dir.make().unwrap();
+        let v1 = r#"{"version":1,"id":"a","bundle":"/b","owner":{"pid":7,"start_time":9}}"#;
+        std::fs::write(dir.path().join(FILE), v1).unwrap();
+        let saved = dir.load().unwrap().unwrap();
+        assert_eq!((saved.owner.pid, saved.init, saved.cgroup), (7, None, None));
+        std::fs::write(dir.path().join(FILE), v1.replace(":1,", ":2,")).unwrap();
+        assert!(dir.load().unwrap_err().to_string().contains("newer"));
+        std::fs::remove_dir_all(root).unwrap();
+    }
+}

@@ -1,0 +1,57 @@
+//! Both ends of one of containerd's fifos.
+//!
+//! An open of a fifo waits for the other end, a write without a reader fails and a read without a writer is an end of
+//! file. Holding both ends takes all three away: containerd may restart, its ends vanish and come back, and what is in
+//! the fifo stays there.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{FileType, Mode, OFlags};
+
+use crate::error::{Error, Kind, Os, Result};
+
+/// The two ends of a fifo, both non-blocking.
+pub(super) struct Fifo {
+    pub(super) read: OwnedFd,
+    pub(super) write: OwnedFd,
+}
+
+impl Fifo {
+    /// Opens both ends; never waits, whoever has it open or not.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such file, `InvalidArgument` when it is not a fifo.
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        let shown = path.display();
+        // By O_PATH first: opening a device or a terminal has effects, and the type is known only afterwards.
+        let file = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(|errno| {
+            let e = Error::os(errno, format!("open {shown}"));
+            if errno == rustix::io::Errno::NOENT { e.with_kind(Kind::NotFound) } else { e }
+        })?;
+        let stat = rustix::fs::fstat(&file).os(|| format!("fstat {shown}"))?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::Fifo {
+            return Err(Error::new(Kind::InvalidArgument, format!("{shown}: not a fifo")));
+        }
+        let same = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let end = |access| {
+            rustix::fs::open(&same, access | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())
+                .os(|| format!("open {shown}"))
+        };
+        // In this order: the write end's open fails with ENXIO without a reader, the read end's needs nobody.
+        let read = end(OFlags::RDONLY)?;
+        let write = end(OFlags::WRONLY)?;
+        Ok(Self { read, write })
+    }
+}
+
+/// Whether anyone has the read end of `write`'s fifo open (poll(2): POLLERR on a write end without readers).
+pub(super) fn has_reader(write: impl AsFd) -> bool {
+    let mut fds = [PollFd::new(&write, PollFlags::empty())];
+    match poll(&mut fds, Some(&Timespec::default())) {
+        Ok(_) => !fds[0].revents().contains(PollFlags::ERR),
+        // Without an answer keep the data: the caller asks again.
+        Err(_) => false,
+    }
+}

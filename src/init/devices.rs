@@ -1,0 +1,85 @@
+//! /dev: the default devices, the specification's, and the links that programs expect.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::error::{Context, Error, Kind, Os, Result};
+use crate::sys::mount::Mount;
+use crate::sys::path::{self, Root};
+
+use super::mounts::is_dev;
+use super::plan::{Device, Rootfs};
+use super::rootfs;
+use super::steps::Born;
+
+/// Links below /dev (runtime-spec: config-linux.md, "Default devices"; runc: setupDevSymlinks).
+const LINKS: &[(&str, &str)] = &[
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("ptmx", "pts/ptmx"),
+];
+
+/// Makes devices and links, unless the specification mounts a /dev of the host's: that is not ours to fill.
+pub fn make(born: &mut Born<'_>) -> Result<()> {
+    let (Some(plan), Some(root)) = (rootfs::plan(born), &born.root) else { return Ok(()) };
+    let Some(devices) = &plan.devices else { return Ok(()) };
+    root.mkdir_all(Path::new("/dev"))?;
+    // /dev may be anything in an image, a link into the host's tree among it (CVE-2026-41579).
+    let dev = root.resolve_no_links(Path::new("/dev"))?;
+    rustix::process::umask(Mode::empty());
+    for device in devices {
+        make_device(root, device).context(|| device.path.display().to_string())?;
+    }
+    for (name, target) in LINKS {
+        make_link(&dev, name, target)?;
+    }
+    make_read_only(plan, root)
+}
+
+fn make_device(root: &Root, device: &Device) -> Result<()> {
+    let (dir, name) = root.parent(&device.path)?;
+    let number = rustix::fs::makedev(device.major, device.minor);
+    match rustix::fs::mknodat(&dir, name, device.kind, Mode::from_raw_mode(device.mode), number) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(e) => return Err(Error::os(e, "mknodat")),
+    }
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let node = rustix::fs::openat(&dir, name, flags, Mode::empty()).os(|| "openat")?;
+    let stat = path::stat(&node)?;
+    let same_number = device.kind == FileType::Fifo || stat.st_rdev == number;
+    if FileType::from_raw_mode(stat.st_mode) != device.kind || !same_number {
+        return Err(Error::new(Kind::InvalidArgument, "the rootfs has something else there"));
+    }
+    // By the descriptor that was looked at: what is exchanged for it meanwhile keeps its owner.
+    if (device.uid, device.gid) != (stat.st_uid, stat.st_gid) {
+        path::chown(&node, device.uid, device.gid)?;
+    }
+    Ok(())
+}
+
+fn make_link(dev: &OwnedFd, name: &str, target: &str) -> Result<()> {
+    match rustix::fs::symlinkat(target, dev, name) {
+        Err(Errno::EXIST) if name == "ptmx" => {}
+        Ok(()) | Err(Errno::EXIST) => return Ok(()),
+        Err(e) => return Err(Error::os(e, format!("symlinkat /dev/{name}"))),
+    }
+    // A ptmx node of the image's would open the host's devpts; the container's own is the one in pts.
+    rustix::fs::unlinkat(dev, name, AtFlags::empty()).os(|| "unlinkat /dev/ptmx")?;
+    rustix::fs::symlinkat(target, dev, name).os(|| "symlinkat /dev/ptmx")
+}
+
+/// A /dev that the specification wants read-only could not be so until now.
+fn make_read_only(plan: &Rootfs, root: &Root) -> Result<()> {
+    let wanted = plan.mounts.iter().rev().find(|mount| is_dev(&mount.destination));
+    if wanted.is_none_or(|mount| mount.options.attr_set & libc::MOUNT_ATTR_RDONLY == 0) {
+        return Ok(());
+    }
+    let dev = root.resolve_no_links(Path::new("/dev"))?;
+    debug_assert!(path::is_mount_root(dev.as_fd()).unwrap_or(true));
+    Mount::from(dev).restrict(libc::MOUNT_ATTR_RDONLY, 0)
+}

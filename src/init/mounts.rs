@@ -1,0 +1,165 @@
+//! The specification's mounts, in its order: each made detached, its destination resolved in-root after the mounts
+//! before it, and attached to that descriptor.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use crate::error::{Context, Error, Kind, Os, Result};
+use crate::spec::mount_options::MountOptions;
+use crate::sys::mount::{FileSystem, Mount};
+use crate::sys::path::{self, Root};
+
+use super::plan::{CgroupHierarchy, MountPlan, Source};
+use super::rootfs;
+use super::steps::Born;
+
+/// Files in /proc that a container may have replaced by a bind mount: lxcfs' and the like, which tell of the machine and
+/// change nothing in it (runc: checkProcMount). Nothing else may be mounted inside /proc, where security attributes and
+/// sysctls are written later (CVE-2019-16884, CVE-2023-27561).
+const PROC_FILES: &[&str] = &[
+    "/proc/cpuinfo",
+    "/proc/diskstats",
+    "/proc/meminfo",
+    "/proc/stat",
+    "/proc/swaps",
+    "/proc/uptime",
+    "/proc/loadavg",
+    "/proc/slabinfo",
+    "/proc/sys/kernel/ns_last_pid",
+    "/proc/sys/crypto/fips_enabled",
+];
+
+/// Mounts everything.
+pub fn mount_all(born: &mut Born<'_>) -> Result<()> {
+    let (Some(plan), Some(root)) = (rootfs::plan(born), &born.root) else { return Ok(()) };
+    for mount in &plan.mounts {
+        mount_one(root, mount).context(|| mount.destination.display().to_string())?;
+    }
+    Ok(())
+}
+
+fn mount_one(root: &Root, plan: &MountPlan) -> Result<()> {
+    match &plan.source {
+        Source::Bind(source) => bind(root, plan, source),
+        Source::FileSystem { kind, name } => file_system(root, plan, kind, name),
+        Source::CgroupV1(hierarchies) => cgroup_v1(root, plan, hierarchies),
+    }
+}
+
+/// The bind's source is opened as the host, in the host's tree, of which this mount namespace still is a copy.
+fn bind(root: &Root, plan: &MountPlan, source: &Path) -> Result<()> {
+    let mount = Mount::clone_path(None, source, plan.options.recursive_bind)
+        .map_err(|e| if e.errno() == Some(libc::ENOENT) { e.with_kind(Kind::InvalidArgument) } else { e })?;
+    let target =
+        if path::is_dir(&mount)? { root.mkdir_all(&plan.destination)? } else { root.create_file(&plan.destination)? };
+    refuse_in_proc(plan, &target, path::is_procfs(&mount)?)?;
+    attach(&mount, &target, &plan.options)
+}
+
+fn file_system(root: &Root, plan: &MountPlan, kind: &str, name: &str) -> Result<()> {
+    let target = match kind {
+        // Real proc and sysfs, where the specification says, through no link of the image's (CVE-2019-19921).
+        "proc" | "sysfs" => {
+            root.mkdir_all(&plan.destination)?;
+            root.resolve_no_links(&plan.destination)?
+        }
+        _ => root.mkdir_all(&plan.destination)?,
+    };
+    refuse_in_proc(plan, &target, kind == "proc")?;
+    let fs = FileSystem::open(kind)?;
+    configure(&fs, &plan.options, name)?;
+    if kind == "tmpfs" && !plan.options.data.iter().any(|(key, _)| key == "mode") {
+        // A tmpfs that replaces a directory keeps its mode (runc does): /tmp stays sticky.
+        fs.set("mode", Some(&format!("{:o}", path::stat(&target)?.st_mode & 0o7777)))?;
+    }
+    // A read-only /dev becomes so when its devices are made (init/devices.rs).
+    let mut attrs = plan.options.attr_set;
+    if is_dev(&plan.destination) {
+        attrs &= !libc::MOUNT_ATTR_RDONLY;
+    }
+    let mount = fs.mount(attrs)?;
+    mount.attach(target.as_fd())?;
+    propagate(&mount, &plan.options)
+}
+
+fn configure(fs: &FileSystem, options: &MountOptions, name: &str) -> Result<()> {
+    if !name.is_empty() {
+        fs.set("source", Some(name))?;
+    }
+    for flag in &options.sb_flags {
+        fs.set(flag, None)?;
+    }
+    for (key, value) in &options.data {
+        fs.set(key, value.as_deref())?;
+    }
+    Ok(())
+}
+
+/// True for the destination /dev, however it is spelled.
+pub fn is_dev(destination: &Path) -> bool {
+    destination.components().eq(Path::new("/dev").components())
+}
+
+fn attach(mount: &Mount, target: &OwnedFd, options: &MountOptions) -> Result<()> {
+    mount.attach_with(target.as_fd(), options.attr_set, options.attr_clr)?;
+    propagate(mount, options)
+}
+
+fn propagate(mount: &Mount, options: &MountOptions) -> Result<()> {
+    match options.propagation {
+        Some((kind, recursive)) => mount.propagate(u64::from(kind.flag().bits()), recursive),
+        None => Ok(()),
+    }
+}
+
+/// Judged by what the destination turned out to be, so that no link leads around it.
+fn refuse_in_proc(plan: &MountPlan, target: &OwnedFd, is_proc: bool) -> Result<()> {
+    let destination: PathBuf = Path::new("/").join(&plan.destination).components().collect();
+    let on_proc = destination == Path::new("/proc");
+    let allowed = match (on_proc, path::is_procfs(target)?) {
+        (true, _) => is_proc,
+        (false, true) => PROC_FILES.iter().any(|file| destination == Path::new(file)),
+        (false, false) => true,
+    };
+    if allowed {
+        return Ok(());
+    }
+    Err(Error::new(Kind::InvalidArgument, "only proc itself, and a few of its files, may be mounted over"))
+}
+
+/// A tmpfs with a directory for each hierarchy, as runc makes it: in a cgroup namespace of the container's own, the
+/// hierarchy as that shows it; else the container's own directory of the host's.
+///
+/// The unified directory of a hybrid host is not among them, as with runc: it has no controllers there, and its
+/// cgroup.kill is how the container is ended.
+fn cgroup_v1(root: &Root, plan: &MountPlan, hierarchies: &[CgroupHierarchy]) -> Result<()> {
+    let target = root.mkdir_all(&plan.destination)?;
+    refuse_in_proc(plan, &target, false)?;
+    let hidden = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
+    let fs = FileSystem::open("tmpfs")?;
+    fs.set("source", Some("tmpfs"))?;
+    fs.set("mode", Some("755"))?;
+    let top = fs.mount(hidden)?;
+    top.attach(target.as_fd())?;
+    let top_root = Root::from_fd(Mount::from(rustix::io::dup(&top).os(|| "dup")?).into());
+    for hierarchy in hierarchies {
+        let directory = top_root.mkdir_all(Path::new(&hierarchy.name))?;
+        let mount = match &hierarchy.options {
+            Some(options) => {
+                let fs = FileSystem::open("cgroup")?;
+                fs.set("source", Some("cgroup"))?;
+                for (key, value) in options {
+                    fs.set(key, value.as_deref())?;
+                }
+                fs.mount(hidden | plan.options.attr_set)?
+            }
+            None => Mount::clone_path(None, &hierarchy.directory, false)?,
+        };
+        mount.attach_with(directory.as_fd(), hidden | plan.options.attr_set, 0).context(|| hierarchy.name.clone())?;
+        for link in &hierarchy.links {
+            rustix::fs::symlinkat(hierarchy.name.as_str(), &top_root, link.as_str())
+                .os(|| format!("symlink {link}"))?;
+        }
+    }
+    top.restrict(plan.options.attr_set, plan.options.attr_clr)
+}

@@ -1,0 +1,70 @@
+//! Entering cgroups and namespaces, joined or new, and what a new one needs before it is of use.
+
+use crate::error::{Error, Os, Result};
+use crate::sys::ns::Namespace;
+use crate::sys::{net, ns};
+
+use super::plan::Work;
+use super::steps::Born;
+
+/// Moves into the container's cgroups, by the files that the parent opened.
+///
+/// "0" is the writer itself. Into v1's `tasks` a single-threaded process moves without the grace period that every other
+/// migration waits for (10 ms on an idle host). The unified directory is skipped where the process was born in it.
+pub fn join_cgroups(born: &mut Born<'_>) -> Result<()> {
+    for (name, file) in &born.plan.cgroup_files {
+        if name == UNIFIED && born.birth.in_cgroup {
+            continue;
+        }
+        rustix::io::write(file, b"0").map(drop).os(|| format!("write 0 to {name}"))?;
+    }
+    Ok(())
+}
+
+/// The name under which a plan's list holds the cgroup v2 directory's `cgroup.procs`, if it does.
+pub const UNIFIED: &str = "unified";
+
+/// Joins the namespaces that the specification names by path.
+pub fn join(born: &mut Born<'_>) -> Result<()> {
+    let Work::Create(create) = &born.plan.work else { return Ok(()) };
+    for (kind, fd) in &create.joined {
+        // The parent was in the pid namespace when it cloned us: setns(2) would only move our children.
+        if *kind != Namespace::Pid {
+            ns::enter(std::os::fd::AsFd::as_fd(fd), *kind)?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes the new ones, in one call.
+pub fn make(born: &mut Born<'_>) -> Result<()> {
+    let Work::Create(create) = &born.plan.work else { return Ok(()) };
+    let flags = create.new.iter().filter(|&&kind| kind != Namespace::Pid).fold(0, |bits, kind| bits | kind.flag());
+    if flags == 0 { Ok(()) } else { ns::unshare(flags) }
+}
+
+/// Enters every namespace of the container's init in which the container is not the host, all or none.
+pub fn enter_container(born: &mut Born<'_>) -> Result<()> {
+    let Work::Exec(exec) = &born.plan.work else { return Ok(()) };
+    let flags = exec.namespaces & !Namespace::Pid.flag();
+    ns::enter_process(std::os::fd::AsFd::as_fd(&exec.init), flags)
+}
+
+/// A new network namespace has its loopback interface down.
+pub fn loopback(born: &mut Born<'_>) -> Result<()> {
+    match &born.plan.work {
+        Work::Create(create) if create.new.contains(&Namespace::Network) => net::loopback_up(),
+        _ => Ok(()),
+    }
+}
+
+/// sethostname(2), in the container's own uts namespace (validation sees to that).
+pub fn hostname(born: &mut Born<'_>) -> Result<()> {
+    match &born.plan.work {
+        Work::Create(create) => match &create.hostname {
+            Some(name) => nix::unistd::sethostname(name).map_err(|e| Error::os(e, format!("sethostname {name}"))),
+            None => Ok(()),
+        },
+        Work::Exec(_) => Ok(()),
+    }
+}

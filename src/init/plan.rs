@@ -1,0 +1,373 @@
+//! What a process of a container is to be, as values: made of the specification by the parent, carried out by the child.
+//!
+//! Everything that can be decided, converted or refused is, before the fork. The child finds C strings, numbers and open
+//! descriptors.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, LinuxNamespaceType, Process as SpecProcess, Spec};
+use rustix::fs::FileType;
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::spec::mount_options::MountOptions;
+use crate::spec::mounts::MountKind;
+use crate::spec::{mounts, namespaces};
+use crate::sys::cred::Capabilities;
+use crate::sys::ns::{self, Namespace};
+
+use super::identity_plan::{self, Rlimit};
+use super::sync::Hold;
+
+/// One process.
+#[derive(Debug)]
+pub struct Plan {
+    /// What it does before it becomes the program.
+    pub work: Work,
+    /// The program and who runs it.
+    pub process: Process,
+    /// stdin, stdout, stderr.
+    pub stdio: [OwnedFd; 3],
+    /// `tasks` files (v1) and `cgroup.procs` (v2) to write "0" into, open for writing, with the names that errors give them.
+    pub cgroup_files: Vec<(String, OwnedFd)>,
+    /// What a created init waits for.
+    pub hold: Hold,
+}
+
+/// First process or a further one.
+#[derive(Debug)]
+pub enum Work {
+    /// The first: makes the container.
+    Create(Create),
+    /// A further one: joins it.
+    Exec(Exec),
+}
+
+/// What makes a container.
+#[derive(Debug, Default)]
+pub struct Create {
+    /// Namespaces to make.
+    pub new: Vec<Namespace>,
+    /// Namespaces to join, open.
+    pub joined: Vec<(Namespace, OwnedFd)>,
+    /// The root file system; `None` where another container's mount namespace is joined, whose root it then shares.
+    pub rootfs: Option<Rootfs>,
+    /// Host name, of the container's own uts namespace.
+    pub hostname: Option<String>,
+}
+
+/// What joins a container.
+#[derive(Debug)]
+pub struct Exec {
+    /// A pidfd of the container's init.
+    pub init: OwnedFd,
+    /// CLONE_NEW* flags of the namespaces in which the container is not the host.
+    pub namespaces: u64,
+}
+
+/// The root file system and everything on it.
+#[derive(Debug, Default)]
+pub struct Rootfs {
+    /// Where it is on the host.
+    pub path: PathBuf,
+    /// Read-only, but for what is mounted on it.
+    pub readonly: bool,
+    /// The mounts, in order.
+    pub mounts: Vec<MountPlan>,
+    /// The nodes of /dev; `None` where /dev is the host's, by a bind mount.
+    pub devices: Option<Vec<Device>>,
+    /// Paths to be covered.
+    pub masked_paths: Vec<PathBuf>,
+    /// Paths to be made read-only.
+    pub readonly_paths: Vec<PathBuf>,
+}
+
+/// One mount.
+#[derive(Debug)]
+pub struct MountPlan {
+    /// Where, in the container.
+    pub destination: PathBuf,
+    /// What.
+    pub source: Source,
+    /// How.
+    pub options: MountOptions,
+}
+
+/// What is mounted.
+#[derive(Debug)]
+pub enum Source {
+    /// A path of the host's.
+    Bind(PathBuf),
+    /// A new file system.
+    FileSystem {
+        /// Its type.
+        kind: &'static str,
+        /// What /proc/mounts shows as its source.
+        name: String,
+    },
+    /// The container's cgroups, version 1.
+    CgroupV1(Vec<CgroupHierarchy>),
+}
+
+/// One cgroup v1 hierarchy as a container sees it.
+#[derive(Clone, Debug)]
+pub struct CgroupHierarchy {
+    /// The name of its directory, `cpu,cpuacct`.
+    pub name: String,
+    /// Links to it, `cpu` and `cpuacct`.
+    pub links: Vec<String>,
+    /// How to mount it, in a cgroup namespace of the container's own; else `directory` is bound.
+    pub options: Option<Vec<(String, Option<String>)>>,
+    /// The container's own directory on the host.
+    pub directory: PathBuf,
+}
+
+/// A node to make.
+#[derive(Clone, Debug)]
+pub struct Device {
+    /// Where, in the container.
+    pub path: PathBuf,
+    /// Character or block device, or fifo.
+    pub kind: FileType,
+    /// Major number.
+    pub major: u32,
+    /// Minor number.
+    pub minor: u32,
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+}
+
+/// The program and who runs it.
+#[derive(Debug)]
+pub struct Process {
+    /// Arguments; the first is looked up.
+    pub args: Vec<CString>,
+    /// Environment.
+    pub env: Vec<CString>,
+    /// Working directory.
+    pub cwd: PathBuf,
+    /// User.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+    /// File mode creation mask.
+    pub umask: u32,
+    /// Capabilities; none where the specification has none (runtime-spec: config.md, "capabilities").
+    pub capabilities: Capabilities,
+    /// Resource limits.
+    pub rlimits: Vec<Rlimit>,
+    /// PR_SET_NO_NEW_PRIVS.
+    pub no_new_privileges: bool,
+}
+
+impl Plan {
+    /// The namespaces that the clone itself makes: only the pid namespace, which is where one is born.
+    pub fn clone_flags(&self) -> u64 {
+        match &self.work {
+            Work::Create(create) if create.new.contains(&Namespace::Pid) => Namespace::Pid.flag(),
+            _ => 0,
+        }
+    }
+
+    /// Every descriptor of the plan: what the child keeps.
+    pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        let mut all: Vec<BorrowedFd<'_>> = self.stdio.iter().map(AsFd::as_fd).collect();
+        all.extend(self.cgroup_files.iter().map(|(_, fd)| fd.as_fd()));
+        match &self.work {
+            Work::Create(create) => all.extend(create.joined.iter().map(|(_, fd)| fd.as_fd())),
+            Work::Exec(exec) => all.push(exec.init.as_fd()),
+        }
+        if let Hold::Fifo(fifo) = &self.hold {
+            all.push(fifo.as_fd());
+        }
+        all
+    }
+}
+
+/// What a validated specification's container is made of.
+///
+/// `rootfs` is the root file system's path; `bundle` is where relative sources of bind mounts start; `cgroups` are the
+/// hierarchies that a mount of type cgroup shows, with the options to mount each in a cgroup namespace.
+///
+/// # Errors
+/// A namespace path that is none; a value that no kernel takes.
+pub fn create(spec: &Spec, bundle: &Path, rootfs: &Path, cgroups: &[CgroupHierarchy]) -> Result<Create> {
+    let mut create = Create { hostname: spec.hostname().clone(), ..Create::default() };
+    for namespace in namespaces::namespaces(spec) {
+        let kind = kind_of(namespace.typ)?;
+        match namespace.path {
+            Some(path) => create.joined.push((kind, ns::open_path(kind, path)?)),
+            None => create.new.push(kind),
+        }
+    }
+    // A joined mount namespace last: it takes the host's paths away.
+    create.joined.sort_by_key(|(kind, _)| *kind == Namespace::Mount);
+    if !namespaces::joins_mount_ns(spec) {
+        let own_cgroup_ns = create.new.contains(&Namespace::Cgroup);
+        create.rootfs = Some(plan_rootfs(spec, bundle, rootfs, cgroups, own_cgroup_ns)?);
+    }
+    Ok(create)
+}
+
+/// The CLONE_NEW* flags of every namespace that the specification lists: what an exec has to join.
+pub fn namespace_flags(spec: &Spec) -> Result<u64> {
+    namespaces::namespaces(spec).try_fold(0, |flags, namespace| Ok(flags | kind_of(namespace.typ)?.flag()))
+}
+
+fn kind_of(typ: LinuxNamespaceType) -> Result<Namespace> {
+    Ok(match typ {
+        LinuxNamespaceType::Mount => Namespace::Mount,
+        LinuxNamespaceType::Cgroup => Namespace::Cgroup,
+        LinuxNamespaceType::Uts => Namespace::Uts,
+        LinuxNamespaceType::Ipc => Namespace::Ipc,
+        LinuxNamespaceType::Pid => Namespace::Pid,
+        LinuxNamespaceType::Network => Namespace::Network,
+        LinuxNamespaceType::User | LinuxNamespaceType::Time => {
+            return Err(Error::new(Kind::Unimplemented, format!("namespace {typ} is not supported")));
+        }
+    })
+}
+
+fn plan_rootfs(
+    spec: &Spec,
+    bundle: &Path,
+    rootfs: &Path,
+    cgroups: &[CgroupHierarchy],
+    own_cgroup_ns: bool,
+) -> Result<Rootfs> {
+    let linux = spec.linux().as_ref();
+    let paths = |list: Option<&Option<Vec<String>>>| -> Vec<PathBuf> {
+        list.and_then(Option::as_ref).into_iter().flatten().map(PathBuf::from).collect()
+    };
+    let mut plan = Rootfs {
+        path: rootfs.to_owned(),
+        readonly: spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false),
+        masked_paths: paths(linux.map(|linux| linux.masked_paths())),
+        readonly_paths: paths(linux.map(|linux| linux.readonly_paths())),
+        ..Rootfs::default()
+    };
+    for (index, mount) in spec.mounts().iter().flatten().enumerate() {
+        let mount = plan_mount(mount, bundle, cgroups, own_cgroup_ns).context(|| format!("mounts[{index}]"))?;
+        plan.mounts.push(mount);
+    }
+    let host_dev = plan
+        .mounts
+        .iter()
+        .any(|mount| super::mounts::is_dev(&mount.destination) && matches!(mount.source, Source::Bind(_)));
+    if !host_dev {
+        plan.devices = Some(devices(linux.and_then(|linux| linux.devices().as_deref()).unwrap_or_default())?);
+    }
+    Ok(plan)
+}
+
+fn plan_mount(
+    mount: &oci_spec::runtime::Mount,
+    bundle: &Path,
+    cgroups: &[CgroupHierarchy],
+    own_cgroup_ns: bool,
+) -> Result<MountPlan> {
+    let options = MountOptions::parse(mount.options().as_deref().unwrap_or_default())?;
+    let kind = MountKind::of(mount, &options)
+        .ok_or_else(|| Error::new(Kind::Unimplemented, format!("type {:?} is not supported", mount.typ())))?;
+    let name = mount.source().as_ref().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default();
+    let file_system = |kind| Source::FileSystem { kind, name };
+    let source = match kind {
+        MountKind::Bind => Source::Bind(bundle.join(mount.source().as_deref().unwrap_or(Path::new("")))),
+        MountKind::Proc => file_system("proc"),
+        MountKind::Sysfs => file_system("sysfs"),
+        MountKind::Tmpfs => file_system("tmpfs"),
+        MountKind::Devpts => file_system("devpts"),
+        MountKind::Mqueue => file_system("mqueue"),
+        MountKind::Cgroup => {
+            let seen = |hierarchy: &CgroupHierarchy| CgroupHierarchy {
+                options: hierarchy.options.clone().filter(|_| own_cgroup_ns),
+                ..hierarchy.clone()
+            };
+            Source::CgroupV1(cgroups.iter().map(seen).collect())
+        }
+    };
+    Ok(MountPlan { destination: mounts::destination(mount), source, options })
+}
+
+/// The devices that every container has (runtime-spec: config-linux.md, "Default devices").
+const DEFAULT_DEVICES: [(&str, u32, u32); 6] = [
+    ("/dev/null", 1, 3),
+    ("/dev/zero", 1, 5),
+    ("/dev/full", 1, 7),
+    ("/dev/random", 1, 8),
+    ("/dev/urandom", 1, 9),
+    ("/dev/tty", 5, 0),
+];
+
+/// The default devices and the specification's, which win.
+fn devices(listed: &[LinuxDevice]) -> Result<Vec<Device>> {
+    let mut devices = listed.iter().map(device).collect::<Result<Vec<_>>>()?;
+    for (path, major, minor) in DEFAULT_DEVICES {
+        let path = PathBuf::from(path);
+        if !devices.iter().any(|device| device.path == path) {
+            devices.push(Device { path, kind: FileType::CharacterDevice, major, minor, mode: 0o666, uid: 0, gid: 0 });
+        }
+    }
+    Ok(devices)
+}
+
+fn device(device: &LinuxDevice) -> Result<Device> {
+    let kind = match device.typ() {
+        LinuxDeviceType::B => FileType::BlockDevice,
+        LinuxDeviceType::C | LinuxDeviceType::U => FileType::CharacterDevice,
+        LinuxDeviceType::P => FileType::Fifo,
+        LinuxDeviceType::A => {
+            let text = format!("device {}: type \"a\" is no device", device.path().display());
+            return Err(Error::new(Kind::InvalidArgument, text));
+        }
+    };
+    let number = |number: i64| {
+        let text = || format!("device {}: {number} is not a device number", device.path().display());
+        u32::try_from(number).map_err(|_| Error::new(Kind::InvalidArgument, text()))
+    };
+    // A fifo has no numbers: validation lets them be absent.
+    let (major, minor) = match kind {
+        FileType::Fifo => (0, 0),
+        _ => (number(device.major())?, number(device.minor())?),
+    };
+    Ok(Device {
+        path: device.path().clone(),
+        kind,
+        major,
+        minor,
+        mode: device.file_mode().unwrap_or(0o666) & 0o7777,
+        uid: device.uid().unwrap_or(0),
+        gid: device.gid().unwrap_or(0),
+    })
+}
+
+/// The program and its identity.
+pub fn process(spec: &SpecProcess) -> Result<Process> {
+    let user = spec.user();
+    let strings = |list: Option<&Vec<String>>, what: &str| -> Result<Vec<CString>> {
+        let convert = |text: &String| {
+            CString::new(text.as_bytes())
+                .map_err(|_| Error::new(Kind::InvalidArgument, format!("{what} has a NUL byte: {text:?}")))
+        };
+        list.into_iter().flatten().map(convert).collect()
+    };
+    Ok(Process {
+        args: strings(spec.args().as_ref(), "process.args")?,
+        env: strings(spec.env().as_ref(), "process.env")?,
+        cwd: spec.cwd().clone(),
+        uid: user.uid(),
+        gid: user.gid(),
+        groups: user.additional_gids().clone().unwrap_or_default(),
+        umask: user.umask().unwrap_or(0o022),
+        capabilities: identity_plan::capabilities(spec.capabilities().as_ref()),
+        rlimits: identity_plan::rlimits(spec.rlimits().as_deref().unwrap_or_default()),
+        no_new_privileges: spec.no_new_privileges().unwrap_or(false),
+    })
+}

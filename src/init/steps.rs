@@ -1,0 +1,107 @@
+//! The order of a container process's set-up, on one screen. Each row says why it stands where it does.
+
+use std::convert::Infallible;
+use std::ffi::CString;
+
+use crate::error::Result;
+use crate::sys::fork::Birth;
+use crate::sys::path::Root;
+use crate::sys::{cred, fd, signal};
+
+use super::plan::{Plan, Work};
+use super::sync::ChildEnd;
+use super::{devices, identity, mask, mounts, namespaces, rootfs};
+
+/// A process of a container while it is still this program.
+pub struct Born<'a> {
+    /// What it is to become.
+    pub plan: &'a Plan,
+    /// How it was born.
+    pub birth: Birth,
+    /// The way to the shim.
+    pub sync: &'a ChildEnd,
+    /// The container's root file system, from `opening the rootfs` on.
+    pub root: Option<Root>,
+    /// The program's path, from `finding the program` on.
+    pub program: CString,
+}
+
+/// One step: its name as errors show it, and what it does.
+pub struct Step(pub &'static str, pub fn(&mut Born<'_>) -> Result<()>);
+
+/// The first process of a container.
+pub const CREATE: &[Step] = &[
+    // First act of all: until here every descriptor of the shim's is open in this process.
+    Step("closing descriptors", close_descriptors),
+    Step("resetting signals", |_| signal::reset()),
+    // Unstarted, it must not outlive the shim. Before the first wait; lost with the ids, and set again there.
+    Step("tying it to the shim", |_| cred::die_with_parent(true)),
+    // Before any namespace: the host's cgroups are reached by descriptors, and a new cgroup namespace takes the cgroup
+    // that we are in for its root.
+    Step("joining cgroups", namespaces::join_cgroups),
+    // oom_score_adj is the parent's to write; everything above ran beside it.
+    Step("waiting for the shim", |born| born.sync.wait_for_go()),
+    Step("starting a session", |_| cred::new_session()),
+    // Joined ones first: their files were opened in the host's view.
+    Step("joining namespaces", namespaces::join),
+    Step("making namespaces", namespaces::make),
+    Step("bringing up the loopback interface", namespaces::loopback),
+    Step("setting the host name", namespaces::hostname),
+    // From here to `entering the rootfs` paths are the container's, resolved in-root; sources are the host's.
+    Step("opening the rootfs", rootfs::open),
+    Step("mounting", mounts::mount_all),
+    // After the mounts: /dev is one of them.
+    Step("making devices", devices::make),
+    // After the mounts too: it may be on one.
+    Step("making the working directory", rootfs::working_directory),
+    // Last of what is under the root: they cover what is there by now.
+    Step("making paths read-only", mask::read_only),
+    Step("masking paths", mask::masked),
+    Step("entering the rootfs", rootfs::enter),
+    // Limits may need CAP_SYS_RESOURCE, which the ids and capabilities below take away.
+    Step("setting resource limits", identity::limits),
+    Step("changing identity", identity::change),
+    // As the user that will run it, in the working directory: create fails where start would.
+    Step("finding the program", identity::find_program),
+    Step("connecting stdio", identity::stdio),
+    Step("waiting to be started", |born| born.sync.ready(&born.plan.hold)),
+    // It lives by itself now. Also the last defence: nothing of ours survives the execve but 0, 1, 2.
+    Step("leaving the shim", |_| cred::die_with_parent(false).and_then(|()| fd::cloexec_all())),
+];
+
+/// A further process of a container.
+pub const EXEC: &[Step] = &[
+    Step("closing descriptors", close_descriptors),
+    Step("resetting signals", |_| signal::reset()),
+    Step("tying it to the shim", |_| cred::die_with_parent(true)),
+    // Before it enters anything that the container could use to stop it: limits hold from here on.
+    Step("joining cgroups", namespaces::join_cgroups),
+    Step("waiting for the shim", |born| born.sync.wait_for_go()),
+    Step("starting a session", |_| cred::new_session()),
+    Step("joining the container's namespaces", namespaces::enter_container),
+    Step("setting resource limits", identity::limits),
+    Step("changing identity", identity::change),
+    Step("finding the program", identity::find_program),
+    Step("connecting stdio", identity::stdio),
+    Step("leaving the shim", |_| cred::die_with_parent(false).and_then(|()| fd::cloexec_all())),
+];
+
+/// Does every step, then becomes the program. `at` is the step under way, for the error's sake.
+pub fn run(plan: &Plan, sync: &ChildEnd, birth: Birth, at: &mut &'static str) -> Result<Infallible> {
+    let mut born = Born { plan, birth, sync, root: None, program: CString::default() };
+    let steps = match plan.work {
+        Work::Create(_) => CREATE,
+        Work::Exec(_) => EXEC,
+    };
+    for Step(name, step) in steps {
+        *at = name;
+        step(&mut born)?;
+    }
+    *at = "executing the program";
+    crate::sys::exec::execve(&born.program, &plan.process.args, &plan.process.env)
+        .map_err(|e| identity::exec_error(&plan.process.args[0], e))
+}
+
+fn close_descriptors(born: &mut Born<'_>) -> Result<()> {
+    fd::close_all_but(&super::kept(born.plan, born.sync))
+}

@@ -1,0 +1,98 @@
+//! The socket on which containerd finds a shim.
+
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Os, Result};
+
+/// Where containerd's shims have their sockets (containerd: defaults.DefaultStateDir + "/s").
+const DIRECTORY: &str = "/run/containerd/s";
+
+/// The file in the bundle by which containerd 1.6 and 1.7 find a running shim after their restart.
+pub const FILE: &str = "address";
+
+/// A shim's socket.
+#[derive(Clone, Debug)]
+pub struct Address(PathBuf);
+
+/// What came of wanting to listen.
+pub enum Bound {
+    /// It is ours.
+    Listening(UnixListener),
+    /// A shim of this id is there already, and answers.
+    Taken,
+}
+
+impl Address {
+    /// Of the shim `id` in `namespace` of the containerd at `containerd`: the name that containerd's own shim would use,
+    /// a hash because a path would not fit (unix(7): 108 bytes).
+    pub fn of(containerd: &str, namespace: &str, id: &str) -> Self {
+        // containerd_shim has the same format with the ids of its own making.
+        let uri = containerd_shim::socket_address(containerd, namespace, id);
+        let name = uri.rsplit('/').next().unwrap_or_default().to_owned();
+        Self(Path::new(DIRECTORY).join(name))
+    }
+
+    /// As containerd wants it in a reply.
+    pub fn uri(&self) -> String {
+        format!("unix://{}", self.0.display())
+    }
+
+    /// Listens, root only. A socket that nobody listens on any more is replaced.
+    pub fn bind(&self) -> Result<Bound> {
+        let directory = self.0.parent().unwrap_or(Path::new("/"));
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)
+            .os(|| format!("mkdir {}", directory.display()))?;
+        // The socket is 0600 from its first moment (CVE-2020-15257 is what happens else).
+        let mask = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
+        let bound = self.bind_or_replace();
+        rustix::process::umask(mask);
+        bound
+    }
+
+    fn bind_or_replace(&self) -> Result<Bound> {
+        for _ in 0..2 {
+            match UnixListener::bind(&self.0) {
+                Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => {}
+                other => return other.map(Bound::Listening).os(|| format!("bind {}", self.0.display())),
+            }
+            if UnixStream::connect(&self.0).is_ok() {
+                return Ok(Bound::Taken);
+            }
+            self.remove()?;
+        }
+        Err(Error::os(libc::EADDRINUSE, format!("bind {}", self.0.display())))
+    }
+
+    /// Removes the socket.
+    pub fn remove(&self) -> Result<()> {
+        match std::fs::remove_file(&self.0) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e).os(|| format!("unlink {}", self.0.display())),
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes the socket unless a shim listens on it.
+    pub fn remove_stale(&self) -> Result<()> {
+        let is_socket = std::fs::symlink_metadata(&self.0).is_ok_and(|meta| meta.file_type().is_socket());
+        if is_socket && UnixStream::connect(&self.0).is_err() { self.remove() } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// sha256 of the path /run/containerd/containerd.sock/default/a, as `printf %s ... | sha256sum` has it: containerd
+    /// and its own shim agree on it (containerd: pkg/shim/util_unix.go SocketAddress).
+    #[test]
+    fn the_name_is_the_one_that_containerd_uses() {
+        let address = Address::of("/run/containerd/containerd.sock", "default", "a");
+        let hash = "82795ca4b9b166c1139546afbf9dfd59d74776e0b49c8edfbb195f9d8b9e94a6";
+        assert_eq!(address.uri(), format!("unix:///run/containerd/s/{hash}"));
+    }
+}

@@ -1,0 +1,124 @@
+//! The server: one thread that owns the containers.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use containerd_shim::Flags;
+use nix::sys::signal::{SigSet, Signal};
+use tokio::io::Interest;
+use tokio::net::UnixListener;
+use tokio::sync::Notify;
+use tokio::task::LocalSet;
+
+use crate::engine::ready::watch;
+use crate::engine::{Engine, state};
+use crate::error::{Context, Error, Kind, Os, Result};
+use crate::sys::{cred, fd, seal, signal};
+
+use super::address::Address;
+use super::bootstrap::LISTENER_FD;
+use super::listener::connections;
+use super::logger::Logger;
+use super::publisher::Publisher;
+use super::service::{self, Task};
+
+/// How long the end of the server waits for events that containerd has not taken.
+const FLUSH_BOUND: Duration = Duration::from_secs(3);
+
+/// How long an answer that is on its way out may take when the server ends.
+const ANSWER_BOUND: Duration = Duration::from_millis(20);
+
+/// Serves until the last container is gone and containerd has asked to shut down.
+///
+/// # Errors
+/// When it was not started by the action `start`, and so has no socket.
+pub fn run(flags: &Flags) -> Result<()> {
+    // Signals first: from here on they are read, never handled (a child would inherit the handler).
+    signal::block_all()?;
+    if !seal::is_sealed()? {
+        return Err(Error::new(
+            Kind::FailedPrecondition,
+            "the server is left behind by the action start, not executed",
+        ));
+    }
+    let socket = fd::inherited(LISTENER_FD).context(|| "no socket from the action start")?;
+    // The memory of this process has seen every container's environment: no process of a container looks into it.
+    cred::not_dumpable()?;
+    cred::become_subreaper()?;
+    cred::set_name(c"dray-shim")?;
+    log_to(flags);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().os(|| "epoll_create")?;
+    LocalSet::new().block_on(&runtime, serve(flags, socket))
+}
+
+/// The log goes to the fifo in the bundle that containerd reads, and so does a panic's place.
+fn log_to(flags: &Flags) {
+    let bundle = std::env::var(BUNDLE).unwrap_or_default();
+    Logger::open(&Path::new(&bundle).join("log"), &flags.id, flags.debug).install();
+    let own_pid = std::process::id();
+    std::panic::set_hook(Box::new(move |panic| {
+        // In a forked child the log is closed, and the panic becomes an error record (init/mod.rs).
+        if std::process::id() == own_pid {
+            log::error!("{panic}");
+        }
+    }));
+}
+
+/// The environment variable in which `start` passes the bundle directory in which it was executed.
+pub const BUNDLE: &str = "DRAY_BUNDLE";
+
+async fn serve(flags: &Flags, socket: OwnedFd) -> Result<()> {
+    let (publisher, publishing) = Publisher::new(std::env::var(super::TTRPC_ADDRESS).ok(), &flags.namespace);
+    tokio::task::spawn_local(publishing);
+    let events = publisher.clone();
+    let engine = Engine::new(&flags.namespace, state::ROOT.into(), Box::new(move |event| events.publish(event)))?;
+
+    let end = Arc::new(Notify::new());
+    let (task, requests) = Task::new(end.clone());
+    tokio::task::spawn_local(service::run(requests, engine.clone()));
+    tokio::task::spawn_local(signals(engine.clone(), end.clone())?);
+
+    let listener = std::os::unix::net::UnixListener::from(socket);
+    listener.set_nonblocking(true).os(|| "fcntl F_SETFL")?;
+    let listener = UnixListener::from_std(listener).os(|| "epoll_ctl")?;
+    let listener = ttrpc::r#async::transport::Listener::new(connections(listener));
+    let mut server = service::register(ttrpc::r#async::Server::new().add_listener(listener), task);
+    server.start().await.map_err(|e| Error::new(Kind::Internal, e.to_string()))?;
+    log::debug!("serving {}", flags.id);
+
+    end.notified().await;
+    publisher.flush(FLUSH_BOUND).await;
+    // The answer to Shutdown is among what the connections still have to write.
+    tokio::time::sleep(ANSWER_BOUND).await;
+    Address::of(&flags.address, &flags.namespace, &flags.id).remove()
+}
+
+/// Reads signals: children's ends, and an operator's wishes.
+fn signals(engine: Rc<Engine>, end: Arc<Notify>) -> Result<impl Future<Output = ()>> {
+    let signals = watch(signal::signalfd(&SigSet::all())?, Interest::READABLE)?;
+    Ok(async move {
+        loop {
+            let Ok(mut ready) = signals.readable().await else { return };
+            while let Ok(Some(info)) = signals.get_ref().read_signal() {
+                on_signal(&engine, &end, info.ssi_signo as i32);
+            }
+            ready.clear_ready();
+        }
+    })
+}
+
+fn on_signal(engine: &Rc<Engine>, end: &Notify, number: i32) {
+    match Signal::try_from(number) {
+        Ok(Signal::SIGCHLD) => engine.reap(),
+        Ok(signal @ (Signal::SIGTERM | Signal::SIGINT)) if engine.is_empty() => {
+            log::info!("{signal}, and no container: ending");
+            end.notify_one();
+        }
+        Ok(signal @ (Signal::SIGTERM | Signal::SIGINT)) => log::info!("{signal} ignored: there are containers"),
+        Ok(Signal::SIGUSR1) => engine.dump().iter().for_each(|line| log::info!("{line}")),
+        _ => {}
+    }
+}

@@ -1,0 +1,252 @@
+//! The task service: decode a request, hand it to the engine, encode the answer.
+//!
+//! A handler runs on the connection's task, which the ttrpc crate drops at a deadline and at the end of the connection.
+//! Nothing is done there: the request goes to the engine's own task, which finishes what it has begun.
+
+use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use containerd_shim_protos::api::{
+    CloseIORequest, ConnectRequest, ConnectResponse, CreateTaskRequest, CreateTaskResponse, DeleteRequest,
+    DeleteResponse, ExecProcessRequest, KillRequest, PidsRequest, PidsResponse, ProcessInfo, ShutdownRequest,
+    StartRequest, StartResponse, StateRequest, StateResponse, Status, WaitRequest, WaitResponse,
+};
+use containerd_shim_protos::protobuf::MessageField;
+use containerd_shim_protos::protobuf::well_known_types::empty::Empty;
+use containerd_shim_protos::shim_async::create_task;
+use containerd_shim_protos::types::mount::Mount;
+use futures::FutureExt;
+use futures::future::LocalBoxFuture;
+use tokio::sync::{Notify, mpsc, oneshot};
+use ttrpc::Code;
+use ttrpc::r#async::{Server, Service, TtrpcContext};
+
+use crate::engine::Engine;
+use crate::engine::create::{Request, absolute_bundle};
+use crate::engine::events::{RootfsMount, StdioUris};
+use crate::engine::lifecycle::State;
+use crate::error::{Error, Kind, Result};
+
+use super::VERSION;
+use super::bootstrap::timestamp;
+
+/// The service's names: messages and methods are the same in both (containerd 1.6 and 1.7 ask for v2, 2.0 and later for v3).
+const NAMES: [&str; 2] = ["containerd.task.v2.Task", "containerd.task.v3.Task"];
+
+/// Services that containerd probes for. The ttrpc crate answers INVALID_ARGUMENT for a service that it does not know,
+/// where Go's says Unimplemented, by which containerd decides what to do without it; with an entry it says so too.
+const NOT_OFFERED: [&str; 2] =
+    ["containerd.runtime.sandbox.v1.Sandbox", "containerd.services.streaming.v1.TTRPCStreaming"];
+
+/// Something for the engine's task to do.
+type Job = Box<dyn FnOnce(Rc<Engine>) -> LocalBoxFuture<'static, ()> + Send>;
+
+/// The handlers. They may be called from any connection's task, so they hold but a channel to the engine.
+pub struct Task {
+    jobs: mpsc::UnboundedSender<Job>,
+    end: Arc<Notify>,
+}
+
+impl Task {
+    /// The handlers, and what they ask for, to be [`run`]. `end` is notified when the server should end.
+    pub fn new(end: Arc<Notify>) -> (Self, mpsc::UnboundedReceiver<Job>) {
+        let (jobs, requests) = mpsc::unbounded_channel();
+        (Self { jobs, end }, requests)
+    }
+
+    /// Has the engine do something, in a task of its own.
+    async fn engine<T, F, R>(&self, work: F) -> ttrpc::Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(Rc<Engine>) -> R + Send + 'static,
+        R: Future<Output = Result<T>> + 'static,
+    {
+        let (done, answer) = oneshot::channel();
+        let job: Job = Box::new(move |engine| {
+            Box::pin(async move {
+                let panicked = |_| Err(Error::new(Kind::Internal, "the shim panicked; its log has more"));
+                let result = AssertUnwindSafe(work(engine)).catch_unwind().await.unwrap_or_else(panicked);
+                // Nobody may be waiting any more: the work is done all the same.
+                let _ = done.send(result);
+            })
+        });
+        let ended = || Error::new(Kind::Unavailable, "the shim is shutting down");
+        self.jobs.send(job).map_err(|_| status(ended()))?;
+        answer.await.unwrap_or_else(|_| Err(ended())).map_err(status)
+    }
+}
+
+/// Does what the handlers ask for, each request beside the others.
+pub async fn run(mut requests: mpsc::UnboundedReceiver<Job>, engine: Rc<Engine>) {
+    while let Some(job) = requests.recv().await {
+        tokio::task::spawn_local(job(engine.clone()));
+    }
+}
+
+/// Registers the task service under both its names, and the names of what is not offered.
+pub fn register(server: Server, task: Task) -> Server {
+    let task: Arc<dyn containerd_shim_protos::shim_async::Task + Send + Sync> = Arc::new(task);
+    let mut services: HashMap<String, Service> = HashMap::new();
+    for name in NAMES {
+        services.extend(create_task(task.clone()).into_values().map(|service| (name.to_owned(), service)));
+    }
+    let none = || Service { methods: HashMap::new(), streams: HashMap::new() };
+    services.extend(NOT_OFFERED.map(|name| (name.to_owned(), none())));
+    server.register_service(services)
+}
+
+/// The gRPC status that containerd and its clients interpret.
+fn status(error: Error) -> ttrpc::Error {
+    let code = match error.kind() {
+        Kind::InvalidArgument => Code::INVALID_ARGUMENT,
+        Kind::NotFound => Code::NOT_FOUND,
+        Kind::AlreadyExists => Code::ALREADY_EXISTS,
+        Kind::FailedPrecondition => Code::FAILED_PRECONDITION,
+        Kind::Unimplemented => Code::UNIMPLEMENTED,
+        Kind::DeadlineExceeded => Code::DEADLINE_EXCEEDED,
+        Kind::Unavailable => Code::UNAVAILABLE,
+        Kind::Internal => Code::INTERNAL,
+    };
+    ttrpc::Error::RpcStatus(ttrpc::get_status(code, error.to_string()))
+}
+
+#[async_trait]
+impl containerd_shim_protos::shim_async::Task for Task {
+    async fn create(&self, _: &TtrpcContext, request: CreateTaskRequest) -> ttrpc::Result<CreateTaskResponse> {
+        if !request.checkpoint.is_empty() {
+            return Err(status(Error::new(Kind::Unimplemented, "restore from a checkpoint is not supported")));
+        }
+        let request = Request {
+            bundle: absolute_bundle(&request.bundle).map_err(status)?,
+            rootfs: request.rootfs.into_iter().map(rootfs_mount).collect(),
+            stdio: StdioUris {
+                stdin: request.stdin,
+                stdout: request.stdout,
+                stderr: request.stderr,
+                terminal: request.terminal,
+            },
+            id: request.id,
+        };
+        let pid = self.engine(move |engine| engine.create(request)).await?;
+        Ok(CreateTaskResponse { pid, ..Default::default() })
+    }
+
+    async fn start(&self, _: &TtrpcContext, request: StartRequest) -> ttrpc::Result<StartResponse> {
+        let pid = self.engine(move |engine| engine.start(request.id, request.exec_id)).await?;
+        Ok(StartResponse { pid, ..Default::default() })
+    }
+
+    async fn state(&self, _: &TtrpcContext, request: StateRequest) -> ttrpc::Result<StateResponse> {
+        self.engine(move |engine| async move { state(&engine, &request) }).await
+    }
+
+    async fn wait(&self, _: &TtrpcContext, request: WaitRequest) -> ttrpc::Result<WaitResponse> {
+        let exit = self
+            .engine(move |engine| async move {
+                let process = engine.process(&request.id, &request.exec_id)?;
+                drop(engine);
+                Ok(process.wait().await)
+            })
+            .await?;
+        Ok(WaitResponse {
+            exit_status: exit.status,
+            exited_at: MessageField::some(timestamp(exit.at)),
+            ..Default::default()
+        })
+    }
+
+    async fn kill(&self, _: &TtrpcContext, request: KillRequest) -> ttrpc::Result<Empty> {
+        // `all` asks for nothing more: SIGKILL reaches all of a container as it is, and other signals are init's to
+        // hand on, as they are with runc.
+        self.engine(move |engine| async move { engine.kill(&request.id, &request.exec_id, request.signal) }).await?;
+        Ok(Empty::new())
+    }
+
+    async fn exec(&self, _: &TtrpcContext, request: ExecProcessRequest) -> ttrpc::Result<Empty> {
+        let uris = StdioUris {
+            stdin: request.stdin,
+            stdout: request.stdout,
+            stderr: request.stderr,
+            terminal: request.terminal,
+        };
+        let spec = request.spec.into_option().map(|any| any.value).unwrap_or_default();
+        self.engine(move |engine| async move { engine.exec(&request.id, &request.exec_id, &spec, uris) }).await?;
+        Ok(Empty::new())
+    }
+
+    async fn delete(&self, _: &TtrpcContext, request: DeleteRequest) -> ttrpc::Result<DeleteResponse> {
+        let deleted = self.engine(move |engine| engine.delete(request.id, request.exec_id)).await?;
+        Ok(DeleteResponse {
+            pid: deleted.pid,
+            exit_status: deleted.exit.status,
+            exited_at: MessageField::some(timestamp(deleted.exit.at)),
+            ..Default::default()
+        })
+    }
+
+    async fn close_io(&self, _: &TtrpcContext, request: CloseIORequest) -> ttrpc::Result<Empty> {
+        self.engine(move |engine| async move {
+            let process = engine.process(&request.id, &request.exec_id)?;
+            if let (true, Some(stdio)) = (request.stdin, &*process.stdio.borrow()) {
+                stdio.close_stdin();
+            }
+            Ok(Empty::new())
+        })
+        .await
+    }
+
+    async fn pids(&self, _: &TtrpcContext, request: PidsRequest) -> ttrpc::Result<PidsResponse> {
+        let pids = self.engine(move |engine| async move { engine.pids(&request.id) }).await?;
+        let processes = pids.into_iter().map(|pid| ProcessInfo { pid, ..Default::default() });
+        Ok(PidsResponse { processes: processes.collect(), ..Default::default() })
+    }
+
+    async fn connect(&self, _: &TtrpcContext, request: ConnectRequest) -> ttrpc::Result<ConnectResponse> {
+        // containerd asks with the id of the shim, whose container may not be there (yet): that is no error.
+        let task_pid = self
+            .engine(move |engine| async move { Ok(engine.process(&request.id, "").map_or(0, |init| init.pid())) })
+            .await?;
+        let version = VERSION.to_owned();
+        Ok(ConnectResponse { shim_pid: std::process::id(), task_pid, version, ..Default::default() })
+    }
+
+    async fn shutdown(&self, _: &TtrpcContext, _: ShutdownRequest) -> ttrpc::Result<Empty> {
+        let idle = self.engine(move |engine| async move { Ok(engine.is_empty()) }).await?;
+        if idle {
+            self.end.notify_one();
+        }
+        Ok(Empty::new())
+    }
+}
+
+fn state(engine: &Engine, request: &StateRequest) -> Result<StateResponse> {
+    let container = engine.container(&request.id)?;
+    let process = container.process(&request.exec_id)?;
+    let status = match process.state() {
+        State::Creating | State::Created | State::Starting => Status::CREATED,
+        State::Running => Status::RUNNING,
+        State::Stopped => Status::STOPPED,
+    };
+    let exit = process.exit();
+    Ok(StateResponse {
+        id: request.id.clone(),
+        exec_id: request.exec_id.clone(),
+        bundle: container.bundle.to_string_lossy().into_owned(),
+        pid: process.pid(),
+        status: status.into(),
+        stdin: process.uris.stdin.clone(),
+        stdout: process.uris.stdout.clone(),
+        stderr: process.uris.stderr.clone(),
+        terminal: process.uris.terminal,
+        exit_status: exit.map(|exit| exit.status).unwrap_or_default(),
+        exited_at: exit.map(|exit| timestamp(exit.at)).into(),
+        ..Default::default()
+    })
+}
+
+fn rootfs_mount(mount: Mount) -> RootfsMount {
+    RootfsMount { kind: mount.type_, source: mount.source, target: mount.target, options: mount.options }
+}

@@ -1,0 +1,398 @@
+//! The list of what the specification (1.3) defines and this version does not implement, each refused by its JSON path.
+//!
+//! A field that is ignored is a promise broken without a word: a container without the seccomp profile that it was to
+//! have. So every field is either implemented or a row here, which a test compares with the fields that the types
+//! have. A row goes when its field is implemented. A value that asks for nothing (an empty list, 0, false, "") is not
+//! refused: clients write them. Unknown fields and annotations pass, as the specification demands.
+
+use super::unsupported;
+use crate::error::Result;
+use crate::spec::namespaces::namespaces;
+use oci_spec::runtime::{
+    Hooks, Linux, LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxNamespaceType, LinuxResources, Process, Spec,
+};
+use std::collections::HashMap;
+use std::hash::Hash;
+
+/// A field's JSON path, and whether a document asks for it.
+type Row<T> = (&'static str, fn(&T) -> bool);
+
+const SPEC: &[Row<Spec>] = &[
+    ("domainname", |spec| text(spec.domainname())),
+    ("solaris", |spec| spec.solaris().is_some()),
+    ("vm", |spec| spec.vm().is_some()),
+    ("windows", |spec| spec.windows().is_some()),
+    ("zos", |spec| spec.zos().is_some()),
+    // And "freebsd", which the types do not have: `load` refuses it.
+];
+
+#[allow(deprecated)] // `prestart` is deprecated for those who write configurations, not for those who read them.
+const HOOKS: &[Row<Hooks>] = &[
+    ("hooks.prestart", |hooks| list(hooks.prestart())),
+    ("hooks.createRuntime", |hooks| list(hooks.create_runtime())),
+    ("hooks.createContainer", |hooks| list(hooks.create_container())),
+    ("hooks.startContainer", |hooks| list(hooks.start_container())),
+    ("hooks.poststart", |hooks| list(hooks.poststart())),
+    ("hooks.poststop", |hooks| list(hooks.poststop())),
+];
+
+const PROCESS: &[Row<Process>] = &[
+    // Without it, consoleSize is to be ignored ("MUST", the specification says).
+    ("process.terminal", |process| process.terminal() == Some(true)),
+    ("process.user.username", |process| text(process.user().username())),
+    ("process.commandLine", |process| text(process.command_line())),
+    ("process.apparmorProfile", |process| text(process.apparmor_profile())),
+    ("process.selinuxLabel", |process| text(process.selinux_label())),
+    ("process.ioPriority", |process| process.io_priority().is_some()),
+    ("process.scheduler", |process| process.scheduler().is_some()),
+    ("process.execCPUAffinity", |process| {
+        process.exec_cpu_affinity().as_ref().is_some_and(|cpus| text(cpus.initial()) || text(cpus.cpu_affinity_final()))
+    }),
+];
+
+const LINUX: &[Row<Linux>] = &[
+    ("linux.netDevices", |linux| map(linux.net_devices())),
+    ("linux.uidMappings", |linux| list(linux.uid_mappings())),
+    ("linux.gidMappings", |linux| list(linux.gid_mappings())),
+    ("linux.sysctl", |linux| map(linux.sysctl())),
+    ("linux.seccomp", |linux| linux.seccomp().is_some()),
+    ("linux.rootfsPropagation", |linux| text(linux.rootfs_propagation())),
+    ("linux.mountLabel", |linux| text(linux.mount_label())),
+    ("linux.intelRdt", |linux| linux.intel_rdt().is_some()),
+    ("linux.memoryPolicy", |linux| linux.memory_policy().is_some()),
+    ("linux.personality", |linux| linux.personality().is_some()),
+    ("linux.timeOffsets", |linux| map(linux.time_offsets())),
+];
+
+const RESOURCES: &[Row<LinuxResources>] = &[
+    ("linux.resources.blockIO", |resources| resources.block_io().as_ref().is_some_and(limits_io)),
+    ("linux.resources.hugepageLimits", |resources| list(resources.hugepage_limits())),
+    ("linux.resources.network", |resources| {
+        let network = resources.network().as_ref();
+        network.is_some_and(|network| network.class_id().is_some_and(|id| id != 0) || list(network.priorities()))
+    }),
+    ("linux.resources.rdma", |resources| map(resources.rdma())),
+    ("linux.resources.unified", |resources| map(resources.unified())),
+];
+
+#[allow(deprecated)] // `kernel`: as with `prestart`.
+const MEMORY: &[Row<LinuxMemory>] = &[
+    ("linux.resources.memory.kernel", |memory| memory.kernel().is_some_and(|limit| limit != 0)),
+    ("linux.resources.memory.kernelTCP", |memory| memory.kernel_tcp().is_some_and(|limit| limit != 0)),
+    ("linux.resources.memory.useHierarchy", |memory| memory.use_hierarchy() == Some(true)),
+    ("linux.resources.memory.checkBeforeUpdate", |memory| memory.check_before_update() == Some(true)),
+];
+
+const CPU: &[Row<LinuxCpu>] = &[
+    ("linux.resources.cpu.burst", |cpu| cpu.burst().is_some_and(|burst| burst != 0)),
+    ("linux.resources.cpu.idle", |cpu| cpu.idle().is_some_and(|idle| idle != 0)),
+];
+
+/// Refuses what a specification asks for and this version does not have.
+pub(super) fn in_spec(spec: &Spec) -> Result<()> {
+    refuse(SPEC, Some(spec))?;
+    refuse(HOOKS, spec.hooks().as_ref())?;
+    spec.process().as_ref().map_or(Ok(()), in_process)?;
+    for (index, namespace) in namespaces(spec).enumerate() {
+        if matches!(namespace.typ, LinuxNamespaceType::User | LinuxNamespaceType::Time) {
+            let name = namespace_name(namespace.typ);
+            return Err(unsupported(format_args!("linux.namespaces[{index}]: the type {name}")));
+        }
+    }
+    let Some(linux) = spec.linux() else { return Ok(()) };
+    refuse(LINUX, Some(linux))?;
+    let Some(resources) = linux.resources() else { return Ok(()) };
+    refuse(RESOURCES, Some(resources))?;
+    refuse(MEMORY, resources.memory().as_ref())?;
+    refuse(CPU, resources.cpu().as_ref())
+}
+
+/// Refuses what a process asks for and this version does not have.
+pub(super) fn in_process(process: &Process) -> Result<()> {
+    refuse(PROCESS, Some(process))
+}
+
+fn refuse<T>(rows: &[Row<T>], value: Option<&T>) -> Result<()> {
+    let Some(value) = value else { return Ok(()) };
+    match rows.iter().find(|(_, asked)| asked(value)) {
+        Some((name, _)) => Err(unsupported(name)),
+        None => Ok(()),
+    }
+}
+
+/// A namespace's type as `linux.namespaces[].type` has it; the crate's own text is that of /proc/PID/ns.
+pub(super) fn namespace_name(typ: LinuxNamespaceType) -> &'static str {
+    match typ {
+        LinuxNamespaceType::Mount => "mount",
+        LinuxNamespaceType::Cgroup => "cgroup",
+        LinuxNamespaceType::Uts => "uts",
+        LinuxNamespaceType::Ipc => "ipc",
+        LinuxNamespaceType::User => "user",
+        LinuxNamespaceType::Pid => "pid",
+        LinuxNamespaceType::Network => "network",
+        LinuxNamespaceType::Time => "time",
+    }
+}
+
+fn text(field: &Option<String>) -> bool {
+    field.as_ref().is_some_and(|text| !text.is_empty())
+}
+
+fn list<T>(field: &Option<Vec<T>>) -> bool {
+    field.as_ref().is_some_and(|list| !list.is_empty())
+}
+
+fn map<K: Eq + Hash, V>(field: &Option<HashMap<K, V>>) -> bool {
+    field.as_ref().is_some_and(|map| !map.is_empty())
+}
+
+fn limits_io(io: &LinuxBlockIo) -> bool {
+    let throttles = [
+        io.throttle_read_bps_device(),
+        io.throttle_write_bps_device(),
+        io.throttle_read_iops_device(),
+        io.throttle_write_iops_device(),
+    ];
+    io.weight().is_some_and(|weight| weight != 0)
+        || io.leaf_weight().is_some_and(|weight| weight != 0)
+        || list(io.weight_device())
+        || throttles.into_iter().any(list)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+    use oci_spec::runtime as oci;
+    use serde::de::{Deserialize, Deserializer, Error as _, Visitor};
+    use serde_json::{Value, json};
+
+    /// A document that passes, with the value at a path of keys (`a.b.c`) replaced.
+    fn with(path: &str, value: &Value) -> Value {
+        let mut document: Value = serde_json::from_str(include_str!("../../../tests/data/ctr-default.json")).unwrap();
+        let mut at = &mut document;
+        for key in path.split('.') {
+            at = at.as_object_mut().unwrap().entry(key).or_insert_with(|| json!({}));
+        }
+        *at = value.clone();
+        document
+    }
+
+    /// The list again, as documents: what asks for each field, and what does not.
+    fn examples() -> Vec<(&'static str, Vec<Value>, Vec<Value>)> {
+        let hooks = || (vec![json!([{ "path": "/bin/true" }])], vec![json!([]), Value::Null]);
+        let words = || (vec![json!("x")], vec![json!(""), Value::Null]);
+        let limits = || (vec![json!(1)], vec![json!(0), Value::Null]);
+        let flags = || (vec![json!(true)], vec![json!(false), Value::Null]);
+        let ids = || (vec![json!([{ "containerID": 0, "hostID": 1, "size": 1 }])], vec![json!([])]);
+        let io = |key: &str, value: Value| json!({ key: value });
+        let throttle = || json!([{ "major": 8, "minor": 0, "rate": 1 }]);
+        let pairs = |(name, (asks, passes))| (name, asks, passes);
+        let several = [
+            ("domainname", words()),
+            ("hooks.prestart", hooks()),
+            ("hooks.createRuntime", hooks()),
+            ("hooks.createContainer", hooks()),
+            ("hooks.startContainer", hooks()),
+            ("hooks.poststart", hooks()),
+            ("hooks.poststop", hooks()),
+            ("process.terminal", flags()),
+            ("process.user.username", words()),
+            ("process.commandLine", words()),
+            ("process.apparmorProfile", words()),
+            ("process.selinuxLabel", words()),
+            ("linux.uidMappings", ids()),
+            ("linux.gidMappings", ids()),
+            ("linux.rootfsPropagation", words()),
+            ("linux.mountLabel", words()),
+            ("linux.resources.memory.kernel", limits()),
+            ("linux.resources.memory.kernelTCP", limits()),
+            ("linux.resources.memory.useHierarchy", flags()),
+            ("linux.resources.memory.checkBeforeUpdate", flags()),
+            ("linux.resources.cpu.burst", limits()),
+            ("linux.resources.cpu.idle", limits()),
+        ];
+        let one = |name, asks: Value, passes: Value| (name, vec![asks], vec![passes]);
+        several
+            .map(pairs)
+            .into_iter()
+            .chain([
+                one("solaris", json!({}), Value::Null),
+                one("vm", json!({ "kernel": { "path": "/k" } }), Value::Null),
+                one("windows", json!({ "servicing": true }), Value::Null),
+                one("zos", json!({}), Value::Null),
+                one("process.ioPriority", json!({ "class": "IOPRIO_CLASS_BE", "priority": 4 }), Value::Null),
+                one("process.scheduler", json!({ "policy": "SCHED_OTHER" }), Value::Null),
+                (
+                    "process.execCPUAffinity",
+                    vec![json!({ "initial": "0" }), json!({ "final": "0-1" })],
+                    vec![json!({}), Value::Null],
+                ),
+                one("linux.netDevices", json!({ "eth0": {} }), json!({})),
+                one("linux.sysctl", json!({ "kernel.msgmax": "1" }), json!({})),
+                one("linux.seccomp", json!({ "defaultAction": "SCMP_ACT_ALLOW" }), Value::Null),
+                one("linux.intelRdt", json!({ "closID": "a" }), Value::Null),
+                one("linux.memoryPolicy", json!({ "mode": "MPOL_BIND", "nodes": "0" }), Value::Null),
+                one("linux.personality", json!({ "domain": "LINUX32" }), Value::Null),
+                one("linux.timeOffsets", json!({ "monotonic": { "secs": 1 } }), json!({})),
+                (
+                    "linux.resources.blockIO",
+                    vec![
+                        io("weight", json!(10)),
+                        io("leafWeight", json!(10)),
+                        io("weightDevice", json!([{ "major": 8, "minor": 0, "weight": 10 }])),
+                        io("throttleReadBpsDevice", throttle()),
+                        io("throttleWriteBpsDevice", throttle()),
+                        io("throttleReadIOPSDevice", throttle()),
+                        io("throttleWriteIOPSDevice", throttle()),
+                    ],
+                    vec![json!({}), json!({ "weight": 0, "weightDevice": [] }), Value::Null],
+                ),
+                one("linux.resources.hugepageLimits", json!([{ "pageSize": "2MB", "limit": 1 }]), json!([])),
+                (
+                    "linux.resources.network",
+                    vec![json!({ "classID": 1 }), json!({ "priorities": [{ "name": "eth0", "priority": 1 }] })],
+                    vec![json!({}), json!({ "classID": 0, "priorities": [] })],
+                ),
+                one("linux.resources.rdma", json!({ "mlx5_1": { "hcaHandles": 1 } }), json!({})),
+                one("linux.resources.unified", json!({ "memory.high": "1" }), json!({})),
+            ])
+            .collect()
+    }
+
+    fn judge(document: &Value) -> Result<()> {
+        super::super::validate(&serde_json::from_value(document.clone()).unwrap())
+    }
+
+    #[test]
+    fn each_row_is_refused_by_its_name_and_passes_when_it_asks_for_nothing() {
+        for (name, asks, passes) in examples() {
+            for value in asks {
+                let error = judge(&with(name, &value)).expect_err(&format!("{name}: {value} was accepted"));
+                assert_eq!(error.kind(), Kind::Unimplemented, "{name}");
+                assert_eq!(error.to_string(), format!("{name} is not supported by this version of dray"));
+            }
+            for value in passes {
+                judge(&with(name, &value)).unwrap_or_else(|error| panic!("{name}: {value}: {error}"));
+            }
+        }
+    }
+
+    #[test]
+    fn each_row_has_an_example() {
+        fn names<T>(rows: &[Row<T>]) -> Vec<&'static str> {
+            rows.iter().map(|(name, _)| *name).collect()
+        }
+        let mut rows =
+            [names(SPEC), names(HOOKS), names(PROCESS), names(LINUX), names(RESOURCES), names(MEMORY), names(CPU)]
+                .concat();
+        let mut examples: Vec<_> = examples().into_iter().map(|(name, ..)| name).collect();
+        rows.sort_unstable();
+        examples.sort_unstable();
+        assert_eq!(rows, examples);
+    }
+
+    #[test]
+    fn namespace_types_and_id_mapped_mounts_are_refused_by_their_place() {
+        for typ in ["user", "time"] {
+            let error = judge(&with("linux.namespaces", &json!([{ "type": "mount" }, { "type": typ }]))).unwrap_err();
+            assert_eq!(error.kind(), Kind::Unimplemented);
+            assert!(error.to_string().starts_with(&format!("linux.namespaces[1]: the type {typ} ")), "{error}");
+        }
+        for field in ["uidMappings", "gidMappings"] {
+            let ids = json!([{ "containerID": 0, "hostID": 1, "size": 1 }]);
+            let mounts =
+                json!([{ "destination": "/a", "type": "tmpfs" }, { "destination": "/b", "type": "tmpfs", field: ids }]);
+            let error = judge(&with("mounts", &mounts)).unwrap_err();
+            assert_eq!(error.kind(), Kind::Unimplemented);
+            assert_eq!(error.to_string(), format!("mounts[1]: {field} is not supported by this version of dray"));
+        }
+    }
+
+    #[test]
+    fn a_size_for_a_console_without_a_terminal_is_ignored() {
+        judge(&with("process.consoleSize", &json!({ "height": 24, "width": 80 }))).unwrap();
+    }
+
+    /// A deserializer that has no data and tells the names of the fields which a type asks it for.
+    struct Fields<'a>(&'a mut Vec<&'static str>);
+
+    impl<'de> Deserializer<'de> for Fields<'_> {
+        type Error = serde_json::Error;
+
+        fn deserialize_any<V: Visitor<'de>>(self, _: V) -> std::result::Result<V::Value, Self::Error> {
+            Err(Self::Error::custom("not a struct"))
+        }
+
+        fn deserialize_struct<V: Visitor<'de>>(
+            self,
+            _: &'static str,
+            fields: &'static [&'static str],
+            _: V,
+        ) -> std::result::Result<V::Value, Self::Error> {
+            self.0.extend(fields);
+            Err(Self::Error::custom("no data"))
+        }
+
+        serde::forward_to_deserialize_any! {
+            bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 char str string bytes byte_buf option unit unit_struct
+            newtype_struct seq tuple tuple_struct map enum identifier ignored_any
+        }
+    }
+
+    /// The fields of `T` that neither this version implements, by the words of `implemented`, nor the list refuses.
+    fn undecided<'de, T: Deserialize<'de>>(prefix: &str, implemented: &str) -> Vec<String> {
+        let mut fields = Vec::new();
+        assert!(T::deserialize(Fields(&mut fields)).is_err());
+        assert!(!fields.is_empty(), "{prefix}");
+        for word in implemented.split_whitespace() {
+            assert!(fields.contains(&word), "{prefix}{word} is no field");
+        }
+        let refused: Vec<_> = examples().into_iter().map(|(name, ..)| name).collect();
+        let paths = fields.into_iter().filter(|field| !implemented.split_whitespace().any(|word| word == *field));
+        paths.map(|field| format!("{prefix}{field}")).filter(|path| !refused.contains(&path.as_str())).collect()
+    }
+
+    /// An update of the crate that brings new fields fails here until each is decided on.
+    #[test]
+    fn every_field_of_the_types_is_implemented_or_refused() {
+        let all = [
+            // The last two have never been in the specification: the crate has dropped them from its own use.
+            undecided::<Spec>(
+                "",
+                "ociVersion root mounts process hostname hooks annotations linux uidMappings gidMappings",
+            ),
+            undecided::<oci::Root>("root.", "path readonly"),
+            undecided::<oci::Mount>("mounts.", "destination type source options uidMappings gidMappings"),
+            undecided::<Hooks>("hooks.", ""),
+            undecided::<Process>(
+                "process.",
+                "consoleSize user args env cwd capabilities rlimits noNewPrivileges oomScoreAdj",
+            ),
+            undecided::<oci::User>("process.user.", "uid gid umask additionalGids"),
+            undecided::<oci::LinuxCapabilities>(
+                "process.capabilities.",
+                "bounding effective inheritable permitted ambient",
+            ),
+            undecided::<oci::PosixRlimit>("process.rlimits.", "type hard soft"),
+            undecided::<Linux>("linux.", "resources cgroupsPath namespaces devices maskedPaths readonlyPaths"),
+            undecided::<oci::LinuxNamespace>("linux.namespaces.", "type path"),
+            undecided::<oci::LinuxDevice>("linux.devices.", "path type major minor fileMode uid gid"),
+            undecided::<LinuxResources>("linux.resources.", "devices memory cpu pids"),
+            undecided::<oci::LinuxDeviceCgroup>("linux.resources.devices.", "allow type major minor access"),
+            undecided::<LinuxMemory>("linux.resources.memory.", "limit reservation swap swappiness disableOOMKiller"),
+            undecided::<LinuxCpu>(
+                "linux.resources.cpu.",
+                "shares quota period realtimeRuntime realtimePeriod cpus mems",
+            ),
+            undecided::<oci::LinuxPids>("linux.resources.pids.", "limit"),
+        ];
+        assert_eq!(all.concat(), [] as [String; 0]);
+        // Judged as one: a new way to limit must be one that `limits_io` looks at.
+        let seen = "weight leafWeight weightDevice throttleReadBpsDevice throttleWriteBpsDevice throttleReadIOPSDevice \
+                    throttleWriteIOPSDevice";
+        assert_eq!(undecided::<LinuxBlockIo>("", seen), [] as [String; 0]);
+        assert_eq!(undecided::<oci::LinuxNetwork>("", "classID priorities"), [] as [String; 0]);
+        assert_eq!(undecided::<oci::ExecCPUAffinity>("", "initial final"), [] as [String; 0]);
+    }
+}

@@ -1,0 +1,127 @@
+//! Who a process is: ids, capabilities, limits, and the flags that go with them.
+
+use rustix::process::{DumpableBehavior, Gid, Signal, Uid};
+use rustix::thread::{CapabilitySet, CapabilitySets};
+
+use crate::error::{Error, Os, Result};
+
+/// The capability sets of capabilities(7), as bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Capabilities {
+    /// Bounding set.
+    pub bounding: u64,
+    /// Effective set.
+    pub effective: u64,
+    /// Permitted set.
+    pub permitted: u64,
+    /// Inheritable set.
+    pub inheritable: u64,
+    /// Ambient set.
+    pub ambient: u64,
+}
+
+/// The highest capability number that this program knows (CAP_CHECKPOINT_RESTORE); a newer kernel may have more.
+const LAST_KNOWN: u32 = 40;
+
+/// Limits the bounding set to `keep`: what is not in it cannot be had again, not even by a set-user-ID program.
+///
+/// Every capability that the kernel has is asked for, also those that this program does not know: an unknown one must
+/// not stay.
+pub fn limit_bounding(keep: u64) -> Result<()> {
+    for number in 0..64 {
+        if keep & (1 << number) != 0 {
+            continue;
+        }
+        let capability = CapabilitySet::from_bits_retain(1 << number);
+        match rustix::thread::remove_capability_from_bounding_set(capability) {
+            Ok(()) => {}
+            // Past the kernel's last capability. Known ones exist on every kernel that we run on.
+            Err(rustix::io::Errno::INVAL) if number > LAST_KNOWN - 3 => return Ok(()),
+            Err(e) => return Err(Error::os(e, format!("prctl PR_CAPBSET_DROP {number}"))),
+        }
+    }
+    Ok(())
+}
+
+/// Sets effective, permitted and inheritable, then the ambient set.
+pub fn set_capabilities(caps: &Capabilities) -> Result<()> {
+    let sets = CapabilitySets {
+        effective: CapabilitySet::from_bits_retain(caps.effective),
+        permitted: CapabilitySet::from_bits_retain(caps.permitted),
+        inheritable: CapabilitySet::from_bits_retain(caps.inheritable),
+    };
+    rustix::thread::set_capabilities(None, sets).os(|| "capset")?;
+    rustix::thread::clear_ambient_capability_set().os(|| "prctl PR_CAP_AMBIENT_CLEAR_ALL")?;
+    for number in (0..64).filter(|n| caps.ambient & (1 << n) != 0) {
+        let capability = CapabilitySet::from_bits_retain(1 << number);
+        rustix::thread::configure_capability_in_ambient_set(capability, true)
+            .os(|| format!("prctl PR_CAP_AMBIENT_RAISE {number}"))?;
+    }
+    Ok(())
+}
+
+/// Makes the next change to a user id other than 0 keep the permitted capabilities, or not.
+pub fn keep_capabilities(keep: bool) -> Result<()> {
+    rustix::thread::set_keep_capabilities(keep).os(|| "prctl PR_SET_KEEPCAPS")
+}
+
+/// Sets the supplementary groups, then all group ids, then all user ids: the order in which each is still allowed.
+pub fn set_ids(uid: u32, gid: u32, groups: &[u32]) -> Result<()> {
+    let groups: Vec<Gid> = groups.iter().map(|&gid| Gid::from_raw(gid)).collect();
+    // In a single-threaded process the thread's credentials are the process's.
+    rustix::thread::set_thread_groups(&groups).os(|| "setgroups")?;
+    let gid = Gid::from_raw(gid);
+    rustix::thread::set_thread_res_gid(gid, gid, gid).os(|| format!("setresgid {gid}"))?;
+    let uid = Uid::from_raw(uid);
+    rustix::thread::set_thread_res_uid(uid, uid, uid).os(|| format!("setresuid {uid}"))
+}
+
+/// Sets PR_SET_NO_NEW_PRIVS; there is no way back.
+pub fn no_new_privileges() -> Result<()> {
+    rustix::thread::set_no_new_privs(true).os(|| "prctl PR_SET_NO_NEW_PRIVS")
+}
+
+/// Nobody without CAP_SYS_PTRACE over us reads our memory or our /proc/self/exe (CVE-2016-9962). Lost at execve(2) and
+/// at every change of ids.
+pub fn not_dumpable() -> Result<()> {
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).os(|| "prctl PR_SET_DUMPABLE")
+}
+
+/// SIGKILL for us when the parent's thread ends, or no longer. Lost at every change of ids.
+pub fn die_with_parent(die: bool) -> Result<()> {
+    let signal = die.then_some(Signal::KILL);
+    rustix::process::set_parent_process_death_signal(signal).os(|| "prctl PR_SET_PDEATHSIG")
+}
+
+/// Orphans below us become our children.
+pub fn become_subreaper() -> Result<()> {
+    let us = rustix::process::getpid();
+    rustix::process::set_child_subreaper(Some(us)).os(|| "prctl PR_SET_CHILD_SUBREAPER")
+}
+
+/// The name that ps shows (PR_SET_NAME; 15 bytes).
+pub fn set_name(name: &std::ffi::CStr) -> Result<()> {
+    rustix::thread::set_name(name).os(|| "prctl PR_SET_NAME")
+}
+
+/// Sets the file mode creation mask.
+pub fn set_umask(mask: u32) {
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(mask));
+}
+
+/// Sets a resource limit of this process: `resource` is an RLIMIT_* number (setrlimit(2)).
+///
+/// # Errors
+/// EPERM where the hard limit would rise and CAP_SYS_RESOURCE is missing.
+pub fn set_rlimit(resource: u32, soft: u64, hard: u64) -> Result<()> {
+    let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
+    // SAFETY: pid 0 is the caller, `limit` outlives the call, and no old limit is asked for. A number that is no
+    // resource answers EINVAL.
+    let done = unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, &raw const limit, std::ptr::null_mut::<u8>()) };
+    if done == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()).os(|| "prlimit64") }
+}
+
+/// A new session, with no controlling terminal.
+pub fn new_session() -> Result<()> {
+    rustix::process::setsid().map(drop).os(|| "setsid")
+}

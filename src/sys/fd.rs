@@ -1,0 +1,85 @@
+//! Descriptors: what a child keeps, and what it must not see.
+
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use crate::error::{Os, Result};
+
+/// Closes every descriptor of this process but 0 to 2 and `keep`, running no destructor.
+///
+/// This is a forked child's first act. Whatever the parent had open, another container's pipes and the epoll instance
+/// among it, is gone before anything of the container's can run (CVE-2016-9962, CVE-2024-21626).
+///
+/// # Errors
+/// Only where neither close_range(2) nor /proc/self/fd is to be had.
+pub fn close_all_but(keep: &[BorrowedFd<'_>]) -> Result<()> {
+    let mut keep: Vec<RawFd> = keep.iter().map(AsRawFd::as_raw_fd).filter(|&fd| fd > 2).collect();
+    keep.sort_unstable();
+    let mut first = 3;
+    for &fd in &keep {
+        if fd > first {
+            close_range(first as u32, fd as u32 - 1, 0)?;
+        }
+        first = first.max(fd + 1);
+    }
+    close_range(first as u32, u32::MAX, 0)
+}
+
+/// Marks every descriptor above stderr close-on-exec: the last line of defence before execve(2), CVE-2024-21626.
+pub fn cloexec_all() -> Result<()> {
+    close_range(3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC)
+}
+
+fn close_range(first: u32, last: u32, flags: libc::c_uint) -> Result<()> {
+    // SAFETY: closing or marking descriptors touches no memory. The owners of those closed are values of the parent's
+    // that this process will never drop (it leaves by execve or _exit).
+    let done = unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) };
+    match std::io::Error::last_os_error() {
+        _ if done == 0 => Ok(()),
+        error if error.raw_os_error() == Some(libc::ENOSYS) => each_open(first, last, flags),
+        error => Err(error).os(|| "close_range"),
+    }
+}
+
+/// The same through /proc/self/fd, for where close_range (Linux 5.9; CLOSE_RANGE_CLOEXEC 5.11) is taken away.
+fn each_open(first: u32, last: u32, flags: libc::c_uint) -> Result<()> {
+    let entries = std::fs::read_dir("/proc/self/fd").os(|| "open /proc/self/fd")?;
+    let open: Vec<u32> = entries.filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok()).collect();
+    for fd in open.into_iter().filter(|fd| (first..=last).contains(fd)) {
+        // SAFETY: as above. The directory's own descriptor is in the list and already closed: EBADF is expected.
+        unsafe {
+            if flags & libc::CLOSE_RANGE_CLOEXEC != 0 {
+                libc::fcntl(fd as RawFd, libc::F_SETFD, libc::FD_CLOEXEC);
+            } else {
+                libc::close(fd as RawFd);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Makes `fd` the descriptor `number`, one that survives execve(2).
+///
+/// To be used by a child about to execute a program that expects it there; whatever had the number is closed.
+pub fn place(fd: BorrowedFd<'_>, number: RawFd) -> Result<()> {
+    if fd.as_raw_fd() == number {
+        return rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty()).os(|| "fcntl F_SETFD");
+    }
+    // SAFETY: the owner of `number`, if there is one, is a value that this process will never use again.
+    match unsafe { libc::dup2(fd.as_raw_fd(), number) } {
+        -1 => Err(std::io::Error::last_os_error()).os(|| "dup2"),
+        _ => Ok(()),
+    }
+}
+
+/// Takes the descriptor `number` that this process has inherited, and marks it close-on-exec.
+///
+/// # Errors
+/// EBADF when it has inherited none.
+pub fn inherited(number: RawFd) -> Result<OwnedFd> {
+    // SAFETY: F_SETFD touches no memory and tells whether the descriptor is open.
+    if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } == -1 {
+        return Err(std::io::Error::last_os_error()).os(|| format!("descriptor {number}"));
+    }
+    // SAFETY: it is open, and was so before this program ran any code of ours: no value owns it.
+    Ok(unsafe { std::os::fd::FromRawFd::from_raw_fd(number) })
+}

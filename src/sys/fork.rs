@@ -1,0 +1,157 @@
+//! How a container's process is born: one clone3(2) from the single-threaded shim, no re-execution.
+//!
+//! The child is a copy of the shim that must never behave as one. [`fork`] therefore runs a function that cannot
+//! return, catches its panics, and leaves by `_exit` alone, so that no destructor or atexit handler of the parent's
+//! runs twice. It refuses to run in a process with threads: a lock held by another thread would stay locked in the
+//! child for ever (fork(2), NOTES).
+
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::error::{Error, Kind, Os, Result};
+
+/// A child of this process, held by pid and pidfd from its first moment.
+#[derive(Debug)]
+pub struct Child {
+    /// Its pid, in our pid namespace. Ours to wait for: it cannot be reused before that.
+    pub pid: i32,
+    /// Refers to the process whatever becomes of the number.
+    pub pidfd: OwnedFd,
+}
+
+/// What the child is told about its birth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Birth {
+    /// It was born in the cgroup asked for, by CLONE_INTO_CGROUP; otherwise it has to move there itself.
+    pub in_cgroup: bool,
+}
+
+/// The exit status of a child whose function panicked past its own guard.
+pub const PANICKED: i32 = 70;
+
+/// The number of threads of this process.
+///
+/// /proc/self/task has one subdirectory a thread, so its link count says it in one stat(2) without reading a list.
+///
+/// # Errors
+/// When /proc is not mounted.
+pub fn thread_count() -> Result<u64> {
+    let stat = rustix::fs::stat("/proc/self/task").os(|| "stat /proc/self/task")?;
+    Ok((stat.st_nlink as u64).saturating_sub(2))
+}
+
+/// Clones this process with the namespace flags `namespaces` (CLONE_NEW*), into the cgroup v2 directory `cgroup` where
+/// the kernel can, and runs `child` in it.
+///
+/// Signals must be blocked and none handled in the caller (the child would run the parent's handler).
+///
+/// # Errors
+/// `FailedPrecondition` when this process has more than one thread; else what clone3(2) says.
+pub fn fork<F: FnOnce(Birth) -> std::convert::Infallible>(
+    namespaces: u64,
+    cgroup: Option<BorrowedFd<'_>>,
+    child: F,
+) -> Result<Child> {
+    let threads = thread_count()?;
+    if threads != 1 {
+        return Err(Error::new(
+            Kind::FailedPrecondition,
+            format!(
+                "refusing to fork: this process has {threads} threads, and the child of a threaded process may hang"
+            ),
+        ));
+    }
+    let (result, birth) = clone(namespaces, cgroup)?;
+    match result {
+        Some(child) => Ok(child),
+        None => {
+            let _ = catch_unwind(AssertUnwindSafe(|| child(birth)));
+            exit_now(PANICKED)
+        }
+    }
+}
+
+/// `None` in the child.
+fn clone(namespaces: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<(Option<Child>, Birth)> {
+    if let Some(cgroup) = cgroup {
+        match clone3(namespaces, Some(cgroup)) {
+            Ok(child) => return Ok((child, Birth { in_cgroup: true })),
+            // No such call or flag (< 5.7, or filtered), or a cgroup that takes no process this way (threaded, not a
+            // leaf, another owner's): the child moves itself, or says why it cannot.
+            Err(libc::ENOSYS | libc::EINVAL | libc::EOPNOTSUPP | libc::EBUSY | libc::EACCES) => {}
+            Err(errno) => return Err(Error::os(errno, "clone3 into a cgroup")),
+        }
+    }
+    let birth = Birth { in_cgroup: false };
+    match clone3(namespaces, None) {
+        Ok(child) => Ok((child, birth)),
+        Err(libc::ENOSYS) => clone_legacy(namespaces).map(|child| (child, birth)).os(|| "clone"),
+        Err(errno) => Err(Error::os(errno, "clone3")),
+    }
+}
+
+/// linux/sched.h; libc's constant is of a type too narrow for it.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+fn clone3(namespaces: u64, cgroup: Option<BorrowedFd<'_>>) -> std::result::Result<Option<Child>, i32> {
+    let mut pidfd: libc::c_int = -1;
+    // SAFETY: clone_args is a plain C structure for which all zeroes is a valid value.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = namespaces | libc::CLONE_PIDFD as u64;
+    args.pidfd = &raw mut pidfd as u64;
+    args.exit_signal = libc::SIGCHLD as u64;
+    if let Some(cgroup) = cgroup {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = cgroup.as_raw_fd() as u64;
+    }
+    // SAFETY: without CLONE_VM the child has its own copy of this address space and stack, so both sides return from
+    // here and go on; `args` and `pidfd` outlive the call; the process has one thread (checked by `fork`), so no lock
+    // of libc's is held by anyone.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) };
+    finish(pid, pidfd)
+}
+
+/// clone(2), for where clone3 is taken away (a seccomp profile that predates it answers ENOSYS).
+fn clone_legacy(namespaces: u64) -> std::result::Result<Option<Child>, i32> {
+    let mut pidfd: libc::c_int = -1;
+    let flags = namespaces | libc::CLONE_PIDFD as u64 | libc::SIGCHLD as u64;
+    // SAFETY: as for clone3; a null stack means the copy of ours, CLONE_PIDFD stores through the third argument, and
+    // the zero arguments behind it are unused without CLONE_SETTLS and CLONE_CHILD_*TID on every architecture.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0usize, &raw mut pidfd, 0usize, 0usize) };
+    finish(pid, pidfd)
+}
+
+fn finish(pid: libc::c_long, pidfd: libc::c_int) -> std::result::Result<Option<Child>, i32> {
+    match pid {
+        -1 => Err(std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)),
+        0 => Ok(None),
+        pid => {
+            // SAFETY: CLONE_PIDFD made this descriptor for us, close-on-exec, and nobody else knows it.
+            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            Ok(Some(Child { pid: pid as i32, pidfd }))
+        }
+    }
+}
+
+/// Ends this process at once: no destructors, no atexit handlers, no flushing of the parent's buffers.
+pub fn exit_now(status: i32) -> ! {
+    // SAFETY: _exit only ends the process.
+    unsafe { libc::_exit(status) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The test harness has threads, which is the case that must be refused.
+    #[test]
+    fn refuses_to_fork_a_threaded_process() {
+        let (tx, rx) = std::sync::mpsc::channel::<()>();
+        let other = std::thread::spawn(move || rx.recv());
+        let error = fork(0, None, |_| exit_now(0)).unwrap_err();
+        assert_eq!(error.kind(), Kind::FailedPrecondition);
+        assert!(error.to_string().contains("threads"), "{error}");
+        drop(tx);
+        other.join().unwrap().unwrap_err();
+    }
+}

@@ -1,0 +1,222 @@
+//! The mount API of Linux 5.2 and later: a file system or a clone of a tree is made detached, given its attributes,
+//! and attached to a descriptor. No path is resolved twice, and nobody sees a mount before its flags are on.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{CWD, StatVfsMountFlags};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
+    UnmountFlags,
+};
+
+use crate::error::{Error, Os, Result};
+
+/// A file system being configured (fsopen(2)).
+#[derive(Debug)]
+pub struct FileSystem {
+    fd: OwnedFd,
+    kind: String,
+}
+
+impl FileSystem {
+    /// A new instance of the file system `kind`.
+    pub fn open(kind: &str) -> Result<Self> {
+        let fd = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).os(|| format!("fsopen {kind}"))?;
+        Ok(Self { fd, kind: kind.to_owned() })
+    }
+
+    /// Sets an option, `size=65536k` as (`size`, `Some("65536k")`), `noswap` as (`noswap`, `None`).
+    ///
+    /// # Errors
+    /// Names the option; with the kernel's own words, where it left any in the context's log.
+    pub fn set(&self, key: &str, value: Option<&str>) -> Result<()> {
+        let result = match value {
+            Some(value) => rustix::mount::fsconfig_set_string(&self.fd, key, value),
+            None => rustix::mount::fsconfig_set_flag(&self.fd, key),
+        };
+        let option = || value.map_or_else(|| key.to_owned(), |value| format!("{key}={value}"));
+        result.os(|| format!("fsconfig {} {}", self.kind, option())).map_err(|e| self.explain(e))
+    }
+
+    /// Makes the superblock and a detached mount of it with the attributes `attrs` (MOUNT_ATTR_*).
+    pub fn mount(&self, attrs: u64) -> Result<Mount> {
+        let create = rustix::mount::fsconfig_create(&self.fd);
+        create.os(|| format!("fsconfig {} create", self.kind)).map_err(|e| self.explain(e))?;
+        let attrs = MountAttrFlags::from_bits_retain(attrs as u32);
+        rustix::mount::fsmount(&self.fd, FsMountFlags::FSMOUNT_CLOEXEC, attrs)
+            .map(Mount)
+            .os(|| format!("fsmount {}", self.kind))
+    }
+
+    /// Adds what the kernel wrote about the failure ("e overlay: No changes allowed in reconfigure").
+    fn explain(&self, error: Error) -> Error {
+        let mut log = [0u8; 512];
+        match rustix::io::read(&self.fd, &mut log) {
+            Ok(n) if n > 2 => error.context(String::from_utf8_lossy(&log[2..n]).trim_end().to_owned()),
+            _ => error,
+        }
+    }
+}
+
+/// A mount by descriptor: detached until [`Mount::attach`], usable as the root of its tree before and after.
+#[derive(Debug)]
+pub struct Mount(OwnedFd);
+
+impl Mount {
+    /// A detached copy of the mount at `path` below `dir` (a bind mount); with `recursive`, of the whole tree there.
+    pub fn clone_path(dir: Option<BorrowedFd<'_>>, path: &Path, recursive: bool) -> Result<Self> {
+        let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        if recursive {
+            flags |= OpenTreeFlags::AT_RECURSIVE;
+        }
+        if path.as_os_str().is_empty() {
+            flags |= OpenTreeFlags::AT_EMPTY_PATH;
+        }
+        rustix::mount::open_tree(dir.unwrap_or(CWD), path, flags)
+            .map(Self)
+            .os(|| format!("open_tree {}", path.display()))
+    }
+
+    /// A detached copy of what `fd` names.
+    pub fn clone_fd(fd: BorrowedFd<'_>, recursive: bool) -> Result<Self> {
+        Self::clone_path(Some(fd), Path::new(""), recursive)
+    }
+
+    /// Attaches it on what `target` names.
+    pub fn attach(&self, target: BorrowedFd<'_>) -> Result<()> {
+        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+        rustix::mount::move_mount(&self.0, "", target, "", flags).os(|| "move_mount")
+    }
+
+    /// Attaches it on what `target` names with the attributes `set` and without those in `clear` (MOUNT_ATTR_*).
+    ///
+    /// The attributes are on before anyone can see the mount, except on kernels without mount_setattr(2) (Linux 5.12).
+    pub fn attach_with(&self, target: BorrowedFd<'_>, set: u64, clear: u64) -> Result<()> {
+        match self.set_attributes(set, clear, 0, false) {
+            Err(e) if e.errno() == Some(libc::ENOSYS) => {
+                self.attach(target)?;
+                self.remount(set, clear)
+            }
+            other => other.and_then(|()| self.attach(target)),
+        }
+    }
+
+    /// Changes the attributes of this mount where it is attached.
+    pub fn restrict(&self, set: u64, clear: u64) -> Result<()> {
+        match self.set_attributes(set, clear, 0, false) {
+            Err(e) if e.errno() == Some(libc::ENOSYS) => self.remount(set, clear),
+            other => other,
+        }
+    }
+
+    /// Changes the propagation of this attached mount: one of MS_SHARED, MS_SLAVE, MS_PRIVATE, MS_UNBINDABLE.
+    pub fn propagate(&self, flag: u64, recursive: bool) -> Result<()> {
+        match self.set_attributes(0, 0, flag, recursive) {
+            Err(e) if e.errno() == Some(libc::ENOSYS) => {
+                propagation(Path::new(&self.proc_path()), flag | if recursive { libc::MS_REC } else { 0 })
+            }
+            other => other,
+        }
+    }
+
+    /// mount_setattr(2).
+    fn set_attributes(&self, set: u64, clear: u64, propagation: u64, recursive: bool) -> Result<()> {
+        let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+        let attr = libc::mount_attr { attr_set: set, attr_clr: clear, propagation, userns_fd: 0 };
+        if set | clear | propagation == 0 {
+            return Ok(());
+        }
+        // SAFETY: the empty path and `attr` outlive the call, whose last argument is the size of the latter.
+        let done = unsafe {
+            libc::syscall(
+                libc::SYS_mount_setattr,
+                self.0.as_raw_fd(),
+                c"".as_ptr(),
+                flags,
+                &raw const attr,
+                size_of::<libc::mount_attr>(),
+            )
+        };
+        if done == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()).os(|| "mount_setattr") }
+    }
+
+    /// mount(2) with MS_REMOUNT|MS_BIND on this attached mount. It replaces all flags: those there are kept.
+    fn remount(&self, set: u64, clear: u64) -> Result<()> {
+        let now = rustix::fs::fstatvfs(&self.0).os(|| "fstatvfs")?.f_flag;
+        let kept = FLAGS.iter().filter(|(attr, st, _)| now.contains(*st) && clear & attr == 0);
+        let kept = kept.fold(MountFlags::BIND, |flags, (_, _, ms)| flags | *ms);
+        let wanted = FLAGS.iter().filter(|(attr, _, _)| set & attr != 0);
+        let flags = wanted.fold(kept, |flags, (_, _, ms)| flags | *ms);
+        rustix::mount::mount_remount(self.proc_path().as_str(), flags, c"").os(|| "mount remount")
+    }
+
+    /// The host's procfs: used before the container's root is entered only.
+    fn proc_path(&self) -> String {
+        format!("/proc/self/fd/{}", self.0.as_raw_fd())
+    }
+}
+
+/// One flag under its three names: mount_setattr(2), statvfs(3), mount(2).
+const FLAGS: &[(u64, StatVfsMountFlags, MountFlags)] = &[
+    (libc::MOUNT_ATTR_RDONLY, StatVfsMountFlags::RDONLY, MountFlags::RDONLY),
+    (libc::MOUNT_ATTR_NOSUID, StatVfsMountFlags::NOSUID, MountFlags::NOSUID),
+    (libc::MOUNT_ATTR_NODEV, StatVfsMountFlags::NODEV, MountFlags::NODEV),
+    (libc::MOUNT_ATTR_NOEXEC, StatVfsMountFlags::NOEXEC, MountFlags::NOEXEC),
+    (libc::MOUNT_ATTR_NOATIME, StatVfsMountFlags::NOATIME, MountFlags::NOATIME),
+    (libc::MOUNT_ATTR_NODIRATIME, StatVfsMountFlags::NODIRATIME, MountFlags::NODIRATIME),
+];
+
+impl AsFd for Mount {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl From<OwnedFd> for Mount {
+    /// `fd` is a handle on the root of a mount.
+    fn from(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+}
+
+impl From<Mount> for OwnedFd {
+    fn from(mount: Mount) -> Self {
+        mount.0
+    }
+}
+
+/// Changes the propagation of the mount at `path`: MS_SHARED, MS_SLAVE, MS_PRIVATE or MS_UNBINDABLE, with MS_REC.
+pub fn propagation(path: &Path, flags: u64) -> Result<()> {
+    let flags = MountPropagationFlags::from_bits_retain(flags as u32);
+    rustix::mount::mount_change(path, flags).os(|| format!("mount propagation {}", path.display()))
+}
+
+/// mount(2), for file systems of the host's that containerd asks for by path: options as one string.
+pub fn mount(source: &str, target: &Path, kind: &str, flags: u64, data: &str) -> Result<()> {
+    let flags = MountFlags::from_bits_retain(flags as u32);
+    let what = || format!("mount {kind} on {}", target.display());
+    let data = CString::new(data).map_err(|_| Error::os(libc::EINVAL, what()))?;
+    rustix::mount::mount(source, target, kind, flags, data.as_c_str()).os(what)
+}
+
+/// Takes away what is mounted at `path`, at once for everyone (MNT_DETACH), following no link there.
+///
+/// # Errors
+/// EINVAL when nothing is mounted there, ENOENT when the path is gone.
+pub fn detach(path: &Path) -> Result<()> {
+    let flags = UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
+    rustix::mount::unmount(path, flags).os(|| format!("umount2 {}", path.display()))
+}
+
+/// Makes the mount `root` this mount namespace's root, and lets go of everything else (pivot_root(2), NOTES on
+/// `pivot_root(".", ".")`).
+pub fn pivot_root(root: BorrowedFd<'_>) -> Result<()> {
+    rustix::process::fchdir(root).os(|| "fchdir rootfs")?;
+    rustix::process::pivot_root(".", ".").os(|| "pivot_root")?;
+    // The old root is stacked on the new one now, and "." is it. It must not take the host's mounts with it.
+    propagation(Path::new("."), libc::MS_SLAVE | libc::MS_REC)?;
+    rustix::mount::unmount(".", UnmountFlags::DETACH).os(|| "umount2 old root")?;
+    rustix::process::chdir("/").os(|| "chdir /")
+}

@@ -1,0 +1,241 @@
+//! Paths inside a container's root file system: resolved once, in-root, by the kernel, and used by descriptor after.
+//!
+//! A path of a specification meets a rootfs that its image's author controls: a symbolic link there, or one exchanged
+//! for a directory in mid-flight, must never lead out of it (CVE-2019-19921, CVE-2021-30465, CVE-2024-45310). So no
+//! operation takes the same path twice, and each goes through openat2(2) with RESOLVE_IN_ROOT, under which `..` and
+//! absolute links stay inside, and RESOLVE_NO_MAGICLINKS.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::io::Errno;
+
+use crate::error::{Error, Kind, Os, Result};
+
+/// An O_PATH handle: names a file, can be neither read nor written.
+const HANDLE: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
+
+/// How often a resolution that the kernel could not vouch for (a concurrent rename: EAGAIN) is tried again. A rootfs
+/// that is being renamed faster than this is an attack, and the answer to it an error.
+const TRIES: usize = 128;
+
+/// A directory that no path below it can leave.
+#[derive(Debug)]
+pub struct Root(OwnedFd);
+
+impl Root {
+    /// The root file system at `path` (a path of the host's, resolved as such).
+    ///
+    /// # Errors
+    /// What open(2) says.
+    pub fn open(path: &Path) -> Result<Self> {
+        rustix::fs::openat(CWD, path, HANDLE | OFlags::DIRECTORY, Mode::empty())
+            .map(Self)
+            .os(|| format!("open {}", path.display()))
+    }
+
+    /// The root file system that `fd` refers to: a detached mount, or a directory.
+    pub fn from_fd(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+
+    /// The handle on the root itself.
+    pub fn into_fd(self) -> OwnedFd {
+        self.0
+    }
+
+    /// A handle on `path`, links followed inside the root.
+    ///
+    /// # Errors
+    /// ENOENT and the rest of what openat2(2) says.
+    pub fn resolve(&self, path: &Path) -> Result<OwnedFd> {
+        self.openat2(path, HANDLE, ResolveFlags::empty())
+    }
+
+    /// A handle on `path` in which no component may be a symbolic link: for what must be where the specification says
+    /// and nowhere else (/dev of CVE-2026-41579, /proc and /sys of CVE-2019-19921).
+    pub fn resolve_no_links(&self, path: &Path) -> Result<OwnedFd> {
+        self.openat2(path, HANDLE, ResolveFlags::NO_SYMLINKS)
+    }
+
+    /// Opens `path`, links followed inside the root.
+    pub fn open_file(&self, path: &Path, flags: OFlags) -> Result<OwnedFd> {
+        self.openat2(path, flags | OFlags::CLOEXEC, ResolveFlags::empty())
+    }
+
+    /// A handle on the directory `path`, made with its parents (mode 0755) where missing.
+    ///
+    /// What exists is resolved in-root, links followed; below the first missing component everything is made by
+    /// descriptor, one name at a time, and no link is followed: a link that appears there was put there in a race.
+    ///
+    /// # Errors
+    /// ENOTDIR where something else is in the way; EINVAL for `..` below a missing component.
+    pub fn mkdir_all(&self, path: &Path) -> Result<OwnedFd> {
+        let (mut dir, missing) = self.deepest(path)?;
+        for name in missing {
+            match rustix::fs::mkdirat(&dir, &name, Mode::from(0o755)) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(e) => return Err(Error::os(e, format!("mkdirat {}", path.display()))),
+            }
+            dir = self.child(&dir, &name, path)?;
+        }
+        Ok(dir)
+    }
+
+    /// A handle on the file `path`, made empty with its parents where missing: the target of a file's bind mount.
+    pub fn create_file(&self, path: &Path) -> Result<OwnedFd> {
+        match self.resolve(path) {
+            Err(e) if e.errno() == Some(libc::ENOENT) => {}
+            other => return other,
+        }
+        let name = path.file_name().ok_or_else(|| not_a_name(path))?;
+        let dir = self.mkdir_all(path.parent().unwrap_or(Path::new("/")))?;
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
+        match rustix::fs::openat(&dir, name, flags, Mode::from(0o644)) {
+            Ok(_) | Err(Errno::EXIST) => {}
+            Err(e) => return Err(Error::os(e, format!("openat {}", path.display()))),
+        }
+        rustix::fs::openat(&dir, name, HANDLE | OFlags::NOFOLLOW, Mode::empty())
+            .os(|| format!("openat {}", path.display()))
+    }
+
+    /// The directory that holds `path`'s last component, made where missing, and that component's name.
+    pub fn parent<'p>(&self, path: &'p Path) -> Result<(OwnedFd, &'p std::ffi::OsStr)> {
+        let name = path.file_name().ok_or_else(|| not_a_name(path))?;
+        Ok((self.mkdir_all(path.parent().unwrap_or(Path::new("/")))?, name))
+    }
+
+    /// The deepest existing directory on the way to `path`, and the names missing below it.
+    fn deepest(&self, path: &Path) -> Result<(OwnedFd, Vec<PathBuf>)> {
+        let mut existing = path;
+        let mut missing = Vec::new();
+        loop {
+            match self.openat2(existing, HANDLE | OFlags::DIRECTORY, ResolveFlags::empty()) {
+                Ok(dir) => {
+                    missing.reverse();
+                    return Ok((dir, missing));
+                }
+                Err(e) if e.errno() == Some(libc::ENOENT) => {}
+                Err(e) => return Err(e),
+            }
+            match existing.components().next_back() {
+                Some(Component::Normal(name)) => missing.push(PathBuf::from(name)),
+                _ => return Err(Error::os(libc::EINVAL, format!("mkdir {}", path.display()))),
+            }
+            existing = existing.parent().unwrap_or(Path::new("/"));
+        }
+    }
+
+    fn child(&self, dir: &OwnedFd, name: &Path, whole: &Path) -> Result<OwnedFd> {
+        let flags = HANDLE | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+        rustix::fs::openat(dir, name, flags, Mode::empty()).os(|| format!("openat {}", whole.display()))
+    }
+
+    fn openat2(&self, path: &Path, flags: OFlags, more: ResolveFlags) -> Result<OwnedFd> {
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | more;
+        // "" names nothing to openat2; it is how a specification may spell the root.
+        let path = if path.as_os_str().is_empty() { Path::new("/") } else { path };
+        for _ in 1..TRIES {
+            match rustix::fs::openat2(&self.0, path, flags, Mode::empty(), resolve) {
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                other => return other.os(|| format!("openat2 {}", path.display())),
+            }
+        }
+        Err(Error::os(libc::EAGAIN, format!("openat2 {}", path.display())))
+    }
+}
+
+impl AsFd for Root {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// fstat(2) on a handle.
+pub fn stat(fd: impl AsFd) -> Result<Stat> {
+    rustix::fs::fstat(fd).os(|| "fstat")
+}
+
+/// True for a directory.
+pub fn is_dir(fd: impl AsFd) -> Result<bool> {
+    Ok(FileType::from_raw_mode(stat(fd)?.st_mode) == FileType::Directory)
+}
+
+/// True when `fd` is the root of a mount (statx(2), Linux 5.8).
+pub fn is_mount_root(fd: impl AsFd) -> Result<bool> {
+    let flags = AtFlags::EMPTY_PATH;
+    let statx = rustix::fs::statx(fd, "", flags, rustix::fs::StatxFlags::empty()).os(|| "statx")?;
+    Ok(statx.stx_attributes.contains(rustix::fs::StatxAttributes::MOUNT_ROOT))
+}
+
+/// Gives the file that `fd` names another owner, by descriptor.
+pub fn chown(fd: impl AsFd, uid: u32, gid: u32) -> Result<()> {
+    use rustix::fs::{Gid, Uid};
+    let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+    rustix::fs::chownat(fd, "", uid, gid, AtFlags::EMPTY_PATH).os(|| "fchownat")
+}
+
+/// True when `fd` is on a procfs: its magic number is in no other file system (statfs(2)).
+pub fn is_procfs(fd: impl AsFd) -> Result<bool> {
+    Ok(rustix::fs::fstatfs(fd).os(|| "fstatfs")?.f_type == rustix::fs::PROC_SUPER_MAGIC)
+}
+
+fn not_a_name(path: &Path) -> Error {
+    Error::new(Kind::InvalidArgument, format!("{} does not end in a file name", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    fn scratch(name: &str) -> (PathBuf, Root) {
+        let dir = std::env::temp_dir().join(format!("dray-path-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir_all(dir.join("root/inside")).unwrap();
+        std::fs::create_dir_all(dir.join("outside")).unwrap();
+        let root = Root::open(&dir.join("root")).unwrap();
+        (dir, root)
+    }
+
+    #[test]
+    fn links_and_dots_stay_inside() {
+        let (dir, root) = scratch("links");
+        symlink("/inside", dir.join("root/absolute")).unwrap();
+        symlink("../../../inside", dir.join("root/climbing")).unwrap();
+        symlink("../../outside", dir.join("root/escape")).unwrap();
+        let inside = stat(root.resolve(Path::new("/inside")).unwrap()).unwrap().st_ino;
+        for path in ["/absolute", "/climbing", "inside", "/../../inside", "/absolute/../inside"] {
+            assert_eq!(stat(root.resolve(Path::new(path)).unwrap()).unwrap().st_ino, inside, "{path}");
+        }
+        assert_eq!(root.resolve(Path::new("/escape")).unwrap_err().errno(), Some(libc::ENOENT));
+        assert_eq!(root.resolve_no_links(Path::new("/absolute")).unwrap_err().errno(), Some(libc::ELOOP));
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn mkdir_all_makes_nothing_outside() {
+        let (dir, root) = scratch("mkdir");
+        symlink("../outside", dir.join("root/link")).unwrap();
+        symlink("/nowhere", dir.join("root/dangling")).unwrap();
+        root.mkdir_all(Path::new("/a/b/c")).unwrap();
+        assert!(dir.join("root/a/b/c").is_dir());
+        // "../outside" is "/outside" inside the root, which is not there: a dangling link is not made good.
+        assert!(root.mkdir_all(Path::new("/link/x")).is_err());
+        assert!(root.mkdir_all(Path::new("/dangling")).is_err());
+        assert!(root.mkdir_all(Path::new("/a/missing/../../../outside/x")).is_err());
+        root.create_file(Path::new("/etc/hosts")).unwrap();
+        assert!(dir.join("root/etc/hosts").is_file());
+        assert_eq!(std::fs::read_dir(dir.join("outside")).unwrap().count(), 0);
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn magic_links_are_not_followed() {
+        let root = Root::open(Path::new("/")).unwrap();
+        let error = root.resolve(Path::new("/proc/self/root/etc")).unwrap_err();
+        assert_eq!(error.errno(), Some(libc::ELOOP), "{error}");
+        assert!(is_procfs(root.resolve(Path::new("/proc")).unwrap()).unwrap());
+    }
+}
