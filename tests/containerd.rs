@@ -135,7 +135,8 @@ fn an_exec_id_in_use_is_refused_and_its_exec_lives_on() {
     containerd.ctr_ok(&["task", "exec", "--detach", "--exec-id", "same", "twice", "sleep", "2000"]);
     let output = containerd.exec("twice", "same", &[], &["true"]);
     assert!(!output.status.success() && text(&output.stderr).contains("already exists"), "{output:?}");
-    assert!(containerd.ctr_ok(&["task", "ps", "twice"]).contains("same"));
+    let listed = containerd.ctr_ok(&["task", "ps", "twice"]);
+    assert!(listed.contains("same"), "ps does not name the exec of a process:\n{listed}");
     // Killed by its id, the exec alone ends.
     containerd.ctr_ok(&["task", "kill", "--signal", "KILL", "--exec-id", "same", "twice"]);
     assert!(eventually(|| !containerd.ctr_ok(&["task", "ps", "twice"]).contains("same")));
