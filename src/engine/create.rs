@@ -17,7 +17,7 @@ use crate::init::namespaces::UNIFIED;
 use crate::init::plan::{self, Plan, Work};
 use crate::init::sync::{Heard, Hold, ParentEnd};
 use crate::spec::{load, namespaces, validate};
-use crate::sys::ns::Namespace;
+use crate::sys::ns::{Birthplace, Namespace};
 
 use super::Engine;
 use super::container::{Container, Process};
@@ -61,8 +61,9 @@ pub(super) struct Unborn {
     pub plan: Plan,
     /// The cgroup v2 directory to be born in.
     pub cgroup: Option<OwnedFd>,
-    /// The pid namespace to be born in, where that is not a new one or ours: it, or a pidfd of a process in it.
-    pub pid_ns: Option<OwnedFd>,
+    /// The namespaces to be born in (CLONE_NEW* flags), where those are not new ones or ours: a pidfd of a process that
+    /// is in them, or the one itself.
+    pub place: Option<(OwnedFd, u64)>,
 }
 
 /// Keeps an id from being created twice at a time.
@@ -199,8 +200,9 @@ impl Engine {
 
     /// Forks, and takes note of the child in the same breath: no exit can come between.
     pub(super) fn birth(&self, process: &Rc<Process>, unborn: Unborn) -> Result<()> {
-        let pid_ns = unborn.pid_ns.as_ref().map(|target| (target.as_fd(), self.own_pid_ns.as_fd()));
-        let (child, sync) = crate::init::spawn(&unborn.plan, pid_ns, unborn.cgroup.as_ref().map(AsFd::as_fd))?;
+        let place = unborn.place.as_ref();
+        let place = place.map(|(target, flags)| Birthplace { target: target.as_fd(), flags: *flags, home: &self.home });
+        let (child, sync) = crate::init::spawn(&unborn.plan, place, unborn.cgroup.as_ref().map(AsFd::as_fd))?;
         self.children.borrow_mut().insert(child.pid, process.clone());
         process.born(child);
         *process.sync.borrow_mut() = Some(Rc::new(watch(sync, Interest::READABLE)?));
@@ -271,7 +273,7 @@ fn plan_init(judged: &Judged, process: plan::Process, ends: ChildEnds, cgroup: &
     let views = cgroup_views(cgroup);
     let create = plan::create(&judged.spec, &judged.request.bundle, &judged.rootfs, &views)?;
     let joined = create.joined.iter().find(|(kind, _)| *kind == Namespace::Pid);
-    let pid_ns = joined.map(|(_, fd)| fd.try_clone()).transpose().os(|| "dup")?;
+    let pid_ns = joined.map(|(kind, fd)| fd.try_clone().map(|fd| (fd, kind.flag()))).transpose().os(|| "dup")?;
     unborn(Work::Create(create), process, ends, cgroup, pid_ns)
 }
 
@@ -281,7 +283,7 @@ pub(super) fn unborn(
     process: plan::Process,
     ends: ChildEnds,
     cgroup: &Cgroup,
-    pid_ns: Option<OwnedFd>,
+    place: Option<(OwnedFd, u64)>,
 ) -> Result<Unborn> {
     let joins = cgroup.joins()?;
     let mut cgroup_files = joins.tasks;
@@ -293,7 +295,7 @@ pub(super) fn unborn(
     }
     let stdio = [ends.stdin, ends.stdout, ends.stderr];
     let plan = Plan { work, process, stdio, cgroup_files, hold: Hold::Socket };
-    Ok(Unborn { plan, cgroup: joins.unified, pid_ns })
+    Ok(Unborn { plan, cgroup: joins.unified, place })
 }
 
 fn sync_of(process: &Process) -> Result<Rc<AsyncFd<ParentEnd>>> {

@@ -78,7 +78,8 @@ pub const EXEC: &[Step] = &[
     Step("joining cgroups", namespaces::join_cgroups),
     Step("waiting for the shim", |born| born.sync.wait_for_go()),
     Step("starting a session", |_| cred::new_session()),
-    Step("joining the container's namespaces", namespaces::enter_container),
+    // Born in all others (sys/ns.rs, Visit); this one after its cgroups are joined in the host's view.
+    Step("joining the container's cgroup namespace", namespaces::enter_container),
     Step("setting resource limits", identity::limits),
     Step("changing identity", identity::change),
     Step("finding the program", identity::find_program),

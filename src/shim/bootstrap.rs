@@ -62,7 +62,7 @@ fn leave_server(flags: &Flags, listener: OwnedFd) -> Result<()> {
     // The pipe closes when the server has been executed, or brings the reason why not: containerd would else find a
     // socket on which nobody ever answers.
     let (failed, failure) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).os(|| "pipe2")?;
-    crate::sys::fork::fork(0, None, |_| {
+    crate::sys::fork::fork(0, None, None, |_| {
         let error = match become_server(&sealed, &listener, null.as_fd(), &args, &env) {
             Ok(never) => match never {},
             Err(error) => error,
