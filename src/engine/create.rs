@@ -176,7 +176,12 @@ impl Engine {
         *init = Some(child.clone());
         let oom_score_adj = judged.spec.process().as_ref().and_then(|process| process.oom_score_adj());
         self.go(&child, oom_score_adj)?;
-        self.heard(&child).await.context(|| "OCI runtime create failed: unable to start container process")?;
+        let failed = || "OCI runtime create failed: unable to start container process";
+        match self.heard(&child).await.context(failed)? {
+            Heard::Ready => {}
+            // The end of the socket alone: it was killed on its way.
+            _ => return Err(Error::new(Kind::Internal, "it has died; is its memory limit too low?")).context(failed),
+        }
 
         saved.init = Some(Identity::of(child.pid() as i32)?);
         judged.state.save(&saved)?;
