@@ -52,6 +52,9 @@ struct Judged {
     spec: Spec,
     rootfs: PathBuf,
     cgroup: PathBuf,
+    /// Where the request's mounts go: always the bundle's own directory (containerd: runc.NewContainer), for what is
+    /// mounted there is taken away until nothing is, and `root.path` may be any path of the host's.
+    mount_point: PathBuf,
     state: StateDir,
 }
 
@@ -124,7 +127,8 @@ impl Engine {
         let process = process.ok_or_else(|| Error::new(Kind::InvalidArgument, "process is required"))?;
         let process = plan::process(process)?;
         let rootfs = load::rootfs(&request.bundle, &spec);
-        Ok((Judged { request, rootfs, cgroup, state, spec }, process))
+        let mount_point = request.bundle.join("rootfs");
+        Ok((Judged { request, rootfs, mount_point, cgroup, state, spec }, process))
     }
 
     /// Makes the state directory. One that is there already is a living container's, or the leftover of one whose shim
@@ -156,11 +160,11 @@ impl Engine {
         let request = &judged.request;
         let mut saved = Saved::new(&request.id, &request.bundle)?;
         saved.cgroup = Some(judged.cgroup.clone());
-        saved.rootfs = (!request.rootfs.is_empty()).then(|| judged.rootfs.clone());
+        saved.rootfs = (!request.rootfs.is_empty()).then(|| judged.mount_point.clone());
         judged.state.save(&saved)?;
 
         remains.rootfs = saved.rootfs.clone();
-        rootfs::mount_all(&request.rootfs, &judged.rootfs)?;
+        rootfs::mount_all(&request.rootfs, &judged.mount_point)?;
         let (stdio, ends) = Stdio::open(&request.stdio, process.uid, process.gid)?;
 
         let cgroup = Cgroup::create(&self.hierarchies, &judged.cgroup)?;
