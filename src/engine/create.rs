@@ -50,11 +50,12 @@ pub struct Request {
 struct Judged {
     request: Request,
     spec: Spec,
+    /// The root file system: `root.path`.
     rootfs: PathBuf,
-    cgroup: PathBuf,
     /// Where the request's mounts go: always the bundle's own directory (containerd: runc.NewContainer), for what is
     /// mounted there is taken away until nothing is, and `root.path` may be any path of the host's.
     mount_point: PathBuf,
+    cgroup: PathBuf,
     state: StateDir,
 }
 
