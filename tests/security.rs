@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use common::bundle::Bundle;
-use common::driver::Shim;
+use common::driver::{Shim, StartOptions, await_exit, open_pid, start_action};
 use common::events::EventSink;
 use common::scratch::Scratch;
 use common::stdio::Io;
@@ -249,4 +249,45 @@ fn a_link_leads_no_mount_to_the_root_or_to_dev() {
             assert_eq!(std::fs::read_to_string(volume.join("ptmx")).unwrap(), "mine");
         });
     }
+}
+
+/// Two starts for one id leave one server: what another start has bound, and does not listen on yet, is not stale.
+#[test]
+fn a_start_does_not_replace_the_socket_of_one_under_way() {
+    use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
+    use std::os::fd::AsRawFd;
+
+    let scratch = Scratch::new();
+    let sink = block_on(async { EventSink::start(&scratch) });
+    let bundle = Bundle::new(&scratch, "one");
+    let start = || start_action(&shim_binary(), &bundle, &sink, &StartOptions::default()).expect("start action");
+    // Where it will be.
+    let reply = start();
+    let path = String::from_utf8(reply.stdout).unwrap().trim().trim_start_matches("unix://").to_owned();
+    for pid in scratch.shims() {
+        let shim = open_pid(pid).expect("a shim");
+        rustix::process::pidfd_send_signal(&shim, rustix::process::Signal::KILL).unwrap();
+        await_exit(&shim, SOON).unwrap();
+    }
+    std::fs::remove_file(&path).unwrap();
+
+    // The other start, in the middle.
+    let directory = std::fs::File::open(std::path::Path::new(&path).parent().unwrap()).unwrap();
+    rustix::fs::flock(&directory, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let other = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+    bind(other.as_raw_fd(), &UnixAddr::new(path.as_str()).unwrap()).unwrap();
+    let inode = std::fs::symlink_metadata(&path).unwrap().ino();
+    std::thread::scope(|scope| {
+        let second = scope.spawn(start);
+        std::thread::sleep(Duration::from_millis(300));
+        listen(&other, Backlog::new(16).unwrap()).unwrap();
+        drop(directory);
+        let output = second.join().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    });
+    let same = std::fs::symlink_metadata(&path).is_ok_and(|meta| meta.ino() == inode);
+    let shims = scratch.shims().len();
+    let _ = std::fs::remove_file(&path);
+    assert!(same, "its socket was replaced");
+    assert_eq!(shims, 0, "a second server");
 }
