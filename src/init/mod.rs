@@ -42,8 +42,8 @@ pub fn spawn(plan: &Plan, place: Option<Birthplace<'_>>, cgroup: Option<Borrowed
     let (parent, child) = sync::pair()?;
     match crate::sys::fork::fork(plan.clone_flags(), place, cgroup, |birth| child_main(plan, &child, birth)) {
         Ok(child) => Ok((child, parent)),
-        // alloc_pid() of a namespace whose init is gone (clone(2)).
-        Err(e) if e.errno() == Some(libc::ENOMEM) && place.is_some() => {
+        // setns(2) to a process that has ended, and alloc_pid() of a namespace whose init is gone (clone(2)).
+        Err(e) if matches!(e.errno(), Some(libc::ESRCH | libc::ENOMEM)) && place.is_some() => {
             Err(e.with_kind(Kind::FailedPrecondition).context("the init of the pid namespace has exited"))
         }
         Err(e) => Err(e),
