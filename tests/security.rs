@@ -291,3 +291,71 @@ fn a_start_does_not_replace_the_socket_of_one_under_way() {
     assert!(same, "its socket was replaced");
     assert_eq!(shims, 0, "a second server");
 }
+
+/// What the image has where the specification mounts, a link to the host's tree among it, leads nowhere but inside.
+#[test]
+fn links_in_the_image_touch_nothing_of_the_host() {
+    for name in ["proc", "sys", "dev", "run", "data"] {
+        block_on(async {
+            let scratch = Scratch::new();
+            let sink = EventSink::start(&scratch);
+            let outside = scratch.dir().join("outside");
+            std::fs::create_dir(&outside).unwrap();
+            let bundle = Bundle::new(&scratch, "one").plain_rootfs().mount(
+                json!({"destination": "/data/sub", "type": "tmpfs", "source": "tmpfs", "options": ["mode=700"]}),
+            );
+            let link = bundle.rootfs_dir().join(name);
+            let _ = std::fs::remove_dir(&link);
+            // As a path of the host's, and so deep that no amount of ".." is missing.
+            let climbing = format!("{}{}", "../".repeat(32), outside.display());
+            std::os::unix::fs::symlink(climbing, &link).unwrap();
+            let shim = Shim::start(&shim_binary(), &bundle, &sink).await.expect("start action");
+            let created = shim.create(&bundle, &Io::null()).await;
+            // Whether it can be created is another matter: proc and sysfs through a link are refused.
+            assert!(created.is_err() || !["proc", "sys"].contains(&name), "{name} through a link");
+            assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 0, "{name}: made outside");
+            assert_eq!(common::scratch::mounts_below(&outside).len(), 0, "{name}: mounted outside");
+        });
+    }
+}
+
+/// A container that was asked for while the server was about to end is not left behind by it.
+#[test]
+fn a_shutdown_does_not_end_a_container_that_came_meanwhile() {
+    block_on(async {
+        let scratch = Scratch::new();
+        let mut sink = EventSink::start(&scratch);
+        let bundle = Bundle::new(&scratch, "one");
+        let shim = Shim::start(&shim_binary(), &bundle, &sink).await.expect("start action");
+        let life = async |id: &str| {
+            let bundle = Bundle::new(&scratch, id);
+            shim.create(&bundle, &Io::null()).await.unwrap();
+            shim.start(id, "").await.unwrap();
+            shim.wait(id, "").await.unwrap();
+            bundle
+        };
+        let first = life("first").await;
+        // Events that nobody takes keep the end waiting, for 3 s.
+        sink.stop();
+        shim.delete("first", "").await.unwrap();
+        shim.shutdown("first", false).await.unwrap();
+        let second = life("second").await;
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        shim.delete("second", "").await.expect("the server has ended");
+        drop((first, second));
+    });
+}
+
+/// A volume that is to hand on its mounts does (kubelet's Bidirectional): leaving the host's tree changes that tree alone.
+#[test]
+fn a_shared_volume_stays_shared() {
+    block_on(async {
+        let scratch = Scratch::new();
+        let sink = EventSink::start(&scratch);
+        let bundle = Bundle::new(&scratch, "one")
+            .script("grep ' /data ' /proc/self/mountinfo")
+            .mount(json!({"destination": "/data", "type": "tmpfs", "source": "tmpfs", "options": ["rshared"]}));
+        let text = output_of(&bundle, &sink).await;
+        assert!(text.contains(" shared:"), "{text}");
+    });
+}
