@@ -17,7 +17,7 @@ use crate::init::namespaces::UNIFIED;
 use crate::init::plan::{self, Plan, Work};
 use crate::init::sync::{Heard, Hold, ParentEnd};
 use crate::spec::{load, namespaces, validate};
-use crate::sys::ns::Namespace;
+use crate::sys::ns::{Birthplace, Namespace};
 
 use super::Engine;
 use super::container::{Container, Process};
@@ -51,7 +51,11 @@ pub struct Request {
 struct Judged {
     request: Request,
     spec: Spec,
+    /// The root file system: `root.path`.
     rootfs: PathBuf,
+    /// Where the request's mounts go: always the bundle's own directory (containerd: runc.NewContainer), for what is
+    /// mounted there is taken away until nothing is, and `root.path` may be any path of the host's.
+    mount_point: PathBuf,
     cgroup: PathBuf,
     state: StateDir,
 }
@@ -62,8 +66,9 @@ pub(super) struct Unborn {
     pub plan: Plan,
     /// The cgroup v2 directory to be born in.
     pub cgroup: Option<OwnedFd>,
-    /// The pid namespace to be born in, where that is not a new one or ours: it, or a pidfd of a process in it.
-    pub pid_ns: Option<OwnedFd>,
+    /// The namespaces to be born in (CLONE_NEW* flags), where those are not new ones or ours: a pidfd of a process that
+    /// is in them, or the one itself.
+    pub place: Option<(OwnedFd, u64)>,
 }
 
 /// Keeps an id from being created twice at a time.
@@ -124,7 +129,8 @@ impl Engine {
         let process = process.ok_or_else(|| Error::new(Kind::InvalidArgument, "process is required"))?;
         let process = plan::process(process)?;
         let rootfs = load::rootfs(&request.bundle, &spec);
-        Ok((Judged { request, rootfs, cgroup, state, spec }, process))
+        let mount_point = request.bundle.join("rootfs");
+        Ok((Judged { request, rootfs, mount_point, cgroup, state, spec }, process))
     }
 
     /// Makes the state directory. One that is there already is a living container's, or the leftover of one whose shim
@@ -156,11 +162,11 @@ impl Engine {
         let request = &judged.request;
         let mut saved = Saved::new(&request.id, &request.bundle)?;
         saved.cgroup = Some(judged.cgroup.clone());
-        saved.rootfs = (!request.rootfs.is_empty()).then(|| judged.rootfs.clone());
+        saved.rootfs = (!request.rootfs.is_empty()).then(|| judged.mount_point.clone());
         judged.state.save(&saved)?;
 
         remains.rootfs = saved.rootfs.clone();
-        rootfs::mount_all(&request.rootfs, &judged.rootfs)?;
+        rootfs::mount_all(&request.rootfs, &judged.mount_point)?;
         let (stdio, ends) = Stdio::open(&request.stdio, process.uid, process.gid)?;
 
         let cgroup = Cgroup::create(&self.hierarchies, &judged.cgroup)?;
@@ -176,7 +182,12 @@ impl Engine {
         *init = Some(child.clone());
         let oom_score_adj = judged.spec.process().as_ref().and_then(|process| process.oom_score_adj());
         self.go(&child, oom_score_adj)?;
-        self.heard(&child).await.context(|| "OCI runtime create failed: unable to start container process")?;
+        let failed = || "OCI runtime create failed: unable to start container process";
+        match self.heard(&child).await.context(failed)? {
+            Heard::Ready => {}
+            // The end of the socket alone: it was killed on its way.
+            _ => return Err(Error::new(Kind::Internal, "it has died; is its memory limit too low?")).context(failed),
+        }
 
         saved.init = Some(Identity::of(child.pid() as i32)?);
         judged.state.save(&saved)?;
@@ -200,8 +211,9 @@ impl Engine {
 
     /// Forks, and takes note of the child in the same breath: no exit can come between.
     pub(super) fn birth(&self, process: &Rc<Process>, unborn: Unborn) -> Result<()> {
-        let pid_ns = unborn.pid_ns.as_ref().map(|target| (target.as_fd(), self.own_pid_ns.as_fd()));
-        let (child, sync) = crate::init::spawn(&unborn.plan, pid_ns, unborn.cgroup.as_ref().map(AsFd::as_fd))?;
+        let place = unborn.place.as_ref();
+        let place = place.map(|(target, flags)| Birthplace { target: target.as_fd(), flags: *flags, home: &self.home });
+        let (child, sync) = crate::init::spawn(&unborn.plan, place, unborn.cgroup.as_ref().map(AsFd::as_fd))?;
         self.children.borrow_mut().insert(child.pid, Child::Process(process.clone()));
         process.born(child);
         *process.sync.borrow_mut() = Some(Rc::new(watch(sync, Interest::READABLE)?));
@@ -272,7 +284,7 @@ fn plan_init(judged: &Judged, process: plan::Process, ends: ChildEnds, cgroup: &
     let views = cgroup_views(cgroup);
     let create = plan::create(&judged.spec, &judged.request.bundle, &judged.rootfs, &views)?;
     let joined = create.joined.iter().find(|(kind, _)| *kind == Namespace::Pid);
-    let pid_ns = joined.map(|(_, fd)| fd.try_clone()).transpose().os(|| "dup")?;
+    let pid_ns = joined.map(|(kind, fd)| fd.try_clone().map(|fd| (fd, kind.flag()))).transpose().os(|| "dup")?;
     unborn(Work::Create(create), process, ends, cgroup, pid_ns)
 }
 
@@ -282,7 +294,7 @@ pub(super) fn unborn(
     process: plan::Process,
     ends: ChildEnds,
     cgroup: &Cgroup,
-    pid_ns: Option<OwnedFd>,
+    place: Option<(OwnedFd, u64)>,
 ) -> Result<Unborn> {
     let joins = cgroup.joins()?;
     let mut cgroup_files = joins.tasks;
@@ -294,7 +306,7 @@ pub(super) fn unborn(
     }
     let stdio = [ends.stdin, ends.stdout, ends.stderr];
     let plan = Plan { work, process, stdio, cgroup_files, hold: Hold::Socket };
-    Ok(Unborn { plan, cgroup: joins.unified, pid_ns })
+    Ok(Unborn { plan, cgroup: joins.unified, place })
 }
 
 fn sync_of(process: &Process) -> Result<Rc<AsyncFd<ParentEnd>>> {

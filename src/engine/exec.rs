@@ -5,7 +5,6 @@ use std::rc::Rc;
 use crate::error::{Context, Error, Kind, Os, Result};
 use crate::init::plan::{self, Work};
 use crate::spec::{load, validate};
-use crate::sys::ns::Namespace;
 
 use super::Engine;
 use super::container::{Container, Process};
@@ -50,9 +49,8 @@ impl Engine {
         *process.stdio.borrow_mut() = Some(Rc::new(stdio));
         let init = container.init.pidfd()?;
         let work = Work::Exec(plan::Exec { init: init.try_clone().os(|| "dup")?, namespaces: container.namespaces });
-        let in_pid_ns = container.namespaces & Namespace::Pid.flag() != 0;
-        let pid_ns = in_pid_ns.then(|| init.try_clone()).transpose().os(|| "dup")?;
-        self.birth(process, unborn(work, planned, ends, &container.cgroup, pid_ns)?)?;
+        let place = (init.try_clone().os(|| "dup")?, container.namespaces);
+        self.birth(process, unborn(work, planned, ends, &container.cgroup, Some(place))?)?;
         self.go(process, oom_score_adj.or(container.oom_score_adj))?;
         self.executed(process)
             .await

@@ -42,7 +42,7 @@ impl Engine {
         work: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
         let (ours, theirs) = sync::pair()?;
-        let child = fork::fork(0, None, |_| run(what, work, &theirs))?;
+        let child = fork::fork(0, None, None, |_| run(what, work, &theirs))?;
         let (done, exited) = oneshot::channel();
         self.children.borrow_mut().insert(child.pid, Child::Helper(done));
         drop(theirs);

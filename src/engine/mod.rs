@@ -26,13 +26,12 @@ pub mod stdio;
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::Rc;
 
 use crate::cgroup::Hierarchies;
 use crate::error::{Error, Kind, Result};
-use crate::sys::ns::PidNamespace;
+use crate::sys::ns::Home;
 use container::{Container, Process};
 use events::Event;
 
@@ -43,8 +42,8 @@ pub struct Engine {
     /// Where state is kept ([`state::ROOT`], elsewhere in tests).
     state_root: PathBuf,
     hierarchies: Hierarchies,
-    /// Our pid namespace, to come back to after the birth of a child in another.
-    own_pid_ns: OwnedFd,
+    /// Our namespaces, to come back to after the birth of a child in others.
+    home: Home,
     publish: Box<dyn Fn(Event)>,
     containers: RefCell<HashMap<String, Rc<Container>>>,
     /// Ids on their way into `containers`.
@@ -63,7 +62,7 @@ impl Engine {
             namespace: namespace.to_owned(),
             state_root,
             hierarchies: Hierarchies::discover()?,
-            own_pid_ns: PidNamespace::own()?,
+            home: Home::here()?,
             publish,
             containers: RefCell::default(),
             creating: RefCell::default(),

@@ -44,11 +44,17 @@ impl Engine {
             process.set_exit(exit);
             return;
         };
+        // One of a former container of this id, whose removal did not wait for it.
+        if !container.process(&process.exec).is_ok_and(|own| Rc::ptr_eq(&own, process)) {
+            process.set_exit(exit);
+            return;
+        }
         if process.exec.is_empty() {
             container.init_reaped.set(true);
         }
-        // Whoever starts it calls this again when the start event is out.
-        if process.state() == State::Starting {
+        // Whoever starts it calls this again when the start event is out. Stopped is an exec that has failed to start: there
+        // is nothing to tell.
+        if matches!(process.state(), State::Starting | State::Stopped) {
             return;
         }
         match process.exec.as_str() {

@@ -64,7 +64,7 @@ fn inside_the_root(path: &Path) -> Result<()> {
     Err(Error::new(Kind::InvalidArgument, format!("{} is outside of the container's root", path.display())))
 }
 
-/// Finds the program as execvp(3) would, by the PATH of the process's own environment, as its own user.
+/// Finds the program as execvp(3) would, but in absolute directories only, by the PATH of the process's own environment, as its own user.
 ///
 /// The messages are Go's exec.LookPath's, which moby and others match to tell 126 from 127.
 pub fn find_program(born: &mut Born<'_>) -> Result<()> {
@@ -77,7 +77,12 @@ pub fn find_program(born: &mut Born<'_>) -> Result<()> {
     let path = process.env.iter().rev().find_map(|var| var.as_bytes().strip_prefix(b"PATH="));
     let mut denied = None;
     for dir in path.unwrap_or_default().split(|&byte| byte == b':') {
-        let dir = if dir.is_empty() { Path::new(".") } else { Path::new(OsStr::from_bytes(dir)) };
+        // Not from the working directory, for which an empty entry stands too: it may be a volume that others write to
+        // (Go: exec.ErrDot).
+        let dir = Path::new(OsStr::from_bytes(dir));
+        if !dir.is_absolute() {
+            continue;
+        }
         let Ok(candidate) = CString::new(dir.join(OsStr::from_bytes(name.as_bytes())).into_os_string().as_bytes())
         else {
             continue;

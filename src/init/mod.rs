@@ -25,7 +25,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::error::{Error, Kind, Result};
 use crate::sys::fork::{Birth, Child, exit_now};
-use crate::sys::ns::PidNamespace;
+use crate::sys::ns::Birthplace;
 use plan::Plan;
 use sync::{ChildEnd, ParentEnd};
 
@@ -34,24 +34,16 @@ const FAILED: i32 = 1;
 
 /// Forks the process that `plan` describes. It waits for [`ParentEnd::go`] before anything that the parent has a part in.
 ///
-/// `pid_namespace` is a pid namespace to be born in: a descriptor of it (or a pidfd of a process in it) and one of our
-/// own to come back to.
+/// `place` is where it is born: the container's namespaces for an exec, or a pid namespace that an init joins.
 ///
 /// # Errors
 /// What the fork says; `FailedPrecondition` when the pid namespace is dead, that is when its init has exited.
-pub fn spawn(
-    plan: &Plan,
-    pid_namespace: Option<(BorrowedFd<'_>, BorrowedFd<'_>)>,
-    cgroup: Option<BorrowedFd<'_>>,
-) -> Result<(Child, ParentEnd)> {
+pub fn spawn(plan: &Plan, place: Option<Birthplace<'_>>, cgroup: Option<BorrowedFd<'_>>) -> Result<(Child, ParentEnd)> {
     let (parent, child) = sync::pair()?;
-    let guard = pid_namespace.map(|(target, own)| PidNamespace::enter(target, own)).transpose()?;
-    let born = crate::sys::fork::fork(plan.clone_flags(), cgroup, |birth| child_main(plan, &child, birth));
-    drop(guard);
-    match born {
+    match crate::sys::fork::fork(plan.clone_flags(), place, cgroup, |birth| child_main(plan, &child, birth)) {
         Ok(child) => Ok((child, parent)),
-        // alloc_pid() of a namespace whose init is gone (clone(2)).
-        Err(e) if e.errno() == Some(libc::ENOMEM) && pid_namespace.is_some() => {
+        // setns(2) to a process that has ended, and alloc_pid() of a namespace whose init is gone (clone(2)).
+        Err(e) if matches!(e.errno(), Some(libc::ESRCH | libc::ENOMEM)) && place.is_some() => {
             Err(e.with_kind(Kind::FailedPrecondition).context("the init of the pid namespace has exited"))
         }
         Err(e) => Err(e),

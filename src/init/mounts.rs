@@ -52,6 +52,7 @@ fn bind(root: &Root, plan: &MountPlan, source: &Path) -> Result<()> {
         .map_err(|e| if e.errno() == Some(libc::ENOENT) { e.with_kind(Kind::InvalidArgument) } else { e })?;
     let target =
         if path::is_dir(&mount)? { root.mkdir_all(&plan.destination)? } else { root.create_file(&plan.destination)? };
+    refuse_by_link(root, plan, &target)?;
     refuse_in_proc(plan, &target, path::is_procfs(&mount)?)?;
     attach(&mount, &target, &plan.options)
 }
@@ -65,6 +66,7 @@ fn file_system(root: &Root, plan: &MountPlan, kind: &str, name: &str) -> Result<
         }
         _ => root.mkdir_all(&plan.destination)?,
     };
+    refuse_by_link(root, plan, &target)?;
     refuse_in_proc(plan, &target, kind == "proc")?;
     let fs = FileSystem::open(kind)?;
     configure(&fs, &plan.options, name)?;
@@ -112,6 +114,18 @@ fn propagate(mount: &Mount, options: &MountOptions) -> Result<()> {
     }
 }
 
+/// Two places are covered under their own name or not at all. What is mounted on the root lies between it and who opens
+/// the rootfs by its path; and /dev is filled with nodes and links of ours unless the specification binds a /dev of the
+/// host's, which is judged by the words of the destination: an image must not lead another directory there.
+fn refuse_by_link(root: &Root, plan: &MountPlan, target: &OwnedFd) -> Result<()> {
+    let on_dev = !is_dev(&plan.destination)
+        && root.resolve_no_links(Path::new("/dev")).is_ok_and(|dev| path::is_same(target, &dev).unwrap_or(true));
+    if !on_dev && !path::is_same(target, root)? {
+        return Ok(());
+    }
+    Err(Error::new(Kind::InvalidArgument, "it leads to the root or to /dev through a link"))
+}
+
 /// Judged by what the destination turned out to be, so that no link leads around it.
 fn refuse_in_proc(plan: &MountPlan, target: &OwnedFd, is_proc: bool) -> Result<()> {
     let destination: PathBuf = Path::new("/").join(&plan.destination).components().collect();
@@ -134,6 +148,7 @@ fn refuse_in_proc(plan: &MountPlan, target: &OwnedFd, is_proc: bool) -> Result<(
 /// cgroup.kill is how the container is ended.
 fn cgroup_v1(root: &Root, plan: &MountPlan, hierarchies: &[CgroupHierarchy]) -> Result<()> {
     let target = root.mkdir_all(&plan.destination)?;
+    refuse_by_link(root, plan, &target)?;
     refuse_in_proc(plan, &target, false)?;
     let hidden = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
     let fs = FileSystem::open("tmpfs")?;

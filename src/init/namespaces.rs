@@ -43,11 +43,13 @@ pub fn make(born: &mut Born<'_>) -> Result<()> {
     if flags == 0 { Ok(()) } else { ns::unshare(flags) }
 }
 
-/// Enters every namespace of the container's init in which the container is not the host, all or none.
+/// Enters the container's cgroup namespace, where it has one: all others are those in which an exec is born.
 pub fn enter_container(born: &mut Born<'_>) -> Result<()> {
     let Work::Exec(exec) = &born.plan.work else { return Ok(()) };
-    let flags = exec.namespaces & !Namespace::Pid.flag();
-    ns::enter_process(std::os::fd::AsFd::as_fd(&exec.init), flags)
+    match exec.namespaces & Namespace::Cgroup.flag() {
+        0 => Ok(()),
+        flag => ns::enter_process(std::os::fd::AsFd::as_fd(&exec.init), flag),
+    }
 }
 
 /// A new network namespace has its loopback interface down.

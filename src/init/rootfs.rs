@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use crate::error::{Context, Result};
+use crate::error::{Context, Os, Result};
 use crate::sys::mount::{self, Mount};
 use crate::sys::path::{self, Root};
 
@@ -48,8 +48,10 @@ pub fn working_directory(born: &mut Born<'_>) -> Result<()> {
 pub fn enter(born: &mut Born<'_>) -> Result<()> {
     let (Some(plan), Some(root)) = (plan(born), &born.root) else { return Ok(()) };
     if plan.readonly {
-        // This namespace's view of the mount only; what is mounted below it stays as its own options say.
-        Mount::from(Root::open(&plan.path)?.into_fd()).restrict(libc::MOUNT_ATTR_RDONLY, 0)?;
+        // This namespace's view of the mount only; what is mounted below it stays as its own options say. By the
+        // descriptor and not by the path again: that finds what has been mounted on it since.
+        let mount = root.as_fd().try_clone_to_owned().os(|| "dup")?;
+        Mount::from(mount).restrict(libc::MOUNT_ATTR_RDONLY, 0)?;
     }
     mount::pivot_root(root.as_fd())
 }

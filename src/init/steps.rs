@@ -42,6 +42,8 @@ pub const CREATE: &[Step] = &[
     // oom_score_adj is the parent's to write; everything above ran beside it.
     Step("waiting for the shim", |born| born.sync.wait_for_go()),
     Step("starting a session", |_| cred::new_session()),
+    // As the host's root, whose quota of keys is large.
+    Step("making a session keyring", |_| cred::new_session_keyring()),
     // Joined ones first: their files were opened in the host's view.
     Step("joining namespaces", namespaces::join),
     Step("making namespaces", namespaces::make),
@@ -66,7 +68,7 @@ pub const CREATE: &[Step] = &[
     Step("connecting stdio", identity::stdio),
     Step("waiting to be started", |born| born.sync.ready(&born.plan.hold)),
     // It lives by itself now. Also the last defence: nothing of ours survives the execve but 0, 1, 2.
-    Step("leaving the shim", |_| cred::die_with_parent(false).and_then(|()| fd::cloexec_all())),
+    Step("leaving the shim", leave),
 ];
 
 /// A further process of a container.
@@ -78,12 +80,15 @@ pub const EXEC: &[Step] = &[
     Step("joining cgroups", namespaces::join_cgroups),
     Step("waiting for the shim", |born| born.sync.wait_for_go()),
     Step("starting a session", |_| cred::new_session()),
-    Step("joining the container's namespaces", namespaces::enter_container),
+    // As the host's root, whose quota of keys is large.
+    Step("making a session keyring", |_| cred::new_session_keyring()),
+    // Born in all others (sys/ns.rs, Visit); this one after its cgroups are joined in the host's view.
+    Step("joining the container's cgroup namespace", namespaces::enter_container),
     Step("setting resource limits", identity::limits),
     Step("changing identity", identity::change),
     Step("finding the program", identity::find_program),
     Step("connecting stdio", identity::stdio),
-    Step("leaving the shim", |_| cred::die_with_parent(false).and_then(|()| fd::cloexec_all())),
+    Step("leaving the shim", leave),
 ];
 
 /// Does every step, then becomes the program. `at` is the step under way, for the error's sake.
@@ -104,4 +109,13 @@ pub fn run(plan: &Plan, sync: &ChildEnd, birth: Birth, at: &mut &'static str) ->
 
 fn close_descriptors(born: &mut Born<'_>) -> Result<()> {
     fd::close_all_but(&super::kept(born.plan, born.sync))
+}
+
+/// Closed rather than marked close-on-exec, which close_range(2) can do from Linux 5.11 on only. The way to the shim stays
+/// open until execve, and is close-on-exec from its birth.
+fn leave(born: &mut Born<'_>) -> Result<()> {
+    cred::die_with_parent(false)?;
+    // Its descriptor is closed here: a drop, after a failed execve, would be a second time.
+    std::mem::forget(born.root.take());
+    fd::close_all_but(&[std::os::fd::AsFd::as_fd(born.sync)])
 }

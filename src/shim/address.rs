@@ -1,8 +1,14 @@
 //! The socket on which containerd finds a shim.
 
+use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+use rustix::fs::{FlockOperation, flock};
 
 use crate::error::{Error, Os, Result};
 
@@ -47,6 +53,10 @@ impl Address {
             .mode(0o700)
             .create(directory)
             .os(|| format!("mkdir {}", directory.display()))?;
+        // Between bind(2) and listen(2) a socket looks like one that nobody listens on any more: another start for this
+        // id would replace it, and two servers would run, one of them unknown to everybody.
+        let lock = File::open(directory).os(|| format!("open {}", directory.display()))?;
+        flock(&lock, FlockOperation::LockExclusive).os(|| format!("flock {}", directory.display()))?;
         // The socket is 0600 from its first moment (CVE-2020-15257 is what happens else).
         let mask = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
         let bound = self.bind_or_replace();
@@ -60,12 +70,24 @@ impl Address {
                 Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => {}
                 other => return other.map(Bound::Listening).os(|| format!("bind {}", self.0.display())),
             }
-            if UnixStream::connect(&self.0).is_ok() {
+            if self.has_listener()? {
                 return Ok(Bound::Taken);
             }
             self.remove()?;
         }
         Err(Error::os(libc::EADDRINUSE, format!("bind {}", self.0.display())))
+    }
+
+    /// Whether anybody listens. Never waits for them: a server that hangs is one all the same.
+    fn has_listener(&self) -> Result<bool> {
+        let address = UnixAddr::new(&self.0).os(|| self.uri())?;
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let client = socket(AddressFamily::Unix, SockType::Stream, flags, None).os(|| "socket AF_UNIX")?;
+        match connect(client.as_raw_fd(), &address) {
+            Ok(()) | Err(Errno::EAGAIN) => Ok(true),
+            Err(Errno::ECONNREFUSED | Errno::ENOENT) => Ok(false),
+            Err(e) => Err(e).os(|| format!("connect {}", self.0.display())),
+        }
     }
 
     /// Removes the socket.
@@ -79,7 +101,7 @@ impl Address {
     /// Removes the socket unless a shim listens on it.
     pub fn remove_stale(&self) -> Result<()> {
         let is_socket = std::fs::symlink_metadata(&self.0).is_ok_and(|meta| meta.file_type().is_socket());
-        if is_socket && UnixStream::connect(&self.0).is_err() { self.remove() } else { Ok(()) }
+        if is_socket && !self.has_listener()? { self.remove() } else { Ok(()) }
     }
 }
 

@@ -62,8 +62,14 @@ fn leave_server(flags: &Flags, listener: OwnedFd) -> Result<()> {
     // The pipe closes when the server has been executed, or brings the reason why not: containerd would else find a
     // socket on which nobody ever answers.
     let (failed, failure) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).os(|| "pipe2")?;
-    crate::sys::fork::fork(0, None, |_| {
-        let error = match become_server(&sealed, &listener, null.as_fd(), &args, &env) {
+    crate::sys::fork::fork(0, None, None, |_| {
+        // Whatever else containerd or its starter has leaked to us.
+        let keep = [sealed.as_fd(), listener.as_fd(), null.as_fd(), failure.as_fd()];
+        let become_server = || {
+            crate::sys::fd::close_all_but(&keep)?;
+            become_server(&sealed, &listener, null.as_fd(), &args, &env)
+        };
+        let error = match become_server() {
             Ok(never) => match never {},
             Err(error) => error,
         };

@@ -89,8 +89,14 @@ async fn serve(flags: &Flags, socket: OwnedFd) -> Result<()> {
     server.start().await.map_err(|e| Error::new(Kind::Internal, e.to_string()))?;
     log::debug!("serving {}", flags.id);
 
-    end.notified().await;
-    publisher.flush(FLUSH_BOUND).await;
+    loop {
+        end.notified().await;
+        publisher.flush(FLUSH_BOUND).await;
+        // One may have been asked for meanwhile: the next shutdown is for that.
+        if engine.is_empty() {
+            break;
+        }
+    }
     // The answer to Shutdown is among what the connections still have to write.
     tokio::time::sleep(ANSWER_BOUND).await;
     Address::of(&flags.address, &flags.namespace, &flags.id).remove()

@@ -125,3 +125,22 @@ pub fn set_rlimit(resource: u32, soft: u64, hard: u64) -> Result<()> {
 pub fn new_session() -> Result<()> {
     rustix::process::setsid().map(drop).os(|| "setsid")
 }
+
+/// A new, empty session keyring (keyctl(2)): with the inherited one a process possesses the keys of the host's session and
+/// of every other container's.
+///
+/// It has no name, unlike runc's: one by a name can be made beforehand by any process of the same user.
+///
+/// # Errors
+/// EDQUOT when the user has too many keys. A kernel without keyrings has nothing to keep apart.
+pub fn new_session_keyring() -> Result<()> {
+    const KEYCTL_JOIN_SESSION_KEYRING: libc::c_long = 1;
+    // SAFETY: a null name asks for a keyring without one; no memory is touched.
+    let done =
+        unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, std::ptr::null::<libc::c_char>()) };
+    match std::io::Error::last_os_error() {
+        _ if done >= 0 => Ok(()),
+        error if error.raw_os_error() == Some(libc::ENOSYS) => Ok(()),
+        error => Err(error).os(|| "keyctl KEYCTL_JOIN_SESSION_KEYRING"),
+    }
+}

@@ -6,7 +6,7 @@ use crate::error::{Os, Result};
 
 /// Closes every descriptor of this process but 0 to 2 and `keep`, running no destructor.
 ///
-/// This is a forked child's first act. Whatever the parent had open, another container's pipes and the epoll instance
+/// This is a forked child's first act, and its last but execve(2). Whatever the parent had open, another container's pipes and the epoll instance
 /// among it, is gone before anything of the container's can run (CVE-2016-9962, CVE-2024-21626).
 ///
 /// # Errors
@@ -17,42 +17,31 @@ pub fn close_all_but(keep: &[BorrowedFd<'_>]) -> Result<()> {
     let mut first = 3;
     for &fd in &keep {
         if fd > first {
-            close_range(first as u32, fd as u32 - 1, 0)?;
+            close_range(first as u32, fd as u32 - 1)?;
         }
         first = first.max(fd + 1);
     }
-    close_range(first as u32, u32::MAX, 0)
+    close_range(first as u32, u32::MAX)
 }
 
-/// Marks every descriptor above stderr close-on-exec: the last line of defence before execve(2), CVE-2024-21626.
-pub fn cloexec_all() -> Result<()> {
-    close_range(3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC)
-}
-
-fn close_range(first: u32, last: u32, flags: libc::c_uint) -> Result<()> {
-    // SAFETY: closing or marking descriptors touches no memory. The owners of those closed are values of the parent's
-    // that this process will never drop (it leaves by execve or _exit).
-    let done = unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) };
+fn close_range(first: u32, last: u32) -> Result<()> {
+    // SAFETY: closing descriptors touches no memory. The owners of those closed are values of the parent's, or of this
+    // process, that it will never drop (it leaves by execve or _exit).
+    let done = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
     match std::io::Error::last_os_error() {
         _ if done == 0 => Ok(()),
-        error if error.raw_os_error() == Some(libc::ENOSYS) => each_open(first, last, flags),
+        error if error.raw_os_error() == Some(libc::ENOSYS) => each_open(first, last),
         error => Err(error).os(|| "close_range"),
     }
 }
 
-/// The same through /proc/self/fd, for where close_range (Linux 5.9; CLOSE_RANGE_CLOEXEC 5.11) is taken away.
-fn each_open(first: u32, last: u32, flags: libc::c_uint) -> Result<()> {
+/// The same through /proc/self/fd, for where close_range (Linux 5.9) is taken away.
+fn each_open(first: u32, last: u32) -> Result<()> {
     let entries = std::fs::read_dir("/proc/self/fd").os(|| "open /proc/self/fd")?;
     let open: Vec<u32> = entries.filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok()).collect();
     for fd in open.into_iter().filter(|fd| (first..=last).contains(fd)) {
         // SAFETY: as above. The directory's own descriptor is in the list and already closed: EBADF is expected.
-        unsafe {
-            if flags & libc::CLOSE_RANGE_CLOEXEC != 0 {
-                libc::fcntl(fd as RawFd, libc::F_SETFD, libc::FD_CLOEXEC);
-            } else {
-                libc::close(fd as RawFd);
-            }
-        }
+        unsafe { libc::close(fd as RawFd) };
     }
     Ok(())
 }

@@ -9,6 +9,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::error::{Error, Kind, Os, Result};
+use crate::sys::ns::{Birthplace, Visit};
 
 /// A child of this process, held by pid and pidfd from its first moment.
 #[derive(Debug)]
@@ -41,7 +42,7 @@ pub fn thread_count() -> Result<u64> {
 }
 
 /// Clones this process with the namespace flags `namespaces` (CLONE_NEW*), into the cgroup v2 directory `cgroup` where
-/// the kernel can, and runs `child` in it.
+/// the kernel can, and runs `child` in it. It is born in the namespaces of `place`, where that is not our own.
 ///
 /// Signals must be blocked and none handled in the caller (the child would run the parent's handler).
 ///
@@ -49,9 +50,11 @@ pub fn thread_count() -> Result<u64> {
 /// `FailedPrecondition` when this process has more than one thread; else what clone3(2) says.
 pub fn fork<F: FnOnce(Birth) -> std::convert::Infallible>(
     namespaces: u64,
+    place: Option<Birthplace<'_>>,
     cgroup: Option<BorrowedFd<'_>>,
     child: F,
 ) -> Result<Child> {
+    // Before the visit: /proc is the container's there.
     let threads = thread_count()?;
     if threads != 1 {
         return Err(Error::new(
@@ -61,10 +64,16 @@ pub fn fork<F: FnOnce(Birth) -> std::convert::Infallible>(
             ),
         ));
     }
+    let visit = place.map(Visit::to).transpose()?;
     let (result, birth) = clone(namespaces, cgroup)?;
     match result {
-        Some(child) => Ok(child),
+        Some(child) => {
+            drop(visit);
+            Ok(child)
+        }
         None => {
+            // The parent's to undo.
+            std::mem::forget(visit);
             let _ = catch_unwind(AssertUnwindSafe(|| child(birth)));
             exit_now(PANICKED)
         }
@@ -148,7 +157,7 @@ mod tests {
     fn refuses_to_fork_a_threaded_process() {
         let (tx, rx) = std::sync::mpsc::channel::<()>();
         let other = std::thread::spawn(move || rx.recv());
-        let error = fork(0, None, |_| exit_now(0)).unwrap_err();
+        let error = fork(0, None, None, |_| exit_now(0)).unwrap_err();
         assert_eq!(error.kind(), Kind::FailedPrecondition);
         assert!(error.to_string().contains("threads"), "{error}");
         drop(tx);

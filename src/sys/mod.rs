@@ -12,6 +12,7 @@ pub mod fork;
 pub mod mount;
 pub mod net;
 pub mod ns;
+pub mod null;
 pub mod path;
 pub mod pidfd;
 pub mod seal;

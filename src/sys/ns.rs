@@ -1,4 +1,4 @@
-//! Namespaces: which there are, entering them, and the one case where the shim's own thread enters one.
+//! Namespaces: which there are, entering them, and the one case where the shim's own thread enters some.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -107,43 +107,88 @@ pub fn unshare(flags: u64) -> Result<()> {
         .os(|| format!("unshare {flags:#x}"))
 }
 
-/// While it lives, children of this thread are born in another pid namespace; then it is set back.
-///
-/// setns(2) with CLONE_NEWPID changes nothing for the caller but where its next children go, which makes it the one
-/// namespace that the shim itself may enter. It must come back whatever happens: a shim that cannot is one that would
-/// put the next container into this one's namespace, so the guard tries twice and then aborts.
+/// The shim's own namespaces and root, to come back to.
 #[derive(Debug)]
-pub struct PidNamespace<'a> {
-    own: BorrowedFd<'a>,
+pub struct Home {
+    namespaces: Vec<(Namespace, OwnedFd)>,
+    root: OwnedFd,
 }
 
-impl<'a> PidNamespace<'a> {
-    /// `target` is a pidfd or a /proc/pid/ns/pid descriptor, `own` the descriptor of our own pid namespace.
-    ///
+/// What [`Visit`] may enter. Not the cgroup namespace: a child moves into its cgroups in the view of the host first, and
+/// enters that one after.
+const VISITED: [Namespace; 5] = [Namespace::Mount, Namespace::Uts, Namespace::Ipc, Namespace::Network, Namespace::Pid];
+
+impl Home {
+    /// Of the calling process, which is at home now.
+    pub fn here() -> Result<Self> {
+        let mut namespaces = Vec::with_capacity(VISITED.len());
+        for kind in VISITED {
+            let path = format!("/proc/self/ns/{}", kind.name());
+            let fd = open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).os(|| format!("open {path}"))?;
+            namespaces.push((kind, fd));
+        }
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = open("/", flags, Mode::empty()).os(|| "open /")?;
+        Ok(Self { namespaces, root })
+    }
+
+    fn come_back(&self, flags: u64) -> Result<()> {
+        for (kind, fd) in self.namespaces.iter().filter(|(kind, _)| flags & kind.flag() != 0) {
+            enter(fd.as_fd(), *kind)?;
+        }
+        if flags & Namespace::Mount.flag() != 0 {
+            // setns(2) leaves us at the root of the namespace, which need not be ours.
+            rustix::process::fchdir(&self.root).os(|| "fchdir /")?;
+            rustix::process::chroot(".").os(|| "chroot")?;
+        }
+        Ok(())
+    }
+}
+
+/// Where a child is to be born: in the namespaces `flags` of what `target` refers to.
+#[derive(Clone, Copy, Debug)]
+pub struct Birthplace<'a> {
+    /// A pidfd of a process; or a /proc/pid/ns descriptor, for the one flag that it is of.
+    pub target: BorrowedFd<'a>,
+    /// CLONE_NEW* bits, of which the cgroup namespace's is passed over.
+    pub flags: u64,
+    /// Where the parent comes back to.
+    pub home: &'a Home,
+}
+
+/// While it lives this thread is in other namespaces, so that its children are born there; then it comes back.
+///
+/// An exec's process is seen in the container's pid namespace from the moment of its birth, by processes that may stop
+/// it there (CAP_KILL). Were it the one to leave the host's mount namespace, they could read the host's mounts in its
+/// /proc/PID/mountinfo meanwhile, which asks for no permission; and with CAP_SYS_PTRACE, before which being
+/// non-dumpable is no defence (the mm's user namespace is the container's own), walk through its /proc/PID/root. The
+/// shim is in no pid namespace of a container's and cannot be seen there.
+///
+/// It must come back whatever happens: a shim that cannot is one that would put the next container into this one's
+/// namespaces, so the guard tries twice and then aborts. Nothing may resolve a path while it lives.
+#[derive(Debug)]
+pub struct Visit<'a> {
+    home: &'a Home,
+    flags: u64,
+}
+
+impl<'a> Visit<'a> {
     /// # Errors
     /// What setns(2) says; then nothing has changed.
-    pub fn enter(target: BorrowedFd<'_>, own: BorrowedFd<'a>) -> Result<Self> {
-        enter_either(target)?;
-        Ok(Self { own })
-    }
-
-    /// Opens this process's own pid namespace, for `enter`.
-    pub fn own() -> Result<OwnedFd> {
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        open("/proc/self/ns/pid", flags, Mode::empty()).os(|| "open /proc/self/ns/pid")
+    pub fn to(place: Birthplace<'a>) -> Result<Self> {
+        let flags = place.flags & VISITED.iter().fold(0, |bits, kind| bits | kind.flag());
+        if flags != 0 {
+            enter_process(place.target, flags)?;
+        }
+        Ok(Self { home: place.home, flags })
     }
 }
 
-impl Drop for PidNamespace<'_> {
+impl Drop for Visit<'_> {
     fn drop(&mut self) {
-        if enter_either(self.own).is_err() && enter_either(self.own.as_fd()).is_err() {
-            eprintln!("dray: cannot leave a container's pid namespace");
+        if self.home.come_back(self.flags).is_err() && self.home.come_back(self.flags).is_err() {
+            eprintln!("dray: cannot leave a container's namespaces");
             std::process::abort();
         }
     }
-}
-
-/// Both a pidfd and an nsfs descriptor are taken by setns with CLONE_NEWPID.
-fn enter_either(fd: BorrowedFd<'_>) -> Result<()> {
-    move_into_link_name_space(fd, Some(LinkNameSpaceType::ProcessID)).os(|| "setns pid")
 }

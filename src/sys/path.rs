@@ -169,6 +169,16 @@ pub fn is_mount_root(fd: impl AsFd) -> Result<bool> {
     Ok(statx.stx_attributes.contains(rustix::fs::StatxAttributes::MOUNT_ROOT))
 }
 
+/// True when both name the same file in the same mount (statx(2), Linux 5.8): a bind mount of it elsewhere is another.
+pub fn is_same(a: impl AsFd, b: impl AsFd) -> Result<bool> {
+    use rustix::fs::{Statx, StatxFlags, statx};
+    let wanted = StatxFlags::INO | StatxFlags::MNT_ID;
+    let place = |of: Statx| (of.stx_mnt_id, of.stx_dev_major, of.stx_dev_minor, of.stx_ino);
+    let a = statx(a, "", AtFlags::EMPTY_PATH, wanted).os(|| "statx")?;
+    let b = statx(b, "", AtFlags::EMPTY_PATH, wanted).os(|| "statx")?;
+    Ok(place(a) == place(b))
+}
+
 /// Gives the file that `fd` names another owner, by descriptor.
 pub fn chown(fd: impl AsFd, uid: u32, gid: u32) -> Result<()> {
     use rustix::fs::{Gid, Uid};

@@ -8,6 +8,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, SealFlags};
@@ -55,7 +56,9 @@ fn overlay(empty: &Path) -> Result<OwnedFd> {
     let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(Error::new(Kind::Internal, "/proc/self/exe has no directory"));
     };
-    std::fs::create_dir_all(empty).os(|| format!("mkdir {}", empty.display()))?;
+    // The parents are the state's: nobody else's to write to, whatever the umask.
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true).mode(0o700).create(empty).os(|| format!("mkdir {}", empty.display()))?;
     let fs = FileSystem::open("overlay")?;
     let lower = format!("{}:{}", escape(dir)?, escape(empty)?);
     fs.set("lowerdir", Some(&lower))?;

@@ -22,12 +22,11 @@ mod uri;
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
 use crate::engine::ready::watch;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::OFlags;
 use rustix::pipe::PipeFlags;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -173,7 +172,7 @@ impl Drop for Running {
 /// The process's end, and the fifo's write end that keeps the stream open.
 fn open_input(uri: &str, uid: u32, gid: u32, relays: &mut Vec<Relay>) -> Result<(OwnedFd, Option<OwnedFd>)> {
     let path = match Target::parse(uri)? {
-        Target::Null => return Ok((null(OFlags::RDONLY)?, None)),
+        Target::Null => return Ok((crate::sys::null::open(OFlags::RDONLY)?, None)),
         Target::Fifo(path) => path,
     };
     let fifo = Fifo::open(&path)?;
@@ -187,7 +186,7 @@ fn open_input(uri: &str, uid: u32, gid: u32, relays: &mut Vec<Relay>) -> Result<
 /// The process's end.
 fn open_output(uri: &str, uid: u32, gid: u32, relays: &mut Vec<Relay>) -> Result<OwnedFd> {
     let path = match Target::parse(uri)? {
-        Target::Null => return null(OFlags::WRONLY),
+        Target::Null => return crate::sys::null::open(OFlags::WRONLY),
         Target::Fifo(path) => path,
     };
     let fifo = Fifo::open(&path)?;
@@ -245,8 +244,4 @@ fn give(end: &OwnedFd, uid: u32, gid: u32) -> Result<()> {
         Err(rustix::io::Errno::PERM) => Ok(()),
         other => other.os(|| format!("fchown of a pipe to {uid}:{gid}")),
     }
-}
-
-fn null(access: OFlags) -> Result<OwnedFd> {
-    rustix::fs::open(Path::new("/dev/null"), access | OFlags::CLOEXEC, Mode::empty()).os(|| "open /dev/null")
 }

@@ -365,7 +365,7 @@ fn idle_streams_cost_no_cpu() {
         let uris = StdioUris { stdin: fifos.path("in"), stdout: fifos.path("out"), ..Default::default() };
         let (stdio, mut ends) = Stdio::open(&uris, 0, 0).unwrap();
         stdio.start();
-        let mut out = File::from(std::mem::replace(&mut ends.stdout, null(OFlags::WRONLY).unwrap()));
+        let mut out = File::from(std::mem::replace(&mut ends.stdout, crate::sys::null::open(OFlags::WRONLY).unwrap()));
         let mut client = fifos.reader("out");
         out.write_all(b"x").unwrap();
         until("output", || read_now(&mut client, &mut Vec::new())).await;

@@ -1,0 +1,361 @@
+//! What a hostile container, image or specification must not get.
+
+mod common;
+
+use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
+
+use common::bundle::Bundle;
+use common::driver::{Shim, StartOptions, await_exit, open_pid, start_action};
+use common::events::EventSink;
+use common::scratch::Scratch;
+use common::stdio::Io;
+use common::{block_on, shim_binary};
+use serde_json::json;
+
+const SOON: Duration = Duration::from_secs(10);
+
+/// Set in a container whose program is this test binary: what it is to try, and on what.
+const ATTACK: &str = "DRAY_TEST_ATTACK";
+
+/// Runs the bundle's container to its end; gives its output.
+async fn output_of(bundle: &Bundle, sink: &EventSink) -> String {
+    let mut io = Io::fifos(bundle.scratch(), &bundle.id);
+    let shim = Shim::start(&shim_binary(), bundle, sink).await.expect("start action");
+    shim.create(bundle, &io).await.unwrap();
+    let waiting = shim.spawn_wait(&bundle.id, "").await;
+    shim.start(&bundle.id, "").await.unwrap();
+    waiting.await.unwrap().unwrap();
+    let (out, err) = (io.stdout(SOON).await.unwrap(), io.stderr(SOON).await.unwrap());
+    shim.delete(&bundle.id, "").await.unwrap();
+    shim.shutdown_and_wait(SOON).await.unwrap();
+    out + &err
+}
+
+/// The bundle with this very binary as its program, doing `attack`.
+fn attacker(bundle: Bundle, attack: &str) -> Bundle {
+    let exe = std::env::current_exe().expect("own path");
+    bundle
+        .mount(json!({"destination": "/attacker", "type": "bind", "source": exe, "options": ["rbind", "ro"]}))
+        .args(&["/attacker", "--exact", "inside_the_container", "--ignored", "--nocapture"])
+        .edit(|spec| spec["process"]["env"].as_array_mut().unwrap().push(json!(format!("{ATTACK}={attack}"))))
+}
+
+/// Not a test: what the containers of the others run.
+#[test]
+#[ignore = "the program of the other tests' containers"]
+fn inside_the_container() {
+    let Ok(attack) = std::env::var(ATTACK) else { return };
+    match attack.split_once(' ') {
+        Some(("mountinfo", needle)) => watch_newcomers(|pid| {
+            std::fs::read_to_string(format!("/proc/{pid}/mountinfo")).is_ok_and(|text| text.contains(needle))
+        }),
+        Some(("root", secret)) => {
+            watch_newcomers(|pid| std::fs::metadata(format!("/proc/{pid}/root{secret}")).is_ok());
+        }
+        None if attack == "keyring" => println!("keyring={}", session_keyring()),
+        _ => panic!("unknown attack {attack}"),
+    }
+}
+
+/// Looks at every process that appears, as early as it can be seen, until `/stop` is there.
+fn watch_newcomers(caught: impl Fn(u32) -> bool) {
+    println!("watching");
+    let mut next = std::process::id() + 1;
+    let (mut found, mut seen) = (0, 0);
+    while !std::path::Path::new("/stop").exists() {
+        for _ in 0..1000 {
+            // Threads and processes that came and went leave holes.
+            let Some(pid) = (next..next + 8).find(|pid| std::path::Path::new(&format!("/proc/{pid}")).exists()) else {
+                continue;
+            };
+            next = pid + 1;
+            seen += 1;
+            // From here on it is ours to look at for as long as we like: CAP_KILL is a default capability.
+            let process = rustix::process::Pid::from_raw(pid as i32).unwrap();
+            let _ = rustix::process::kill_process(process, rustix::process::Signal::STOP);
+            found += u32::from(caught(pid));
+            let _ = rustix::process::kill_process(process, rustix::process::Signal::CONT);
+        }
+    }
+    println!("seen={seen} caught={found}");
+}
+
+fn session_keyring() -> i64 {
+    // KEYCTL_GET_KEYRING_ID of KEY_SPEC_SESSION_KEYRING, without making one.
+    #[allow(unsafe_code)]
+    // SAFETY: numbers only.
+    unsafe {
+        libc::syscall(libc::SYS_keyctl, 0, -3, 0)
+    }
+}
+
+/// Execs again and again beside an attacker, who says how many processes he has caught.
+async fn exec_beside(bundle: &Bundle, sink: &EventSink) -> String {
+    let mut io = Io::fifos(bundle.scratch(), &bundle.id);
+    let shim = Shim::start(&shim_binary(), bundle, sink).await.expect("start action");
+    shim.create(bundle, &io).await.unwrap();
+    let waiting = shim.spawn_wait(&bundle.id, "").await;
+    shim.start(&bundle.id, "").await.unwrap();
+    io.stdout_with("watching", SOON).await.unwrap();
+    let process = bundle.process(&["/bin/true"]);
+    for number in 0..100 {
+        let exec = format!("probe{number}");
+        shim.exec_to_exit(&bundle.id, &exec, &process, &Io::null()).await.unwrap();
+    }
+    std::fs::write(bundle.rootfs_dir().join("stop"), "").unwrap();
+    waiting.await.unwrap().unwrap();
+    let text = io.stdout(SOON).await.unwrap() + &io.stderr(SOON).await.unwrap();
+    shim.delete(&bundle.id, "").await.unwrap();
+    assert!(text.contains("seen=") && !text.contains("seen=0 "), "the attacker saw nobody: {text}");
+    text
+}
+
+/// An exec's process is in the container's pid namespace from its birth. Were it in the host's mount namespace then,
+/// any process of the container could read the host's mounts in its /proc/PID/mountinfo, which asks for no permission.
+#[test]
+fn an_exec_on_its_way_shows_nothing_of_the_hosts_mounts() {
+    block_on(async {
+        let scratch = Scratch::new();
+        let sink = EventSink::start(&scratch);
+        // The mount point of the rootfs is in the host's table alone.
+        let needle = scratch.dir().join("bundles/one/rootfs ");
+        let bundle = attacker(Bundle::new(&scratch, "one"), &format!("mountinfo {}", needle.display()));
+        let text = exec_beside(&bundle, &sink).await;
+        assert!(text.contains("caught=0"), "{text}");
+    });
+}
+
+/// CAP_SYS_PTRACE opens /proc/PID/root of a process that is not dumpable too: it must be the container's root already.
+#[test]
+fn an_exec_on_its_way_is_no_way_to_the_hosts_files() {
+    block_on(async {
+        let scratch = Scratch::new();
+        let sink = EventSink::start(&scratch);
+        let bundle = Bundle::new(&scratch, "one").edit(|spec| {
+            for set in ["bounding", "effective", "permitted"] {
+                spec["process"]["capabilities"][set].as_array_mut().unwrap().push(json!("CAP_SYS_PTRACE"));
+            }
+        });
+        let secret = scratch.dir().join("bundles/one/config.json");
+        let bundle = attacker(bundle, &format!("root {}", secret.display()));
+        let text = exec_beside(&bundle, &sink).await;
+        assert!(text.contains("caught=0"), "{text}");
+    });
+}
+
+/// root of a container may change the mode of whatever it holds a descriptor of and root owns: that must not be the
+/// host's /dev/null.
+#[test]
+fn an_absent_stream_is_not_the_hosts_null_device() {
+    block_on(async {
+        let scratch = Scratch::new();
+        let sink = EventSink::start(&scratch);
+        let bundle = Bundle::new(&scratch, "one").script("stat -L -c '%t:%T %d:%i' /proc/self/fd/0");
+        let text = output_of(&bundle, &sink).await;
+        let host = std::fs::metadata("/dev/null").unwrap();
+        let (kind, file) = text.trim().split_once(' ').unwrap_or_else(|| panic!("{text}"));
+        assert_eq!(kind, "1:3", "not a null device");
+        assert_ne!(file, format!("{}:{}", host.dev(), host.ino()), "the host's");
+    });
+}
+
+/// Keys of the host's session, and of other containers', are possessed by who shares the session keyring.
+#[test]
+fn each_container_has_a_session_keyring_of_its_own() {
+    block_on(async {
+        let scratch = Scratch::new();
+        let sink = EventSink::start(&scratch);
+        let host = format!("keyring={}", session_keyring());
+        let mut seen = vec![host];
+        for id in ["one", "two"] {
+            let text = output_of(&attacker(Bundle::new(&scratch, id), "keyring"), &sink).await;
+            let line = text.lines().find_map(|line| line.find("keyring=").map(|at| line[at..].to_owned()));
+            let line = line.unwrap_or_else(|| panic!("{text}"));
+            assert!(!seen.contains(&line), "{line} is shared: {seen:?}");
+            seen.push(line);
+        }
+    });
+}
+
+/// Without PATH there is nowhere to look, and the working directory may be anybody's volume (Go's exec.ErrDot).
+#[test]
+fn a_program_is_not_taken_from_the_working_directory() {
+    for path in [None, Some("PATH="), Some("PATH=:/nowhere"), Some("PATH=.:/nowhere")] {
+        block_on(async {
+            let scratch = Scratch::new();
+            let sink = EventSink::start(&scratch);
+            let bundle = Bundle::new(&scratch, "one").args(&["true"]).edit(|spec| {
+                spec["process"]["cwd"] = json!("/bin");
+                spec["process"]["env"] = json!(path.into_iter().collect::<Vec<_>>());
+            });
+            let shim = Shim::start(&shim_binary(), &bundle, &sink).await.expect("start action");
+            let error = shim.create(&bundle, &Io::null()).await.expect_err(&format!("{path:?}: it was found"));
+            assert!(error.to_string().contains("executable file not found in $PATH"), "{path:?}: {error}");
+        });
+    }
+}
+
+/// A child that dies without a word (here: its memory limit is too low for it) has not been created.
+#[test]
+fn an_init_that_dies_on_its_way_is_not_created() {
+    block_on(async {
+        let scratch = Scratch::new();
+        let sink = EventSink::start(&scratch);
+        let bundle = Bundle::new(&scratch, "one")
+            .edit(|spec| spec["linux"]["resources"]["memory"] = json!({"limit": 4096, "swap": 4096}));
+        let shim = Shim::start(&shim_binary(), &bundle, &sink).await.expect("start action");
+        let error = shim.create(&bundle, &Io::null()).await.expect_err("created");
+        eprintln!("{error}");
+        shim.shutdown_and_wait(SOON).await.unwrap();
+        assert_eq!(scratch.leftovers(), [""; 0]);
+    });
+}
+
+/// What Create's request mounts goes to the bundle's rootfs/, whatever root.path says: it may say "/", and what is
+/// mounted there is taken away at the end, until nothing is.
+#[test]
+fn the_rootfs_is_mounted_in_the_bundle_only() {
+    block_on(async {
+        let scratch = Scratch::new();
+        let sink = EventSink::start(&scratch);
+        let elsewhere = scratch.dir().join("elsewhere");
+        std::fs::create_dir(&elsewhere).unwrap();
+        let bundle = Bundle::new(&scratch, "one").edit(|spec| spec["root"]["path"] = json!(elsewhere));
+        let shim = Shim::start(&shim_binary(), &bundle, &sink).await.expect("start action");
+        let _ = shim.create(&bundle, &Io::null()).await;
+        assert!(!elsewhere.join("bin").exists(), "mounted on root.path");
+    });
+}
+
+/// A link of the image's must not take a volume to the root itself, whose mounts it would hide and in whose stead it
+/// would become read-only, nor the host's /dev to /dev, which is then filled, and its ptmx replaced.
+#[test]
+fn a_link_leads_no_mount_to_the_root_or_to_dev() {
+    for target in ["/", "/dev", "/../dev/."] {
+        block_on(async {
+            let scratch = Scratch::new();
+            let sink = EventSink::start(&scratch);
+            let volume = scratch.dir().join("volume");
+            std::fs::create_dir(&volume).unwrap();
+            std::fs::write(volume.join("ptmx"), "mine").unwrap();
+            let bundle = Bundle::new(&scratch, "one")
+                .plain_rootfs()
+                .mount(json!({"destination": "/data", "type": "bind", "source": volume, "options": ["rbind", "rw"]}));
+            std::os::unix::fs::symlink(target, bundle.rootfs_dir().join("data")).unwrap();
+            let shim = Shim::start(&shim_binary(), &bundle, &sink).await.expect("start action");
+            let error = shim.create(&bundle, &Io::null()).await.expect_err(target);
+            assert!(error.to_string().contains("through a link"), "{target}: {error}");
+            assert_eq!(std::fs::read_to_string(volume.join("ptmx")).unwrap(), "mine");
+        });
+    }
+}
+
+/// Two starts for one id leave one server: what another start has bound, and does not listen on yet, is not stale.
+#[test]
+fn a_start_does_not_replace_the_socket_of_one_under_way() {
+    use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
+    use std::os::fd::AsRawFd;
+
+    let scratch = Scratch::new();
+    let sink = block_on(async { EventSink::start(&scratch) });
+    let bundle = Bundle::new(&scratch, "one");
+    let start = || start_action(&shim_binary(), &bundle, &sink, &StartOptions::default()).expect("start action");
+    // Where it will be.
+    let reply = start();
+    let path = String::from_utf8(reply.stdout).unwrap().trim().trim_start_matches("unix://").to_owned();
+    for pid in scratch.shims() {
+        let shim = open_pid(pid).expect("a shim");
+        rustix::process::pidfd_send_signal(&shim, rustix::process::Signal::KILL).unwrap();
+        await_exit(&shim, SOON).unwrap();
+    }
+    std::fs::remove_file(&path).unwrap();
+
+    // The other start, in the middle.
+    let directory = std::fs::File::open(std::path::Path::new(&path).parent().unwrap()).unwrap();
+    rustix::fs::flock(&directory, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let other = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+    bind(other.as_raw_fd(), &UnixAddr::new(path.as_str()).unwrap()).unwrap();
+    let inode = std::fs::symlink_metadata(&path).unwrap().ino();
+    std::thread::scope(|scope| {
+        let second = scope.spawn(start);
+        std::thread::sleep(Duration::from_millis(300));
+        listen(&other, Backlog::new(16).unwrap()).unwrap();
+        drop(directory);
+        let output = second.join().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    });
+    let same = std::fs::symlink_metadata(&path).is_ok_and(|meta| meta.ino() == inode);
+    let shims = scratch.shims().len();
+    let _ = std::fs::remove_file(&path);
+    assert!(same, "its socket was replaced");
+    assert_eq!(shims, 0, "a second server");
+}
+
+/// What the image has where the specification mounts, a link to the host's tree among it, leads nowhere but inside.
+#[test]
+fn links_in_the_image_touch_nothing_of_the_host() {
+    for name in ["proc", "sys", "dev", "run", "data"] {
+        block_on(async {
+            let scratch = Scratch::new();
+            let sink = EventSink::start(&scratch);
+            let outside = scratch.dir().join("outside");
+            std::fs::create_dir(&outside).unwrap();
+            let bundle = Bundle::new(&scratch, "one").plain_rootfs().mount(
+                json!({"destination": "/data/sub", "type": "tmpfs", "source": "tmpfs", "options": ["mode=700"]}),
+            );
+            let link = bundle.rootfs_dir().join(name);
+            let _ = std::fs::remove_dir(&link);
+            // As a path of the host's, and so deep that no amount of ".." is missing.
+            let climbing = format!("{}{}", "../".repeat(32), outside.display());
+            std::os::unix::fs::symlink(climbing, &link).unwrap();
+            let shim = Shim::start(&shim_binary(), &bundle, &sink).await.expect("start action");
+            let created = shim.create(&bundle, &Io::null()).await;
+            // Whether it can be created is another matter: proc and sysfs through a link are refused.
+            assert!(created.is_err() || !["proc", "sys"].contains(&name), "{name} through a link");
+            assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 0, "{name}: made outside");
+            assert_eq!(common::scratch::mounts_below(&outside).len(), 0, "{name}: mounted outside");
+        });
+    }
+}
+
+/// A container that was asked for while the server was about to end is not left behind by it.
+#[test]
+fn a_shutdown_does_not_end_a_container_that_came_meanwhile() {
+    block_on(async {
+        let scratch = Scratch::new();
+        let mut sink = EventSink::start(&scratch);
+        let bundle = Bundle::new(&scratch, "one");
+        let shim = Shim::start(&shim_binary(), &bundle, &sink).await.expect("start action");
+        let life = async |id: &str| {
+            let bundle = Bundle::new(&scratch, id);
+            shim.create(&bundle, &Io::null()).await.unwrap();
+            shim.start(id, "").await.unwrap();
+            shim.wait(id, "").await.unwrap();
+            bundle
+        };
+        let first = life("first").await;
+        // Events that nobody takes keep the end waiting, for 3 s.
+        sink.stop();
+        shim.delete("first", "").await.unwrap();
+        shim.shutdown("first", false).await.unwrap();
+        let second = life("second").await;
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        shim.delete("second", "").await.expect("the server has ended");
+        drop((first, second));
+    });
+}
+
+/// A volume that is to hand on its mounts does (kubelet's Bidirectional): leaving the host's tree changes that tree alone.
+#[test]
+fn a_shared_volume_stays_shared() {
+    block_on(async {
+        let scratch = Scratch::new();
+        let sink = EventSink::start(&scratch);
+        let bundle = Bundle::new(&scratch, "one")
+            .script("grep ' /data ' /proc/self/mountinfo")
+            .mount(json!({"destination": "/data", "type": "tmpfs", "source": "tmpfs", "options": ["rshared"]}));
+        let text = output_of(&bundle, &sink).await;
+        assert!(text.contains(" shared:"), "{text}");
+    });
+}
