@@ -5,7 +5,7 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{CWD, StatVfsMountFlags};
+use rustix::fs::{CWD, Mode, OFlags, StatVfsMountFlags};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
     UnmountFlags,
@@ -213,9 +213,14 @@ pub fn detach(path: &Path) -> Result<()> {
 /// Makes the mount `root` this mount namespace's root, and lets go of everything else (pivot_root(2), NOTES on
 /// `pivot_root(".", ".")`).
 pub fn pivot_root(root: BorrowedFd<'_>) -> Result<()> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let old = rustix::fs::open("/", flags, Mode::empty()).os(|| "open /")?;
     rustix::process::fchdir(root).os(|| "fchdir rootfs")?;
     rustix::process::pivot_root(".", ".").os(|| "pivot_root")?;
-    // The old root is stacked on the new one now, and "." is it. It must not take the host's mounts with it.
+    // The old root is stacked on the new one now. "." still is the new one for mount(2), though not for umount2(2):
+    // from there the container's mounts, not the host's, would lose the propagation that they were given.
+    rustix::process::fchdir(&old).os(|| "fchdir old root")?;
+    // It must not take the host's mounts with it.
     propagation(Path::new("."), libc::MS_SLAVE | libc::MS_REC)?;
     rustix::mount::unmount(".", UnmountFlags::DETACH).os(|| "umount2 old root")?;
     rustix::process::chdir("/").os(|| "chdir /")
