@@ -7,6 +7,7 @@ pub mod containerd;
 pub mod driver;
 pub mod events;
 pub mod floor;
+pub mod mountinfo;
 pub mod scratch;
 pub mod stdio;
 
