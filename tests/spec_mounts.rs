@@ -89,14 +89,14 @@ fn a_tmpfs_has_its_size_mode_and_flags() {
     assert_eq!(ended.stderr, "1750\n131072\ntouch: /r/x: Read-only file system\n");
 }
 
-/// runc does so too: /tmp stays 1777 when a tmpfs is mounted on it.
+/// runc does so too: /tmp stays 1777 when a tmpfs is mounted on it, and one on a new directory is for everyone.
 #[test]
 fn a_tmpfs_without_a_mode_takes_that_of_the_directory_it_covers() {
     let tmpfs = |destination| json!({"destination": destination, "type": "tmpfs", "source": "tmpfs"});
     let out = run_script("stat -c %a /tmp /home /new", |spec| {
         ["/tmp", "/home", "/new"].into_iter().for_each(|destination| add(spec, tmpfs(destination)));
     });
-    assert_eq!(out.ok(), "1777\n755\n755\n");
+    assert_eq!(out.ok(), "1777\n755\n1777\n");
 }
 
 #[test]
