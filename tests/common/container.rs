@@ -89,6 +89,14 @@ impl Host {
         Container { bundle, shim, io, pid }
     }
 
+    /// The same for one that may be refused.
+    pub async fn try_run(&self, bundle: &Bundle) -> Result<Ended, String> {
+        let shim = self.shim(bundle).await;
+        let io = Io::fifos(&self.scratch, &bundle.id);
+        let created = shim.within(BOUND).create(bundle, &io).await.map_err(|e| e.to_string())?;
+        Ok(Container { bundle, shim, io, pid: created.pid }.run().await)
+    }
+
     /// Creates and starts a container.
     pub async fn start<'b>(&self, bundle: &'b Bundle) -> Container<'b> {
         let container = self.create(bundle).await;
