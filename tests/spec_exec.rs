@@ -142,6 +142,9 @@ fn an_exec_that_cannot_be_is_an_error_and_no_harm() {
         let relative = with("cwd", json!("x"));
         container.exec_refused("e", &relative).await.names(Code::INVALID_ARGUMENT, &["process.cwd"]);
         assert_eq!(container.exec_script("after", "echo lives").await.ok(), "lives\n");
+        // The client has been told of each; the log is for what nobody is told.
+        let log = bundle.log();
+        assert!(!log.contains("level=error"), "{log}");
         container.end().await;
         assert_eq!(host.scratch.leftovers(), [""; 0]);
     });

@@ -42,9 +42,12 @@ impl Engine {
         if process.exec.is_empty() {
             container.init_reaped.set(true);
         }
-        // Whoever starts it calls this again when the start event is out.
-        if process.state() == State::Starting {
-            return;
+        match process.state() {
+            // Whoever starts it calls this again when the start event is out.
+            State::Starting => return,
+            // An exec that could not start: all has been said.
+            State::Stopped => return,
+            _ => {}
         }
         match process.exec.as_str() {
             "" => self.init_exited(container, exit),
