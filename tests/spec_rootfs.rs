@@ -190,7 +190,7 @@ fn links_in_a_circle_are_an_error() {
         symlink("circle", image(&host).join("data")).unwrap();
         symlink("data/x", image(&host).join("circle")).unwrap();
         let refusal = host.refused(&bundle).await;
-        assert!(refusal.message.contains("/data/x"), "{refusal:?}");
+        assert!(refusal.message.contains("/data/x: too many levels of symbolic links"), "{refusal:?}");
     });
 }
 
