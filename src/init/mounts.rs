@@ -58,6 +58,7 @@ fn bind(root: &Root, plan: &MountPlan, source: &Path) -> Result<()> {
 }
 
 fn file_system(root: &Root, plan: &MountPlan, kind: &str, name: &str) -> Result<()> {
+    let covers = root.resolve(&plan.destination).is_ok();
     let target = match kind {
         // Real proc and sysfs, where the specification says, through no link of the image's (CVE-2019-19921).
         "proc" | "sysfs" => {
@@ -70,8 +71,9 @@ fn file_system(root: &Root, plan: &MountPlan, kind: &str, name: &str) -> Result<
     refuse_in_proc(plan, &target, kind == "proc")?;
     let fs = FileSystem::open(kind)?;
     configure(&fs, &plan.options, name)?;
-    if kind == "tmpfs" && !plan.options.data.iter().any(|(key, _)| key == "mode") {
-        // A tmpfs that replaces a directory keeps its mode (runc does): /tmp stays sticky.
+    if kind == "tmpfs" && covers && !plan.options.data.iter().any(|(key, _)| key == "mode") {
+        // A tmpfs that replaces a directory keeps its mode (runc does): /tmp stays sticky. Where there was none it has
+        // tmpfs' own, 1777, so that any user of the container can write to it.
         fs.set("mode", Some(&format!("{:o}", path::stat(&target)?.st_mode & 0o7777)))?;
     }
     // A read-only /dev becomes so when its devices are made (init/devices.rs).

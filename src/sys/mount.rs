@@ -217,9 +217,10 @@ pub fn pivot_root(root: BorrowedFd<'_>) -> Result<()> {
     let old = rustix::fs::open("/", flags, Mode::empty()).os(|| "open /")?;
     rustix::process::fchdir(root).os(|| "fchdir rootfs")?;
     rustix::process::pivot_root(".", ".").os(|| "pivot_root")?;
-    // The old root is stacked on the new one now. It must not take the host's mounts with it; and "." is the new one
-    // still, whose mounts keep the propagation that they were given.
+    // The old root is stacked on the new one now. "." still is the new one for mount(2), though not for umount2(2):
+    // from there the container's mounts, not the host's, would lose the propagation that they were given.
     rustix::process::fchdir(&old).os(|| "fchdir old root")?;
+    // It must not take the host's mounts with it.
     propagation(Path::new("."), libc::MS_SLAVE | libc::MS_REC)?;
     rustix::mount::unmount(".", UnmountFlags::DETACH).os(|| "umount2 old root")?;
     rustix::process::chdir("/").os(|| "chdir /")

@@ -5,7 +5,9 @@
 //! operation takes the same path twice, and each goes through openat2(2) with RESOLVE_IN_ROOT, under which `..` and
 //! absolute links stay inside, and RESOLVE_NO_MAGICLINKS.
 
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Stat};
@@ -19,6 +21,9 @@ const HANDLE: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
 /// How often a resolution that the kernel could not vouch for (a concurrent rename: EAGAIN) is tried again. A rootfs
 /// that is being renamed faster than this is an attack, and the answer to it an error.
 const TRIES: usize = 128;
+
+/// How many links to nothing are followed on the way to one path: the kernel's own limit (path_resolution(7)).
+const MAX_LINKS: usize = 40;
 
 /// A directory that no path below it can leave.
 #[derive(Debug)]
@@ -66,8 +71,9 @@ impl Root {
 
     /// A handle on the directory `path`, made with its parents (mode 0755) where missing.
     ///
-    /// What exists is resolved in-root, links followed; below the first missing component everything is made by
-    /// descriptor, one name at a time, and no link is followed: a link that appears there was put there in a race.
+    /// What exists is resolved in-root, links followed, those to nothing too; below the first missing component
+    /// everything is made by descriptor, one name at a time, and no link is followed: a link that appears there was put
+    /// there in a race.
     ///
     /// # Errors
     /// ENOTDIR where something else is in the way; EINVAL for `..` below a missing component.
@@ -107,11 +113,15 @@ impl Root {
     }
 
     /// The deepest existing directory on the way to `path`, and the names missing below it.
+    ///
+    /// A link whose target is missing is followed by its text, as runc does (an image's /var/lock -> /run/lock): the
+    /// path that results is resolved in-root like any other.
     fn deepest(&self, path: &Path) -> Result<(OwnedFd, Vec<PathBuf>)> {
-        let mut existing = path;
+        let mut existing = path.to_owned();
         let mut missing = Vec::new();
+        let mut links = 0;
         loop {
-            match self.openat2(existing, HANDLE | OFlags::DIRECTORY, ResolveFlags::empty()) {
+            match self.openat2(&existing, HANDLE | OFlags::DIRECTORY, ResolveFlags::empty()) {
                 Ok(dir) => {
                     missing.reverse();
                     return Ok((dir, missing));
@@ -119,12 +129,35 @@ impl Root {
                 Err(e) if e.errno() == Some(libc::ENOENT) => {}
                 Err(e) => return Err(e),
             }
+            let parent = existing.parent().unwrap_or(Path::new("/"));
+            if let Some(target) = self.link_target(&existing)? {
+                links += 1;
+                if links > MAX_LINKS {
+                    return Err(Error::os(libc::ELOOP, format!("mkdir {}", path.display())));
+                }
+                existing = parent.join(target);
+                continue;
+            }
             match existing.components().next_back() {
                 Some(Component::Normal(name)) => missing.push(PathBuf::from(name)),
                 _ => return Err(Error::os(libc::EINVAL, format!("mkdir {}", path.display()))),
             }
-            existing = existing.parent().unwrap_or(Path::new("/"));
+            existing = parent.to_owned();
         }
+    }
+
+    /// What the link at `path` says; `None` where there is none.
+    fn link_target(&self, path: &Path) -> Result<Option<PathBuf>> {
+        let link = match self.openat2(path, HANDLE | OFlags::NOFOLLOW, ResolveFlags::empty()) {
+            Ok(link) => link,
+            Err(e) if e.errno() == Some(libc::ENOENT) => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        if FileType::from_raw_mode(stat(&link)?.st_mode) != FileType::Symlink {
+            return Ok(None);
+        }
+        let target = rustix::fs::readlinkat(&link, "", Vec::new()).os(|| format!("readlinkat {}", path.display()))?;
+        Ok(Some(PathBuf::from(OsStr::from_bytes(target.as_bytes()))))
     }
 
     fn child(&self, dir: &OwnedFd, name: &Path, whole: &Path) -> Result<OwnedFd> {
@@ -231,9 +264,13 @@ mod tests {
         symlink("/nowhere", dir.join("root/dangling")).unwrap();
         root.mkdir_all(Path::new("/a/b/c")).unwrap();
         assert!(dir.join("root/a/b/c").is_dir());
-        // "../outside" is "/outside" inside the root, which is not there: a dangling link is not made good.
-        assert!(root.mkdir_all(Path::new("/link/x")).is_err());
-        assert!(root.mkdir_all(Path::new("/dangling")).is_err());
+        symlink("/circle/x", dir.join("root/circle")).unwrap();
+        // "../outside" is "/outside" inside the root, which is not there: it is made there.
+        root.mkdir_all(Path::new("/link/x")).unwrap();
+        assert!(dir.join("root/outside/x").is_dir());
+        root.mkdir_all(Path::new("/dangling")).unwrap();
+        assert!(dir.join("root/nowhere").is_dir());
+        assert_eq!(root.mkdir_all(Path::new("/circle")).unwrap_err().errno(), Some(libc::ELOOP));
         assert!(root.mkdir_all(Path::new("/a/missing/../../../outside/x")).is_err());
         root.create_file(Path::new("/etc/hosts")).unwrap();
         assert!(dir.join("root/etc/hosts").is_file());

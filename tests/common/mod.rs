@@ -2,10 +2,12 @@
 #![allow(dead_code)] // Every test file is a crate of its own and uses a part of this.
 
 pub mod bundle;
+pub mod container;
 pub mod containerd;
 pub mod driver;
 pub mod events;
 pub mod floor;
+pub mod mountinfo;
 pub mod scratch;
 pub mod stdio;
 

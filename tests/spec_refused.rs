@@ -1,0 +1,66 @@
+//! What this version does not implement is refused by its name, through the real Create, and leaves nothing.
+
+mod common;
+
+use std::fs;
+
+use common::block_on;
+use common::container::Host;
+use serde_json::{Value, json};
+use ttrpc::Code;
+
+/// Some of each kind; spec/validate/refused.rs tests the whole list.
+#[test]
+fn fields_that_are_not_implemented_are_refused_before_any_effect() {
+    for (field, value) in [
+        ("hooks.createRuntime", json!([{"path": "/bin/touch", "args": ["touch", "/hooked"]}])),
+        ("process.terminal", json!(true)),
+        ("process.apparmorProfile", json!("x")),
+        ("process.selinuxLabel", json!("x")),
+        ("linux.seccomp", json!({"defaultAction": "SCMP_ACT_ALLOW"})),
+        ("linux.sysctl", json!({"net.ipv4.ip_forward": "1"})),
+        ("linux.rootfsPropagation", json!("shared")),
+        ("linux.uidMappings", json!([{"containerID": 0, "hostID": 1000, "size": 1}])),
+        ("linux.intelRdt", json!({"closID": "x"})),
+        ("linux.resources.hugepageLimits", json!([{"pageSize": "2MB", "limit": 1}])),
+        ("linux.resources.unified", json!({"memory.high": "1"})),
+        ("linux.resources.memory.kernel", json!(1048576)),
+        ("linux.resources.cpu.idle", json!(1)),
+    ] {
+        refused_without_effect(&[field], |spec| {
+            let pointed = field.split('.').fold(spec, |at, key| &mut at[key]);
+            *pointed = value;
+        });
+    }
+}
+
+#[test]
+fn kinds_that_are_not_implemented_are_refused_by_their_place() {
+    for kind in ["user", "time"] {
+        refused_without_effect(&["linux.namespaces[5]", kind], |spec| {
+            spec["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": kind}));
+        });
+    }
+    for (mount, words) in [
+        (json!({"destination": "/x", "type": "ext4", "source": "/dev/loop0"}), "ext4"),
+        (json!({"destination": "/x", "type": "cgroup2", "source": "cgroup"}), "cgroup2"),
+        (json!({"destination": "/x", "source": "/tmp", "options": ["rbind", "rro"]}), "rro"),
+        (json!({"destination": "/x", "type": "tmpfs", "options": ["tmpcopyup"]}), "tmpcopyup"),
+    ] {
+        refused_without_effect(&["mounts[7]", words], |spec| spec["mounts"].as_array_mut().unwrap().push(mount));
+    }
+}
+
+/// No cgroup, mount, process or state (`Host::refused`), and the snapshot as it was: nothing was even begun.
+fn refused_without_effect(words: &[&str], change: impl FnOnce(&mut Value)) {
+    block_on(async {
+        let host = Host::new();
+        let bundle = host.bundle("one").edit(change);
+        host.refused(&bundle).await.names(Code::UNIMPLEMENTED, words);
+        let snapshot = host.scratch.dir().join("snapshots/one");
+        for dir in ["fs", "work"] {
+            // A mounted overlay would have made its work directory.
+            assert_eq!(fs::read_dir(snapshot.join(dir)).unwrap().count(), 0, "{words:?}: {dir}");
+        }
+    });
+}
