@@ -222,19 +222,6 @@ fn numbered(count: u32) -> Vec<u8> {
 }
 
 #[test]
-fn output_of_64_megabytes_arrives_as_it_was_written() {
-    let containerd = Containerd::start();
-    let count = 9_000_000;
-    let output = containerd.run("large", &[], &["seq", "0", &(count - 1).to_string()]);
-    let expected = numbered(count);
-    assert!(expected.len() > 64 << 20);
-    assert_eq!((output.status.code(), output.stdout.len()), (Some(0), expected.len()));
-    let difference = output.stdout.iter().zip(&expected).position(|(a, b)| a != b);
-    assert_eq!(difference, None);
-    containerd.assert_nothing_left();
-}
-
-#[test]
 fn a_reader_that_goes_away_does_not_keep_the_container() {
     let containerd = Containerd::start();
     // `yes` fills every buffer; the client, which reads them, is ended.
@@ -252,22 +239,46 @@ fn find_fifo(dir: &Path, name: &str) -> PathBuf {
     entries.filter(|path| path.exists()).last().unwrap_or_else(|| panic!("no {name} in {}", dir.display()))
 }
 
-#[test]
-fn containerd_killed_and_restarted_loses_no_output_and_keeps_the_task() {
-    let mut containerd = Containerd::start();
+/// Runs a script detached, with this test as the only reader of its output from the first byte on: ctr itself, when it is
+/// detached, reads for as long as it lives, and when it is attached it drops what it has not read at the exit.
+fn run_read(containerd: &Containerd, id: &str, script: &str) -> BufReader<fs::File> {
     let shared = containerd.dir.join("shared");
     fs::create_dir(&shared).unwrap();
     let mount = format!("type=bind,src={},dst=/shared,options=rbind:rw", shared.display());
     let fifos = containerd.dir.join("fifos");
-    // Held back until this test is the only reader of the fifo: a detached ctr reads for as long as it lives.
-    let script = "until [ -e /shared/go ]; do sleep 0.02; done
-        i=0; while [ $i -lt 60000 ]; do echo line $i; i=$((i+1)); [ $((i % 200)) -ne 0 ] || sleep 0.02; done; exec sleep 1000";
+    let script = format!("until [ -e /shared/go ]; do sleep 0.02; done; {script}");
     let options = ["--detach", "--fifo-dir", fifos.to_str().unwrap(), "--mount", &mount];
-    let args = containerd.run_args("kept", &options, &["sh", "-c", script]);
+    let args = containerd.run_args(id, &options, &sh(&script));
     containerd.ctr_ok(&args.iter().map(String::as_str).collect::<Vec<_>>());
-    let task = containerd.task("kept").unwrap();
-    let output = BufReader::new(fs::File::open(find_fifo(&fifos, "kept-stdout")).unwrap());
+    let output = BufReader::new(fs::File::open(find_fifo(&fifos, &format!("{id}-stdout"))).unwrap());
     fs::write(shared.join("go"), "").unwrap();
+    output
+}
+
+#[test]
+fn output_of_64_megabytes_arrives_as_it_was_written() {
+    let containerd = Containerd::start();
+    let count = 9_000_000;
+    let mut output = run_read(&containerd, "large", &format!("exec seq 0 {}", count - 1));
+    let mut read = Vec::new();
+    // To the end of file, which comes with the exit.
+    output.read_to_end(&mut read).unwrap();
+    let expected = numbered(count);
+    assert!(expected.len() > 64 << 20);
+    assert_eq!(read.len(), expected.len());
+    assert_eq!(read.iter().zip(&expected).position(|(a, b)| a != b), None);
+    assert!(eventually(|| containerd.task("large").unwrap().status == "STOPPED"));
+    assert_eq!(containerd.delete_task("large"), 0);
+    containerd.assert_nothing_left();
+}
+
+#[test]
+fn containerd_killed_and_restarted_loses_no_output_and_keeps_the_task() {
+    let mut containerd = Containerd::start();
+    let script = "i=0; while [ $i -lt 60000 ]; do echo line $i; i=$((i+1)); [ $((i % 200)) -ne 0 ] || sleep 0.02; done
+        exec sleep 1000";
+    let output = run_read(&containerd, "kept", script);
+    let task = containerd.task("kept").unwrap();
     for (i, line) in output.lines().take(60_000).enumerate() {
         assert_eq!(line.unwrap(), format!("line {i}"));
         match i {

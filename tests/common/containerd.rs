@@ -37,7 +37,7 @@ impl Containerd {
     /// Starts one and imports the image.
     pub fn start() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("dray-test.{}.{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let name = format!("dray-ctr.{}.{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         // Below /tmp whatever TMPDIR says: the path of a socket has 107 bytes at most.
         let dir = Path::new("/tmp").join(&name);
         fs::create_dir(&dir).expect("a new scratch directory");
