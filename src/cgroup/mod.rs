@@ -81,6 +81,20 @@ impl Cgroup {
         Ok(Self { hierarchies: hierarchies.clone(), path: path.to_owned() })
     }
 
+    /// What tells this cgroup from an earlier or later one of the same path: the inode of its directory in the unified
+    /// hierarchy, or the first v1 one. The kernel never uses it again. `None` when it is gone.
+    pub fn inode(&self) -> Result<Option<u64>> {
+        let Some(hierarchy) = self.hierarchies.unified.as_deref().or(self.hierarchies.v1.first()) else {
+            return Ok(None);
+        };
+        let dir = hierarchy.dir(&self.path);
+        match rustix::fs::stat(&dir) {
+            Ok(stat) => Ok(Some(stat.st_ino)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(e) => Err(Error::os(e, format!("stat {}", dir.display()))),
+        }
+    }
+
     /// The path from the hierarchies' roots.
     pub fn path(&self) -> &Path {
         &self.path

@@ -190,6 +190,7 @@ impl Engine {
         }
 
         saved.init = Some(Identity::of(child.pid() as i32)?);
+        saved.cgroup_inode = cgroup.inode()?;
         judged.state.save(&saved)?;
         let private_pid_ns = namespaces::has_private_pid_ns(&judged.spec);
         remains.kill = !private_pid_ns;

@@ -1,6 +1,7 @@
 //! What is left of a container, and its removal: one order for a delete, a create that failed, a shim that died and the
 //! leftover of a create that nobody finished.
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -11,11 +12,14 @@ use crate::sys::pidfd;
 use super::Engine;
 use super::ready::watch;
 use super::rootfs;
-use super::state::{Saved, StateDir};
+use super::state::{Identity, StateDir};
 
 /// How long a cgroup may take to become empty after SIGKILL: longer only for tasks that the kernel will not let go
 /// (state D). What is left then is said, and can be deleted later.
 pub const KILL_BOUND: Duration = Duration::from_secs(5);
+
+/// How long a shim that has been killed may take to be gone. containerd gives the action `delete` 5 s in all.
+const DYING_BOUND: Duration = Duration::from_secs(2);
 
 /// How long an unmount may take: it writes out what the container has written.
 const UNMOUNT_BOUND: Duration = Duration::from_secs(60);
@@ -90,29 +94,48 @@ pub async fn remove_saved(hierarchies: &Hierarchies, state: &StateDir, unmount: 
         return Ok(None);
     };
     // Our own entry is that of a create in this very process: the caller decides before it comes here.
-    if saved.owner.pid != std::process::id() as i32 && saved.owner.is_alive() {
-        return Err(Error::new(Kind::FailedPrecondition, format!("its shim, process {}, is alive", saved.owner.pid)));
+    if saved.owner.pid != std::process::id() as i32 {
+        refuse_living(&saved.owner, &unmount).await?;
     }
-    kill_init(&saved).await?;
-    let mut remains =
-        Remains { kill: saved.init.is_some(), rootfs: saved.rootfs, state: Some(state.clone()), ..Remains::default() };
+    if let Some(init) = saved.init.and_then(|init| init.open()) {
+        match pidfd::kill(&init, libc::SIGKILL as u32) {
+            Err(e) if e.kind() != Kind::NotFound => return Err(e),
+            _ => ended(init, KILL_BOUND).await.map(drop)?,
+        }
+    }
+    let mut remains = Remains { rootfs: saved.rootfs, state: Some(state.clone()), ..Remains::default() };
     if let Some(path) = &saved.cgroup {
-        remains.cgroup = Some(Cgroup::open(hierarchies, path)?);
+        let cgroup = Cgroup::open(hierarchies, path)?;
+        // Another container may have been given the path since: its cgroup is another directory.
+        if saved.cgroup_inode.is_none() || saved.cgroup_inode == cgroup.inode()? {
+            remains.cgroup = Some(cgroup);
+            remains.kill = saved.cgroup_inode.is_some();
+        }
     }
     remains.remove(unmount).await?;
     Ok(saved.init.map(|init| init.pid))
 }
 
-/// An init whose shim is dead runs on, if it was started: with its pid namespace, all of the container may be at its end.
-async fn kill_init(saved: &Saved) -> Result<()> {
-    let Some(pidfd) = saved.init.and_then(|init| init.open()) else { return Ok(()) };
-    match pidfd::kill(&pidfd, libc::SIGKILL as u32) {
-        Err(e) if e.kind() != Kind::NotFound => return Err(e),
-        _ => {}
+/// containerd calls `delete` when the shim's socket closes, which a killed process does before it is gone.
+async fn refuse_living(owner: &Identity, unmount: &Unmount<'_>) -> Result<()> {
+    let Some(pidfd) = owner.open() else { return Ok(()) };
+    let bound = match unmount {
+        Unmount::Here => DYING_BOUND,
+        Unmount::Beside(_) => Duration::ZERO,
+    };
+    if ended(pidfd, bound).await? {
+        return Ok(());
+    }
+    Err(Error::new(Kind::FailedPrecondition, format!("its shim, process {}, is alive", owner.pid)))
+}
+
+/// Waits for a process's end; false at the bound.
+async fn ended(pidfd: OwnedFd, bound: Duration) -> Result<bool> {
+    if pidfd::has_exited(&pidfd) {
+        return Ok(true);
     }
     let exited = watch(pidfd, tokio::io::Interest::READABLE)?;
-    let _ = tokio::time::timeout(KILL_BOUND, exited.readable()).await;
-    Ok(())
+    Ok(tokio::time::timeout(bound, exited.readable()).await.is_ok())
 }
 
 /// SIGKILL for everything in the cgroup and below it, again and again until it is empty.

@@ -60,12 +60,13 @@ impl Engine {
     /// has seen a start, there is nothing to tell but to those who wait for it.
     async fn start_failed(self: &Rc<Self>, container: &Container, process: &Rc<Process>) -> Result<()> {
         process.advance(lifecycle::Event::StartFailed)?;
+        // Mostly it is ending by itself; one that did not answer in time must not become its program later.
+        if process.pid() != 0 {
+            let _ = process.signal(libc::SIGKILL as u32);
+        }
         if process.exec.is_empty() {
             self.exited(process);
             return Ok(());
-        }
-        if process.pid() != 0 {
-            let _ = process.signal(libc::SIGKILL as u32);
         }
         if process.state() == State::Created {
             process.advance(lifecycle::Event::Exited)?;

@@ -41,10 +41,13 @@ pub struct Saved {
     /// Where its root file system was mounted, when we mounted it.
     #[serde(default)]
     pub rootfs: Option<PathBuf>,
-    /// Its cgroup, from the root of each hierarchy. Only with an `init` is it sure to be ours; until then nothing of ours
-    /// can be in it but a child that ends with its shim, and nothing in it may be killed.
+    /// Its cgroup, from the root of each hierarchy.
     #[serde(default)]
     pub cgroup: Option<PathBuf>,
+    /// Which directory it is ([`crate::cgroup::Cgroup::inode`]), once our init is in it. Only then is it sure to be ours;
+    /// before, nothing of ours can be in it but a child that ends with its shim, and nothing in it may be killed.
+    #[serde(default)]
+    pub cgroup_inode: Option<u64>,
 }
 
 /// A process, for all time: the pid with the time of its start.
@@ -86,6 +89,7 @@ impl Saved {
             init: None,
             rootfs: None,
             cgroup: None,
+            cgroup_inode: None,
         })
     }
 }
