@@ -31,6 +31,12 @@ impl Engine {
         if process.state() == State::Stopped {
             return Err(Error::new(Kind::NotFound, format!("{process}: process already finished")));
         }
+        // It may have left its cgroup (a privileged container can, or an operator moves it), and dies there too; what is
+        // around it there is not ours.
+        match process.signal(SIGKILL) {
+            Err(e) if e.kind() != Kind::NotFound => return Err(e),
+            _ => {}
+        }
         // One round now, so that the caller hears of a failure; the rest, should the cgroup not be empty by then, beside.
         container.cgroup.kill().map_err(|e| e.context(format!("container {id}: kill")))?;
         let pursued = container.clone();
