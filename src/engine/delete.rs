@@ -46,10 +46,14 @@ impl Engine {
     async fn delete_exec(container: &Container, exec: &Process) -> Deleted {
         drain(exec).await;
         container.execs.borrow_mut().remove(&exec.exec);
-        // One that was never started has no end either; whoever waits for it is told that it is over.
+        Deleted { pid: exec.pid(), exit: Self::end_of(exec) }
+    }
+
+    /// An exec that was never started has no end either; whoever waits for it is told that it is over.
+    fn end_of(exec: &Process) -> Exit {
         let exit = exec.exit().unwrap_or(Exit { status: 0, at: SystemTime::now() });
         exec.set_exit(exit);
-        Deleted { pid: exec.pid(), exit }
+        exit
     }
 
     async fn delete_container(&self, container: &Rc<Container>) -> Result<Deleted> {
@@ -70,6 +74,9 @@ impl Engine {
         *container.remains.borrow_mut() = remains;
         removed?;
         self.containers.borrow_mut().remove(&container.id);
+        for exec in container.execs.borrow().values() {
+            Self::end_of(exec);
+        }
         self.emit(Event::Delete { id: container.id.clone(), pid: init.pid(), exit });
         Ok(Deleted { pid: init.pid(), exit })
     }

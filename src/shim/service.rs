@@ -144,13 +144,12 @@ impl containerd_shim_protos::shim_async::Task for Task {
     }
 
     async fn wait(&self, _: &TtrpcContext, request: WaitRequest) -> ttrpc::Result<WaitResponse> {
-        let exit = self
-            .engine(move |engine| async move {
-                let process = engine.process(&request.id, &request.exec_id)?;
-                drop(engine);
-                Ok(process.wait().await)
-            })
-            .await?;
+        let (id, exec) = (request.id.clone(), request.exec_id.clone());
+        let mut exits = self.engine(move |engine| async move { Ok(engine.process(&id, &exec)?.exits()) }).await?;
+        // Here and not in the engine's task: a client that gives up is forgotten, where the container may run for months.
+        let exit = exits.wait_for(Option::is_some).await.ok().and_then(|exit| *exit);
+        let gone = || Error::new(Kind::NotFound, format!("container {}: it was deleted meanwhile", request.id));
+        let exit = exit.ok_or_else(gone).map_err(status)?;
         Ok(WaitResponse {
             exit_status: exit.status,
             exited_at: MessageField::some(timestamp(exit.at)),
