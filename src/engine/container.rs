@@ -190,6 +190,11 @@ impl Process {
         self.exit.send_replace(Some(exit));
     }
 
+    /// Where its end will be told.
+    pub fn exits(&self) -> watch::Receiver<Option<Exit>> {
+        self.exit.subscribe()
+    }
+
     /// Waits for its end.
     pub async fn wait(&self) -> Exit {
         let mut exits = self.exit.subscribe();

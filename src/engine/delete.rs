@@ -9,7 +9,7 @@ use super::Engine;
 use super::container::{Container, Process};
 use super::events::{Event, Exit};
 use super::lifecycle::{self, State};
-use super::remains::{KILL_BOUND, Unmount};
+use super::remains::{KILL_BOUND, Remains, Unmount};
 
 /// How long output may still be relayed when its process is deleted: containerd's own shim waits as long.
 const DRAIN_BOUND: Duration = Duration::from_secs(10);
@@ -21,6 +21,20 @@ pub struct Deleted {
     pub pid: u32,
     /// How it ended.
     pub exit: Exit,
+}
+
+/// A delete under way. However it ends, in a panic too, what could not be removed is the container's again, and it can be
+/// deleted again.
+struct Deleting<'a> {
+    container: &'a Container,
+    remains: Remains,
+}
+
+impl Drop for Deleting<'_> {
+    fn drop(&mut self) {
+        self.container.remains.replace(std::mem::take(&mut self.remains));
+        self.container.deleting.set(false);
+    }
 }
 
 impl Engine {
@@ -38,21 +52,26 @@ impl Engine {
         if container.deleting.replace(true) {
             return Err(Error::new(Kind::FailedPrecondition, format!("{process}: it is being deleted")));
         }
-        let deleted = self.delete_container(&container).await;
-        container.deleting.set(false);
+        let mut deleting = Deleting { remains: container.remains.take(), container: &container };
+        let deleted = self.delete_container(&container, &mut deleting.remains).await;
+        drop(deleting);
         deleted.map_err(|e| e.context(process.to_string()))
     }
 
     async fn delete_exec(container: &Container, exec: &Process) -> Deleted {
         drain(exec).await;
         container.execs.borrow_mut().remove(&exec.exec);
-        // One that was never started has no end either; whoever waits for it is told that it is over.
-        let exit = exec.exit().unwrap_or(Exit { status: 0, at: SystemTime::now() });
-        exec.set_exit(exit);
-        Deleted { pid: exec.pid(), exit }
+        Deleted { pid: exec.pid(), exit: Self::end_of(exec) }
     }
 
-    async fn delete_container(&self, container: &Rc<Container>) -> Result<Deleted> {
+    /// An exec that was never started has no end either; whoever waits for it is told that it is over.
+    fn end_of(exec: &Process) -> Exit {
+        let exit = exec.exit().unwrap_or(Exit { status: 0, at: SystemTime::now() });
+        exec.set_exit(exit);
+        exit
+    }
+
+    async fn delete_container(&self, container: &Container, remains: &mut Remains) -> Result<Deleted> {
         let init = &container.init;
         if init.state() == State::Created {
             match init.signal(libc::SIGKILL as u32) {
@@ -65,11 +84,11 @@ impl Engine {
             return Err(Error::new(Kind::DeadlineExceeded, text));
         };
         drain(init).await;
-        let mut remains = std::mem::take(&mut *container.remains.borrow_mut());
-        let removed = remains.remove(Unmount::Beside(self)).await;
-        *container.remains.borrow_mut() = remains;
-        removed?;
+        remains.remove(Unmount::Beside(self)).await?;
         self.containers.borrow_mut().remove(&container.id);
+        for exec in container.execs.borrow().values() {
+            Self::end_of(exec);
+        }
         self.emit(Event::Delete { id: container.id.clone(), pid: init.pid(), exit });
         Ok(Deleted { pid: init.pid(), exit })
     }

@@ -90,11 +90,11 @@ impl Engine {
         self.container(id)?.process(exec)
     }
 
-    /// The pids of everything in a container.
+    /// The pids of everything in a container, with the id of the exec that a pid is the process of.
     ///
     /// # Errors
     /// `NotFound`.
-    pub fn pids(&self, id: &str) -> Result<Vec<u32>> {
+    pub fn pids(&self, id: &str) -> Result<Vec<(u32, Option<String>)>> {
         let container = self.container(id)?;
         let mut pids = container.cgroup.procs().map_err(|e| e.context(format!("container {id}")))?;
         // A shim whose list is empty is taken for one that has leaked (containerd: loadShim): a living init is in it
@@ -103,7 +103,9 @@ impl Engine {
         if container.init.reaped.get().is_none() && !pids.contains(&init) {
             pids.push(init);
         }
-        Ok(pids)
+        let execs = container.execs.borrow();
+        let exec_of = |pid| execs.values().find(|exec| exec.pid() == pid && exec.reaped.get().is_none());
+        Ok(pids.into_iter().map(|pid| (pid, exec_of(pid).map(|exec| exec.exec.clone()))).collect())
     }
 
     /// True when there is no container, and none on its way.

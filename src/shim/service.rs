@@ -10,12 +10,15 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use containerd_shim_protos::api::{
-    CloseIORequest, ConnectRequest, ConnectResponse, CreateTaskRequest, CreateTaskResponse, DeleteRequest,
-    DeleteResponse, ExecProcessRequest, KillRequest, PidsRequest, PidsResponse, ProcessInfo, ShutdownRequest,
-    StartRequest, StartResponse, StateRequest, StateResponse, Status, WaitRequest, WaitResponse,
+    CheckpointTaskRequest, CloseIORequest, ConnectRequest, ConnectResponse, CreateTaskRequest, CreateTaskResponse,
+    DeleteRequest, DeleteResponse, ExecProcessRequest, KillRequest, PauseRequest, PidsRequest, PidsResponse,
+    ProcessInfo, ResizePtyRequest, ResumeRequest, ShutdownRequest, StartRequest, StartResponse, StateRequest,
+    StateResponse, StatsRequest, StatsResponse, Status, UpdateTaskRequest, WaitRequest, WaitResponse,
 };
-use containerd_shim_protos::protobuf::MessageField;
+use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::protobuf::well_known_types::empty::Empty;
+use containerd_shim_protos::protobuf::{Message, MessageField};
+use containerd_shim_protos::shim::oci::ProcessDetails;
 use containerd_shim_protos::shim_async::create_task;
 use containerd_shim_protos::types::mount::Mount;
 use futures::FutureExt;
@@ -144,13 +147,12 @@ impl containerd_shim_protos::shim_async::Task for Task {
     }
 
     async fn wait(&self, _: &TtrpcContext, request: WaitRequest) -> ttrpc::Result<WaitResponse> {
-        let exit = self
-            .engine(move |engine| async move {
-                let process = engine.process(&request.id, &request.exec_id)?;
-                drop(engine);
-                Ok(process.wait().await)
-            })
-            .await?;
+        let (id, exec) = (request.id.clone(), request.exec_id.clone());
+        let mut exits = self.engine(move |engine| async move { Ok(engine.process(&id, &exec)?.exits()) }).await?;
+        // Here and not in the engine's task: a client that gives up is forgotten, where the container may run for months.
+        let exit = exits.wait_for(Option::is_some).await.ok().and_then(|exit| *exit);
+        let gone = || Error::new(Kind::NotFound, format!("container {}: it was deleted meanwhile", request.id));
+        let exit = exit.ok_or_else(gone).map_err(status)?;
         Ok(WaitResponse {
             exit_status: exit.status,
             exited_at: MessageField::some(timestamp(exit.at)),
@@ -200,8 +202,12 @@ impl containerd_shim_protos::shim_async::Task for Task {
 
     async fn pids(&self, _: &TtrpcContext, request: PidsRequest) -> ttrpc::Result<PidsResponse> {
         let pids = self.engine(move |engine| async move { engine.pids(&request.id) }).await?;
-        let processes = pids.into_iter().map(|pid| ProcessInfo { pid, ..Default::default() });
-        Ok(PidsResponse { processes: processes.collect(), ..Default::default() })
+        let mut response = PidsResponse::new();
+        for (pid, exec_id) in pids {
+            let info = exec_id.map(process_details).transpose()?;
+            response.processes.push(ProcessInfo { pid, info: info.into(), ..Default::default() });
+        }
+        Ok(response)
     }
 
     async fn connect(&self, _: &TtrpcContext, request: ConnectRequest) -> ttrpc::Result<ConnectResponse> {
@@ -220,6 +226,44 @@ impl containerd_shim_protos::shim_async::Task for Task {
         }
         Ok(Empty::new())
     }
+
+    // What is not there yet. Without these the generated trait answers NOT_FOUND, which containerd takes for a container
+    // that is gone.
+
+    async fn pause(&self, _: &TtrpcContext, _: PauseRequest) -> ttrpc::Result<Empty> {
+        Err(not_offered("Pause"))
+    }
+
+    async fn resume(&self, _: &TtrpcContext, _: ResumeRequest) -> ttrpc::Result<Empty> {
+        Err(not_offered("Resume"))
+    }
+
+    async fn checkpoint(&self, _: &TtrpcContext, _: CheckpointTaskRequest) -> ttrpc::Result<Empty> {
+        Err(not_offered("Checkpoint"))
+    }
+
+    async fn resize_pty(&self, _: &TtrpcContext, _: ResizePtyRequest) -> ttrpc::Result<Empty> {
+        Err(not_offered("ResizePty"))
+    }
+
+    async fn update(&self, _: &TtrpcContext, _: UpdateTaskRequest) -> ttrpc::Result<Empty> {
+        Err(not_offered("Update"))
+    }
+
+    async fn stats(&self, _: &TtrpcContext, _: StatsRequest) -> ttrpc::Result<StatsResponse> {
+        Err(not_offered("Stats"))
+    }
+}
+
+/// By what `ctr task ps` and the CRI plugin tell an exec's process from the container's.
+fn process_details(exec_id: String) -> ttrpc::Result<Any> {
+    let details = ProcessDetails { exec_id, ..Default::default() };
+    let value = details.write_to_bytes().map_err(|e| status(Error::new(Kind::Internal, e.to_string())))?;
+    Ok(Any { type_url: "containerd.runc.v1.ProcessDetails".to_owned(), value, ..Default::default() })
+}
+
+fn not_offered(method: &str) -> ttrpc::Error {
+    status(Error::new(Kind::Unimplemented, format!("{method} is not offered by this build")))
 }
 
 fn state(engine: &Engine, request: &StateRequest) -> Result<StateResponse> {

@@ -20,15 +20,16 @@ pub fn signalfd(set: &SigSet) -> Result<SignalFd> {
 /// A signal that is ignored stays so over execve(2), and Rust's runtime ignores SIGPIPE: a container's `yes | head`
 /// would never end. Others may be ignored by whoever started containerd (nohup).
 pub fn reset() -> Result<()> {
-    // The kernel's own call, since signal(3) refuses the two numbers that glibc keeps for itself (32 and 33), and its
-    // posix_spawn(3) starts programs with these ignored.
-    // All zero is SIG_DFL, without flags and mask, however an architecture orders the fields of its `struct sigaction`.
+    // The kernel's struct sigaction on every 64-bit architecture: handler, flags, restorer, mask. SIG_DFL is 0.
     let default = [0_u64; 4];
-    let no_old = std::ptr::null_mut::<u64>();
     for number in 1..=64 {
-        // SAFETY: `default` is as large as the kernel's `struct sigaction` (handler, flags, restorer, a mask of 8 bytes)
-        // and outlives the call; SIG_DFL runs no code of ours. SIGKILL and SIGSTOP answer EINVAL and are default always.
-        unsafe { libc::syscall(libc::SYS_rt_sigaction, number, default.as_ptr(), no_old, 8_usize) };
+        // By the system call: libc refuses its two reserved numbers (32, 33), which its posix_spawn leaves ignored in what
+        // it starts, and thus in whatever has started us.
+        // SAFETY: the kernel reads 32 bytes at `default`, and SIG_DFL runs no code of ours. SIGKILL and SIGSTOP answer
+        // EINVAL; they are never anything but default.
+        unsafe {
+            libc::syscall(libc::SYS_rt_sigaction, number, default.as_ptr(), std::ptr::null_mut::<u64>(), 8_usize)
+        };
     }
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).os(|| "sigprocmask")
 }

@@ -10,6 +10,7 @@ pub mod floor;
 pub mod mountinfo;
 pub mod scratch;
 pub mod stdio;
+pub mod world;
 
 use std::path::PathBuf;
 
