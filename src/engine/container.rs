@@ -69,9 +69,10 @@ impl Container {
     pub fn refuse_if_ending(&self) -> Result<()> {
         match (self.init_reaped.get(), self.deleting.get()) {
             (false, false) => Ok(()),
-            (true, _) => {
-                Err(Error::new(Kind::FailedPrecondition, "cannot start a process in a container that has stopped"))
-            }
+            (true, _) => Err(Error::new(
+                Kind::FailedPrecondition,
+                "cannot start a process in a container that has stopped: its init has exited",
+            )),
             _ => Err(Error::new(Kind::FailedPrecondition, "the container is being deleted")),
         }
     }
