@@ -7,6 +7,7 @@ pub mod driver;
 pub mod events;
 pub mod floor;
 pub mod scratch;
+pub mod seccomp;
 pub mod stdio;
 
 use std::path::PathBuf;
