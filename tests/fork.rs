@@ -3,8 +3,7 @@
 //! Each test runs in a process of its own with one thread, which it may kill or put under a filter.
 #![allow(unsafe_code)] // pidfd_getfd(2), to look at an invariant with another one taken out of play.
 
-#[path = "common/seccomp.rs"]
-mod seccomp;
+mod common;
 
 use std::fs;
 use std::io::{PipeReader, Read, Write};
@@ -12,6 +11,13 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
+use common::bundle::Bundle;
+use common::scratch::{Scratch, mounts_below};
+use common::seccomp;
+use dray::engine::Engine;
+use dray::engine::create::Request;
+use dray::engine::events::{RootfsMount, StdioUris};
+use dray::error::Kind;
 use dray::init::plan::{Create, Plan, Process, Work};
 use dray::init::sync::{Heard, Hold, ParentEnd};
 use dray::sys::fork::{Child, PANICKED, exit_now, fork};
@@ -27,10 +33,12 @@ const EXIT: &str = "--exit";
 const TESTS: &[(&str, fn())] = &[
     ("a_panic_in_a_forked_child_ends_it_alone", a_panic_in_a_forked_child_ends_it_alone),
     ("a_panic_in_a_step_becomes_an_error_record", a_panic_in_a_step_becomes_an_error_record),
+    ("a_panic_in_create_undoes_the_container", a_panic_in_create_undoes_the_container),
+    ("a_child_resets_the_signals_that_its_parent_ignores", a_child_resets_the_signals_that_its_parent_ignores),
     ("a_child_leaves_without_its_parents_destructors", a_child_leaves_without_its_parents_destructors),
     ("a_child_has_but_the_descriptors_of_its_plan", a_child_has_but_the_descriptors_of_its_plan),
     ("a_child_has_but_the_descriptors_of_its_plan_on_old_kernels", old_kernel_closes_too),
-    ("the_death_of_its_parent_kills_a_parked_child", the_death_of_its_parent_kills_a_parked_child),
+    ("the_death_of_its_parent_kills_a_waiting_child", the_death_of_its_parent_kills_a_waiting_child),
     ("the_end_of_the_socket_ends_a_parked_child", the_end_of_the_socket_ends_a_parked_child),
     ("clone_serves_where_clone3_is_missing", clone_serves_where_clone3_is_missing),
     ("a_cgroup_that_takes_no_birth_is_left_to_the_child", a_cgroup_that_takes_no_birth_is_left_to_the_child),
@@ -143,6 +151,69 @@ fn a_panic_in_a_step_becomes_an_error_record() {
     exited(&child, 0);
 }
 
+/// In a runtime that cannot watch descriptors the first attempt to do so panics: for a stream's fifo before there is a
+/// process, and for the socket of one that has just been born.
+fn a_panic_in_create_undoes_the_container() {
+    std::panic::set_hook(Box::new(|_| ()));
+    for streams in [true, false] {
+        let scratch = Scratch::new();
+        let bundle = Bundle::new(&scratch, "one");
+        let state = scratch.dir().join("state");
+        let stdout = if streams { common::stdio::Io::fifos_unread(&scratch, "one").stdout } else { String::new() };
+        let engine = Engine::new(scratch.namespace(), state.clone(), Box::new(|_| ())).unwrap();
+        let request = Request {
+            id: "one".to_owned(),
+            bundle: bundle.dir().to_owned(),
+            rootfs: bundle.rootfs.iter().cloned().map(mount).collect(),
+            stdio: StdioUris { stdout, ..StdioUris::default() },
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let error = tokio::task::LocalSet::new().block_on(&runtime, async {
+            let reaping = engine.clone();
+            tokio::task::spawn_local(async move {
+                loop {
+                    reaping.reap();
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            });
+            let error = engine.clone().create(request).await.unwrap_err();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            error
+        });
+        assert_eq!((error.kind(), error.to_string().contains("panicked")), (Kind::Internal, true), "{error}");
+        assert!(engine.is_empty(), "the id is still taken");
+        assert!(bundle.cgroups().is_empty(), "{:?}", bundle.cgroups());
+        assert!(mounts_below(scratch.dir()).is_empty(), "{:?}", mounts_below(scratch.dir()));
+        assert!(!state.join(scratch.namespace()).exists(), "state is left");
+        assert_eq!(waitpid(None, None).unwrap_err(), nix::errno::Errno::ECHILD, "a child is left");
+    }
+}
+
+fn mount(mount: containerd_shim_protos::api::Mount) -> RootfsMount {
+    RootfsMount { kind: mount.type_, source: mount.source, target: mount.target, options: mount.options }
+}
+
+/// All of them, libc's own two as well, which libc's signal(2) does not touch.
+fn a_child_resets_the_signals_that_its_parent_ignores() {
+    let ignore = [libc::SIG_IGN as u64, 0, 0, 0];
+    for number in 1..=64 {
+        // SAFETY: SIG_IGN runs nothing; the array is as large as the kernel's structure, and outlives the call.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, number, ignore.as_ptr(), std::ptr::null_mut::<u8>(), 8usize) };
+    }
+    dray::sys::signal::block_all().unwrap();
+    let field = |pid: i32, name: &str| {
+        let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        u64::from_str_radix(line.trim_start_matches(':').trim(), 16).unwrap()
+    };
+    assert_eq!(field(std::process::id() as i32, "SigIgn").count_ones(), 62, "all but SIGKILL and SIGSTOP");
+    // While the parent ignores SIGCHLD, nobody is to be waited for.
+    let (child, _sync) = parked(&plan(&["sleep", "1000"]));
+    for name in ["SigIgn", "SigBlk", "SigCgt"] {
+        assert_eq!(field(child.pid, name), 0, "{name}");
+    }
+}
+
 /// The values that the parent's frames hold are the parent's to drop: in a child that would undo them a second time.
 fn a_child_leaves_without_its_parents_destructors() {
     struct Noisy(OwnedFd);
@@ -175,7 +246,11 @@ fn a_child_has_but_the_descriptors_of_its_plan() {
     for fd in [reader.as_fd(), writer.as_fd(), high.as_fd()] {
         rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty()).unwrap();
     }
-    let (child, sync) = parked(&plan(&["sleep", "1000"]));
+    let plan = plan(&["sleep", "1000"]);
+    for fd in &plan.stdio {
+        rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty()).unwrap();
+    }
+    let (child, sync) = parked(&plan);
     let links = descriptors(child.pid);
     // Null thrice as 0 to 2 and thrice as the plan has it, and the way to the parent.
     let (sockets, others): (Vec<_>, Vec<_>) = links.iter().partition(|link| link.starts_with("socket:"));
@@ -203,13 +278,13 @@ fn descriptors(pid: i32) -> Vec<String> {
     links
 }
 
-/// A parent of a parked child, the child, and the parent's end of their socket, which we hold as well.
-fn parent_of_parked(uid: u32) -> (Child, OwnedFd, OwnedFd) {
+/// A parent, a child of it that waits for it, and the parent's end of their socket, which we hold as well.
+fn parent_and_child(uid: u32, go: bool) -> (Child, OwnedFd, OwnedFd) {
     let (reader, writer) = std::io::pipe().unwrap();
     let mut plan = plan(&["sleep", "1000"]);
     plan.process.uid = uid;
     let parent = fork(0, None, |_| {
-        let (child, sync) = parked(&plan);
+        let (child, sync) = if go { parked(&plan) } else { dray::init::spawn(&plan, None, None).unwrap() };
         (&writer).write_all(&[child.pid.to_le_bytes(), sync.as_raw_fd().to_le_bytes()].concat()).unwrap();
         loop {
             std::thread::sleep(SOON);
@@ -240,13 +315,27 @@ fn steal(pidfd: &OwnedFd, number: i32) -> OwnedFd {
 }
 
 /// By the signal alone: the socket stays open. A change of ids clears it, and must not leave it so.
-fn the_death_of_its_parent_kills_a_parked_child() {
-    for uid in [0, 1000] {
-        let (parent, child, held) = parent_of_parked(uid);
+fn the_death_of_its_parent_kills_a_waiting_child() {
+    for (uid, go) in [(0, false), (0, true), (1000, true)] {
+        let (parent, child, held) = parent_and_child(uid, go);
+        // Time for the child to get to its wait: before that, the socket's end is what ends it.
+        wait_until_blocked(&child);
         kill(Pid::from_raw(parent.pid), Signal::SIGKILL).unwrap();
         status(&parent);
-        gone(&child, "the parked child has outlived its parent");
+        gone(&child, "the waiting child has outlived its parent");
         drop(held);
+    }
+}
+
+fn wait_until_blocked(pidfd: &OwnedFd) {
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).unwrap();
+    let pid = info.lines().find_map(|line| line.strip_prefix("Pid:")).unwrap().trim();
+    let deadline = Instant::now() + SOON;
+    // recvfrom(2), in which the child waits for a word.
+    let call = libc::SYS_recvfrom.to_string();
+    while fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap().split(' ').next() != Some(call.as_str()) {
+        assert!(Instant::now() < deadline, "the child does not wait");
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
