@@ -6,9 +6,9 @@ mod common;
 use std::fs;
 use std::io::{ErrorKind, Read};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::bundle::Bundle;
 use common::driver::{Shim, await_exit, code, open_pid};
@@ -17,7 +17,7 @@ use common::scratch::Scratch;
 use common::stdio::Io;
 use common::{block_on, seccomp, shim_binary};
 use rustix::thread::CapabilitySet;
-use serde_json::json;
+use serde_json::{Value, json};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -36,9 +36,20 @@ async fn run(shim: &Shim, bundle: &Bundle) -> (u32, String, String) {
 
 /// An exec's exit status and what it wrote to stdout and stderr.
 async fn exec(shim: &Shim, bundle: &Bundle, exec_id: &str, args: &[&str]) -> (u32, String, String) {
+    exec_process(shim, bundle, exec_id, &bundle.process(args)).await
+}
+
+/// The same of any process. Deleted when everything is read, as clients do: what nobody has read goes with it.
+async fn exec_process(shim: &Shim, bundle: &Bundle, exec_id: &str, process: &Value) -> (u32, String, String) {
+    let id = bundle.id.as_str();
     let mut io = Io::fifos(bundle.scratch(), &format!("exec-{exec_id}"));
-    let exit = shim.exec_to_exit(&bundle.id, exec_id, &bundle.process(args), &io).await.unwrap();
-    (exit.exit_status, io.stdout(SOON).await.unwrap(), io.stderr(SOON).await.unwrap())
+    shim.exec(id, exec_id, process, &io).await.unwrap();
+    let waiting = shim.spawn_wait(id, exec_id).await;
+    shim.start(id, exec_id).await.unwrap();
+    let status = waiting.await.unwrap().unwrap().exit_status;
+    let output = (io.stdout(SOON).await.unwrap(), io.stderr(SOON).await.unwrap());
+    shim.delete(id, exec_id).await.unwrap();
+    (status, output.0, output.1)
 }
 
 /// A field of /proc/pid/status.
@@ -66,9 +77,21 @@ fn apart<T: Send>(body: impl FnOnce() -> T + Send) -> T {
 fn wrapped(scratch: &Scratch, preparation: &str) -> PathBuf {
     let path = scratch.dir().join("wrapped-shim");
     let text = format!("#!/bin/sh\n{preparation}\nexec {} \"$@\"\n", shim_binary().display());
-    fs::write(&path, text).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    executable(&path, &text);
     path
+}
+
+fn executable(path: &Path, text: &str) {
+    let source = path.with_extension("text");
+    fs::write(&source, text).unwrap();
+    install(&source, path);
+}
+
+/// Another process writes it: a descriptor of ours, open for writing, may be in a child that another test has just forked,
+/// and the file cannot be executed until that child closes it.
+fn install(source: &Path, path: &Path) {
+    let status = std::process::Command::new("install").args(["-m", "755"]).arg(source).arg(path).status();
+    assert!(status.unwrap().success(), "install {}", path.display());
 }
 
 // One thread.
@@ -125,7 +148,7 @@ impl Victim {
     fn new(scratch: &Scratch, directory: &str) -> Victim {
         let path = scratch.dir().join(directory).join("containerd-shim-dray-v2");
         fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::copy(shim_binary(), &path).unwrap();
+        install(&shim_binary(), &path);
         Victim { content: fs::read(&path).unwrap(), path }
     }
 
@@ -173,14 +196,18 @@ fn overwrite(path: &Path) -> std::io::Result<()> {
 }
 
 /// The attack itself: the container executes the shim's own file as its program, holds it open, and writes to it when
-/// nobody runs it any more. The victim's complaint about its arguments is longer than pipe and fifo, which keeps it there.
+/// nobody runs it any more, the shim neither. The complaint of the one that is executed is longer than pipe and fifo,
+/// which keeps it there.
 #[test]
 fn a_container_that_executes_the_shim_cannot_overwrite_it() {
     block_on(async {
         let scratch = Scratch::new();
         let sink = EventSink::start(&scratch);
         let victim = Victim::new(&scratch, "plain");
-        let bundle = Bundle::new(&scratch, "one").args(&["sleep", "1000"]);
+        let marks = scratch.dir().join("marks");
+        fs::create_dir(&marks).unwrap();
+        let bind = json!({"destination": "/marks", "type": "bind", "source": marks, "options": ["rbind", "rw"]});
+        let bundle = Bundle::new(&scratch, "one").args(&["sleep", "1000"]).mount(bind);
         let shim = Shim::start(&victim.path, &bundle, &sink).await.unwrap();
         shim.create(&bundle, &Io::null()).await.unwrap();
         shim.start("one", "").await.unwrap();
@@ -193,16 +220,31 @@ fn a_container_that_executes_the_shim_cannot_overwrite_it() {
             for process in /proc/[0-9]*; do
                 case $(readlink $process/exe) in *containerd-shim*) found=$process ;; esac
             done
-            [ "$found" ] || { echo nothing to attack; exit; }
-            exec 9<$found/exe
-            (echo evil >$found/exe) 2>/dev/null && echo written while it runs
+            exec 9<$found/exe || exit
+            (echo evil >$found/exe) 2>/dev/null && echo while it runs >>/marks/written
             kill -9 ${found#/proc/}
-            sleep 1
-            (echo evil >/proc/self/fd/9) 2>/dev/null && echo written afterwards
-            echo attacked"#;
-        assert_eq!(exec(&shim, &bundle, "attack", &["sh", "-c", attack]).await.1, "attacked\n");
+            touch /marks/held
+            until [ -e /marks/alone ]; do sleep 0.1; done
+            (echo evil >/proc/self/fd/9) 2>/dev/null && echo afterwards >>/marks/written
+            touch /marks/tried"#;
+        shim.exec("one", "attack", &bundle.process(&["sh", "-c", attack]), &Io::null()).await.unwrap();
+        shim.start("one", "attack").await.unwrap();
+        appears(&marks.join("held")).await;
+        shim.kill_shim().await.unwrap();
+        fs::write(marks.join("alone"), "").unwrap();
+        appears(&marks.join("tried")).await;
+        let written = fs::read_to_string(marks.join("written")).unwrap_or_default();
+        assert_eq!(written, "", "the container wrote to the shim's file");
         victim.is_whole();
     });
+}
+
+async fn appears(path: &Path) {
+    let deadline = Instant::now() + SOON;
+    while !path.exists() {
+        assert!(Instant::now() < deadline, "no {}", path.display());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 #[test]
@@ -213,9 +255,7 @@ fn a_container_whose_program_is_the_shim_itself_harms_nothing() {
         let victim = Victim::new(&scratch, "plain");
         let itself = Bundle::new(&scratch, "itself").args(&["/proc/self/exe"]).plain_rootfs();
         let script = Bundle::new(&scratch, "script").args(&["/entrypoint"]).plain_rootfs();
-        let entrypoint = script.rootfs_dir().join("entrypoint");
-        fs::write(&entrypoint, "#!/proc/self/exe\n").unwrap();
-        fs::set_permissions(&entrypoint, fs::Permissions::from_mode(0o755)).unwrap();
+        executable(&script.rootfs_dir().join("entrypoint"), "#!/proc/self/exe\n");
         let shim = Shim::start(&victim.path, &itself, &sink).await.unwrap();
         for bundle in [&itself, &script] {
             let (status, _, stderr) = run(&shim, bundle).await;
@@ -477,15 +517,11 @@ fn oom_score_adj_is_the_specifications() {
         shim.create(&sleeper, &Io::null()).await.unwrap();
         shim.start("sleeper", "").await.unwrap();
         let mut process = sleeper.process(&read);
-        for (id, wanted) in [("own", json!(600)), ("inherited", json!(null))] {
-            process["oomScoreAdj"] = wanted.clone();
-            if wanted.is_null() {
-                process.as_object_mut().unwrap().remove("oomScoreAdj");
-            }
-            let mut io = Io::fifos(&scratch, id);
-            shim.exec_to_exit("sleeper", id, &process, &io).await.unwrap();
-            assert_eq!(io.stdout(SOON).await.unwrap(), if id == "own" { "600\n" } else { "400\n" });
-        }
+        let inherited = process.as_object_mut().unwrap().remove("oomScoreAdj");
+        assert!(inherited.is_some());
+        assert_eq!(exec_process(&shim, &sleeper, "inherited", &process).await.1, "400\n");
+        process["oomScoreAdj"] = json!(600);
+        assert_eq!(exec_process(&shim, &sleeper, "own", &process).await.1, "600\n");
     });
 }
 
