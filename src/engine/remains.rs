@@ -104,13 +104,18 @@ pub async fn remove_saved(hierarchies: &Hierarchies, state: &StateDir, unmount: 
         }
     }
     let mut remains = Remains { rootfs: saved.rootfs, state: Some(state.clone()), ..Remains::default() };
-    if let Some(path) = &saved.cgroup {
-        let cgroup = Cgroup::open(hierarchies, path)?;
+    let cgroup = saved.cgroup.as_ref().map(|path| Cgroup::open(hierarchies, path)).transpose();
+    match (cgroup, saved.cgroup_inode) {
         // Another container may have been given the path since: its cgroup is another directory.
-        if saved.cgroup_inode.is_none() || saved.cgroup_inode == cgroup.inode()? {
+        (Ok(Some(cgroup)), Some(ours)) if cgroup.inode()? == Some(ours) => {
             remains.cgroup = Some(cgroup);
-            remains.kill = saved.cgroup_inode.is_some();
+            remains.kill = true;
         }
+        // It may not have come to be; if it has, there is nothing in it.
+        (Ok(Some(cgroup)), None) => remains.cgroup = Some(cgroup),
+        (Err(e), Some(_)) => return Err(e),
+        // Create would have refused it, had it come so far.
+        (Err(_), None) | (Ok(_), _) => {}
     }
     remains.remove(unmount).await?;
     Ok(saved.init.map(|init| init.pid))

@@ -71,7 +71,9 @@ impl Task {
         let job: Job = Box::new(move |engine| {
             Box::pin(async move {
                 let panicked = |_| Err(Error::new(Kind::Internal, "the shim panicked; its log has more"));
-                let result = AssertUnwindSafe(work(engine)).catch_unwind().await.unwrap_or_else(panicked);
+                // What `work` does before it gives its future is guarded as well.
+                let work = AssertUnwindSafe(async move { work(engine).await });
+                let result = work.catch_unwind().await.unwrap_or_else(panicked);
                 // Nobody may be waiting any more: the work is done all the same.
                 let _ = done.send(result);
             })
@@ -293,4 +295,33 @@ fn state(engine: &Engine, request: &StateRequest) -> Result<StateResponse> {
 
 fn rootfs_mount(mount: Mount) -> RootfsMount {
     RootfsMount { kind: mount.type_, source: mount.source, target: mount.target, options: mount.options }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Asks, and sees that the next one is answered.
+    fn ask(work: impl FnOnce(Rc<Engine>) -> LocalBoxFuture<'static, Result<()>> + Send + 'static) -> ttrpc::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        tokio::task::LocalSet::new().block_on(&runtime, async {
+            let engine = Engine::new("test", "/nowhere".into(), Box::new(|_| ())).unwrap();
+            let (task, requests) = Task::new(Arc::default());
+            tokio::task::spawn_local(run(requests, engine));
+            let answer = task.engine(work).await;
+            let next = task.engine(|engine| async move { Ok(engine.is_empty()) }).await;
+            assert!(next.unwrap(), "the next request is served");
+            answer
+        })
+    }
+
+    #[test]
+    fn a_panic_is_the_internal_error_of_its_request_alone() {
+        let early = ask(|_| panic!("before the future"));
+        let late = ask(|_| Box::pin(async { panic!("in the future") }));
+        for answer in [early, late] {
+            let ttrpc::Error::RpcStatus(status) = answer.unwrap_err() else { panic!("not a status") };
+            assert_eq!(status.code(), Code::INTERNAL, "{status:?}");
+        }
+    }
 }

@@ -20,16 +20,13 @@ pub fn signalfd(set: &SigSet) -> Result<SignalFd> {
 /// A signal that is ignored stays so over execve(2), and Rust's runtime ignores SIGPIPE: a container's `yes | head`
 /// would never end. Others may be ignored by whoever started containerd (nohup).
 pub fn reset() -> Result<()> {
-    // The kernel's struct sigaction on every 64-bit architecture: handler, flags, restorer, mask. SIG_DFL is 0.
-    let default = [0_u64; 4];
+    // The kernel's struct sigaction: SIG_DFL, no flags, no restorer, an empty mask. Its own call, because libc's refuses
+    // the two numbers that it has reserved for itself, and those are inherited ignored as any other.
+    let default = [0u64; 4];
     for number in 1..=64 {
-        // By the system call: libc refuses its two reserved numbers (32, 33), which its posix_spawn leaves ignored in what
-        // it starts, and thus in whatever has started us.
-        // SAFETY: the kernel reads 32 bytes at `default`, and SIG_DFL runs no code of ours. SIGKILL and SIGSTOP answer
-        // EINVAL; they are never anything but default.
-        unsafe {
-            libc::syscall(libc::SYS_rt_sigaction, number, default.as_ptr(), std::ptr::null_mut::<u64>(), 8_usize)
-        };
+        // SAFETY: SIG_DFL runs no code of ours, `default` is at least as large as the structure of any architecture,
+        // and no old action is asked for. SIGKILL and SIGSTOP answer EINVAL, and can be neither ignored nor handled.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, number, default.as_ptr(), std::ptr::null_mut::<u8>(), 8usize) };
     }
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).os(|| "sigprocmask")
 }

@@ -189,7 +189,10 @@ impl Busybox {
         fs::write(root.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000::/home:/bin/sh\n").unwrap();
         fs::write(root.join("etc/group"), "root:x:0:\nuser:x:1000:\n").unwrap();
         let binary = "/bin/busybox";
-        fs::copy(binary, root.join("bin/busybox")).unwrap_or_else(|e| panic!("{binary} (busybox-static): {e}"));
+        // Not by ourselves: a child that another test forks meanwhile would hold it open for writing, and nobody could
+        // execute it for that time (ETXTBSY).
+        let copied = Command::new("cp").arg(binary).arg(root.join("bin/busybox")).status();
+        assert!(copied.expect("cp").success(), "{binary} (busybox-static) is missing");
         let list = Command::new(binary).arg("--list").output().expect("busybox --list");
         for applet in String::from_utf8_lossy(&list.stdout).lines().filter(|applet| *applet != "busybox") {
             symlink("busybox", root.join("bin").join(applet)).expect("applet");

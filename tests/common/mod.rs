@@ -9,6 +9,7 @@ pub mod events;
 pub mod floor;
 pub mod mountinfo;
 pub mod scratch;
+pub mod seccomp;
 pub mod stdio;
 pub mod world;
 

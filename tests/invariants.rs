@@ -1,0 +1,660 @@
+//! The invariants under which a single-threaded shim may fork its containers' processes (src/sys/fork.rs, src/init), as
+//! they show from outside: in /proc of the real processes, and to a container that attacks.
+
+mod common;
+
+use std::fs;
+use std::io::{ErrorKind, Read};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use common::bundle::Bundle;
+use common::driver::{Shim, await_exit, code, open_pid};
+use common::events::EventSink;
+use common::scratch::Scratch;
+use common::stdio::Io;
+use common::{block_on, seccomp, shim_binary};
+use rustix::thread::CapabilitySet;
+use serde_json::{Value, json};
+
+const SOON: Duration = Duration::from_secs(10);
+
+/// A whole life: the exit status, and what it wrote.
+async fn run(shim: &Shim, bundle: &Bundle) -> (u32, String, String) {
+    let id = bundle.id.as_str();
+    let mut io = Io::fifos(bundle.scratch(), &format!("run-{id}"));
+    shim.create(bundle, &io).await.unwrap();
+    let waiting = shim.spawn_wait(id, "").await;
+    shim.start(id, "").await.unwrap();
+    let status = waiting.await.unwrap().unwrap().exit_status;
+    let output = (io.stdout(SOON).await.unwrap(), io.stderr(SOON).await.unwrap());
+    shim.delete(id, "").await.unwrap();
+    (status, output.0, output.1)
+}
+
+/// An exec's exit status and what it wrote to stdout and stderr.
+async fn exec(shim: &Shim, bundle: &Bundle, exec_id: &str, args: &[&str]) -> (u32, String, String) {
+    exec_process(shim, bundle, exec_id, &bundle.process(args)).await
+}
+
+/// The same of any process. Deleted when everything is read, as clients do: what nobody has read goes with it.
+async fn exec_process(shim: &Shim, bundle: &Bundle, exec_id: &str, process: &Value) -> (u32, String, String) {
+    let id = bundle.id.as_str();
+    let mut io = Io::fifos(bundle.scratch(), &format!("exec-{exec_id}"));
+    shim.exec(id, exec_id, process, &io).await.unwrap();
+    let waiting = shim.spawn_wait(id, exec_id).await;
+    shim.start(id, exec_id).await.unwrap();
+    let status = waiting.await.unwrap().unwrap().exit_status;
+    let output = (io.stdout(SOON).await.unwrap(), io.stderr(SOON).await.unwrap());
+    shim.delete(id, exec_id).await.unwrap();
+    (status, output.0, output.1)
+}
+
+/// A field of /proc/pid/status.
+fn status_field(pid: i32, field: &str) -> String {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = text.lines().find(|line| line.starts_with(&format!("{field}:")));
+    line.unwrap_or_else(|| panic!("no {field} in {text}")).split_once(':').unwrap().1.trim().to_owned()
+}
+
+fn signals(pid: i32, field: &str) -> u64 {
+    u64::from_str_radix(&status_field(pid, field), 16).unwrap()
+}
+
+fn bit(signal: i32) -> u64 {
+    1 << (signal - 1)
+}
+
+/// Runs `body` in a thread of its own, whose credentials, filters and the like end with it: they are a thread's, and are
+/// inherited by the shims that it starts.
+fn apart<T: Send>(body: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| scope.spawn(body).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+}
+
+/// A program that becomes the shim after `preparation`, in shell.
+fn wrapped(scratch: &Scratch, preparation: &str) -> PathBuf {
+    let path = scratch.dir().join("wrapped-shim");
+    let text = format!("#!/bin/sh\n{preparation}\nexec {} \"$@\"\n", shim_binary().display());
+    executable(&path, &text);
+    path
+}
+
+fn executable(path: &Path, text: &str) {
+    let source = path.with_extension("text");
+    fs::write(&source, text).unwrap();
+    install(&source, path);
+}
+
+/// Another process writes it: a descriptor of ours, open for writing, may be in a child that another test has just forked,
+/// and the file cannot be executed until that child closes it.
+fn install(source: &Path, path: &Path) {
+    let status = std::process::Command::new("install").args(["-m", "755"]).arg(source).arg(path).status();
+    assert!(status.unwrap().success(), "install {}", path.display());
+}
+
+// One thread.
+
+#[test]
+fn the_shim_has_one_thread_whatever_it_is_asked() {
+    block_on(async {
+        let scratch = Scratch::new();
+        let sink = EventSink::start(&scratch);
+        let bundle = Bundle::new(&scratch, "one").args(&["sleep", "1000"]);
+        let shim = Shim::start(&shim_binary(), &bundle, &sink).await.unwrap();
+        let pid = shim.pid().await.unwrap();
+        let one = |after: &str| assert_eq!(status_field(pid, "Threads"), "1", "after {after}");
+        one("the start");
+        shim.create(&bundle, &Io::fifos(&scratch, "one")).await.unwrap();
+        one("create");
+        shim.start("one", "").await.unwrap();
+        one("start");
+        assert_eq!(exec(&shim, &bundle, "probe", &["true"]).await.0, 0);
+        one("exec");
+        let failing = Bundle::new(&scratch, "failing").args(&["/no/such/program"]);
+        shim.create(&failing, &Io::null()).await.unwrap_err();
+        one("a create that failed");
+        let again = shim.reconnect().await.unwrap();
+        again.connect("one").await.unwrap();
+        one("a reconnect");
+        let requests = (0..200).map(|number| {
+            let task = again.clone();
+            async move {
+                if number % 2 == 0 { task.state("one", "").await.map(drop) } else { task.pids("one").await.map(drop) }
+            }
+        });
+        let answers = futures::future::join_all(requests).await;
+        assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+        one("200 requests at once");
+        let waiting = shim.spawn_wait("one", "").await;
+        shim.kill("one", "", 9, false).await.unwrap();
+        assert_eq!(waiting.await.unwrap().unwrap().exit_status, 137);
+        one("kill");
+        shim.delete("one", "").await.unwrap();
+        one("delete");
+    });
+}
+
+// The executable is sealed (CVE-2019-5736).
+
+/// A copy of the shim's executable that may be lost.
+struct Victim {
+    path: PathBuf,
+    content: Vec<u8>,
+}
+
+impl Victim {
+    fn new(scratch: &Scratch, directory: &str) -> Victim {
+        let path = scratch.dir().join(directory).join("containerd-shim-dray-v2");
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        install(&shim_binary(), &path);
+        Victim { content: fs::read(&path).unwrap(), path }
+    }
+
+    fn is_whole(&self) {
+        assert!(fs::read(&self.path).unwrap() == self.content, "the host's executable was overwritten");
+    }
+}
+
+/// The strongest attacker is root on the host: what it cannot do to the file that runs, no container can.
+#[test]
+fn nobody_can_write_to_the_file_that_runs() {
+    // overlayfs' own characters in the path; a path for which fsconfig(2) has no room.
+    let long = ["long".repeat(30), "path".repeat(30), "here".repeat(30)].join("/");
+    for (directory, in_memory) in [("plain", false), (r"a:b\c,d", false), (long.as_str(), true)] {
+        block_on(async {
+            let scratch = Scratch::new();
+            let sink = EventSink::start(&scratch);
+            let victim = Victim::new(&scratch, directory);
+            let bundle = Bundle::new(&scratch, "one");
+            let shim = Shim::start(&victim.path, &bundle, &sink).await.unwrap();
+            let exe = format!("/proc/{}/exe", shim.pid().await.unwrap());
+            let link = fs::read_link(&exe).unwrap();
+            assert_eq!(link.starts_with("/memfd:containerd-shim-dray-v2 (deleted)"), in_memory, "{}", link.display());
+            assert!(fs::read(&exe).unwrap() == victim.content, "something else runs");
+            let running = overwrite(Path::new(&exe)).unwrap_err();
+            // "Text file busy" would end with the last process that runs the file.
+            let held = fs::File::open(&exe).unwrap();
+            shim.kill_shim().await.unwrap();
+            let held = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&held));
+            let dead = overwrite(Path::new(&held)).unwrap_err();
+            match in_memory {
+                true => assert_eq!(dead.kind(), ErrorKind::PermissionDenied, "{directory}: {dead}"),
+                false => {
+                    assert_eq!(dead.kind(), ErrorKind::ReadOnlyFilesystem, "{directory}: {dead}");
+                    assert_eq!(running.kind(), ErrorKind::ReadOnlyFilesystem, "{directory}: {running}");
+                }
+            }
+            victim.is_whole();
+        });
+    }
+}
+
+fn overwrite(path: &Path) -> std::io::Result<()> {
+    fs::OpenOptions::new().write(true).open(path)?.write_at(b"#!evil", 0).map(drop)
+}
+
+/// The attack itself: the container executes the shim's own file as its program, holds it open, and writes to it when
+/// nobody runs it any more, the shim neither. The complaint of the one that is executed is longer than pipe and fifo,
+/// which keeps it there.
+#[test]
+fn a_container_that_executes_the_shim_cannot_overwrite_it() {
+    block_on(async {
+        let scratch = Scratch::new();
+        let sink = EventSink::start(&scratch);
+        let victim = Victim::new(&scratch, "plain");
+        let marks = scratch.dir().join("marks");
+        fs::create_dir(&marks).unwrap();
+        let bind = json!({"destination": "/marks", "type": "bind", "source": marks, "options": ["rbind", "rw"]});
+        let bundle = Bundle::new(&scratch, "one").args(&["sleep", "1000"]).mount(bind);
+        let shim = Shim::start(&victim.path, &bundle, &sink).await.unwrap();
+        shim.create(&bundle, &Io::null()).await.unwrap();
+        shim.start("one", "").await.unwrap();
+
+        let complaint = "\u{1}".repeat(100_000);
+        let process = bundle.process(&["/proc/self/exe", "-namespace", "x", &complaint]);
+        shim.exec("one", "copy", &process, &Io::fifos_unread(&scratch, "copy")).await.unwrap();
+        shim.start("one", "copy").await.unwrap();
+        let attack = r#"
+            for process in /proc/[0-9]*; do
+                case $(readlink $process/exe) in *containerd-shim*) found=$process ;; esac
+            done
+            exec 9<$found/exe || exit
+            (echo evil >$found/exe) 2>/dev/null && echo while it runs >>/marks/written
+            kill -9 ${found#/proc/}
+            touch /marks/held
+            until [ -e /marks/alone ]; do sleep 0.1; done
+            (echo evil >/proc/self/fd/9) 2>/dev/null && echo afterwards >>/marks/written
+            touch /marks/tried"#;
+        shim.exec("one", "attack", &bundle.process(&["sh", "-c", attack]), &Io::null()).await.unwrap();
+        shim.start("one", "attack").await.unwrap();
+        appears(&marks.join("held")).await;
+        shim.kill_shim().await.unwrap();
+        fs::write(marks.join("alone"), "").unwrap();
+        appears(&marks.join("tried")).await;
+        let written = fs::read_to_string(marks.join("written")).unwrap_or_default();
+        assert_eq!(written, "", "the container wrote to the shim's file");
+        victim.is_whole();
+    });
+}
+
+async fn appears(path: &Path) {
+    let deadline = Instant::now() + SOON;
+    while !path.exists() {
+        assert!(Instant::now() < deadline, "no {}", path.display());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[test]
+fn a_container_whose_program_is_the_shim_itself_harms_nothing() {
+    block_on(async {
+        let scratch = Scratch::new();
+        let sink = EventSink::start(&scratch);
+        let victim = Victim::new(&scratch, "plain");
+        let itself = Bundle::new(&scratch, "itself").args(&["/proc/self/exe"]).plain_rootfs();
+        let script = Bundle::new(&scratch, "script").args(&["/entrypoint"]).plain_rootfs();
+        executable(&script.rootfs_dir().join("entrypoint"), "#!/proc/self/exe\n");
+        let shim = Shim::start(&victim.path, &itself, &sink).await.unwrap();
+        for bundle in [&itself, &script] {
+            let (status, _, stderr) = run(&shim, bundle).await;
+            // It was the shim, which says that it is nothing here.
+            assert!(status == 1 && stderr.starts_with("containerd-shim-dray-v2: "), "{status} {stderr}");
+        }
+        victim.is_whole();
+        assert_eq!(shim.pids("itself").await.map_err(|e| code(&e)), Err(Some(ttrpc::Code::NOT_FOUND)));
+    });
+}
+
+#[test]
+fn a_server_that_is_not_sealed_refuses() {
+    let mut command = std::process::Command::new(shim_binary());
+    let output = command.args(["-namespace", "x", "-id", "x", "-address", "x"]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && text.contains("left behind by the action start"), "{text}");
+}
+
+// Nobody looks into the shim, or into a child of it that is not yet a program.
+
+/// What of a process the caller can get at.
+fn secrets(pid: i32) -> Vec<&'static str> {
+    let path = |name: &str| PathBuf::from(format!("/proc/{pid}/{name}"));
+    let mut got: Vec<&str> = ["environ", "maps", "mem", "auxv"]
+        .into_iter()
+        .filter(|name| {
+            fs::File::open(path(name)).is_ok_and(|mut file| {
+                let read = file.read(&mut [0]);
+                *name == "mem" || read.is_ok_and(|n| n > 0)
+            })
+        })
+        .collect();
+    got.extend(["exe", "root", "cwd", "fd/0"].into_iter().filter(|name| fs::read_link(path(name)).is_ok()));
+    got
+}
+
+/// Runs `body` as a user without groups and capabilities.
+fn as_user<T: Send>(uid: u32, body: impl FnOnce() -> T + Send) -> T {
+    apart(|| {
+        rustix::thread::set_thread_groups(&[]).unwrap();
+        let (gid, uid) = (rustix::process::Gid::from_raw(uid), rustix::process::Uid::from_raw(uid));
+        rustix::thread::set_thread_res_gid(gid, gid, gid).unwrap();
+        rustix::thread::set_thread_res_uid(uid, uid, uid).unwrap();
+        let none = CapabilitySet::empty();
+        let sets = rustix::thread::CapabilitySets { effective: none, permitted: none, inheritable: none };
+        rustix::thread::set_capabilities(None, sets).unwrap();
+        body()
+    })
+}
+
+/// Between its change of ids and its execve an init has its container's user and capabilities, and the shim's memory.
+#[test]
+fn a_created_container_shows_nothing_to_its_own_user() {
+    for uid in [0, 1000] {
+        block_on(async {
+            let scratch = Scratch::new();
+            let sink = EventSink::start(&scratch);
+            let bundle = Bundle::new(&scratch, "one").args(&["sleep", "1000"]).edit(|spec| {
+                spec["process"]["user"] = json!({"uid": uid, "gid": uid});
+                spec["process"]["capabilities"] = json!({});
+            });
+            let shim = Shim::start(&shim_binary(), &bundle, &sink).await.unwrap();
+            let pid = shim.create(&bundle, &Io::null()).await.unwrap().pid as i32;
+            assert_eq!(as_user(uid, || secrets(pid)), [""; 0], "created, uid {uid}");
+            shim.start("one", "").await.unwrap();
+            // Its own user looks into the program: so the same look would have seen the init.
+            let all = ["environ", "maps", "mem", "auxv", "exe", "root", "cwd", "fd/0"];
+            assert_eq!(as_user(uid, || secrets(pid)), all, "running, uid {uid}");
+        });
+    }
+}
+
+/// With the shim's own user and all its capabilities but CAP_SYS_PTRACE, of which the shim here has none either.
+#[test]
+fn the_shim_shows_nothing_to_root_without_cap_sys_ptrace() {
+    apart(|| {
+        rustix::thread::remove_capability_from_bounding_set(CapabilitySet::SYS_PTRACE).unwrap();
+        block_on(async {
+            let scratch = Scratch::new();
+            let sink = EventSink::start(&scratch);
+            let bundle = Bundle::new(&scratch, "one").args(&["sleep", "1000"]);
+            let shim = Shim::start(&shim_binary(), &bundle, &sink).await.unwrap();
+            let pid = shim.pid().await.unwrap();
+            let mut other = std::process::Command::new("/bin/busybox").args(["sleep", "1000"]).spawn().unwrap();
+            let (of_shim, of_other) = apart(|| {
+                let mut sets = rustix::thread::capabilities(None).unwrap();
+                sets.effective.remove(CapabilitySet::SYS_PTRACE);
+                sets.permitted.remove(CapabilitySet::SYS_PTRACE);
+                rustix::thread::set_capabilities(None, sets).unwrap();
+                (secrets(pid), secrets(other.id() as i32))
+            });
+            other.kill().unwrap();
+            other.wait().unwrap();
+            // Since Linux 6.14 CAP_PERFMON and CAP_SYS_ADMIN are enough to read these three of any process.
+            let of_shim: Vec<_> =
+                of_shim.into_iter().filter(|name| !["environ", "maps", "auxv"].contains(name)).collect();
+            assert_eq!(of_shim, [""; 0]);
+            assert_eq!(of_other.len(), 8, "the look itself sees but {of_other:?}");
+            assert_eq!(as_user(1000, || secrets(pid)), [""; 0]);
+        });
+    });
+}
+
+// Signals.
+
+/// std installs handlers for SIGSEGV and SIGBUS, which tell of a stack overflow: they write to no descriptor that is
+/// watched, and a child resets them. Nothing else may be handled.
+#[test]
+fn the_shim_blocks_all_signals_and_handles_none() {
+    block_on(async {
+        let scratch = Scratch::new();
+        let sink = EventSink::start(&scratch);
+        let bundle = Bundle::new(&scratch, "one").args(&["sleep", "1000"]);
+        let binary = wrapped(&scratch, "trap '' HUP INT USR1");
+        let shim = Shim::start(&binary, &bundle, &sink).await.unwrap();
+        let pid = shim.pid().await.unwrap();
+        let std_handlers = bit(libc::SIGSEGV) | bit(libc::SIGBUS);
+        assert_eq!(signals(pid, "SigCgt") & !std_handlers, 0);
+        // 32 and 33 are libc's own, which it neither blocks nor uses in a process without threads.
+        let unblockable = bit(libc::SIGKILL) | bit(libc::SIGSTOP) | bit(32) | bit(33);
+        assert_eq!(signals(pid, "SigBlk") | unblockable, u64::MAX);
+        assert_eq!(signals(pid, "SigIgn"), bit(libc::SIGPIPE));
+        let init = shim.create(&bundle, &Io::null()).await.unwrap().pid as i32;
+        for field in ["SigBlk", "SigIgn", "SigCgt"] {
+            assert_eq!(signals(init, field), 0, "{field} of a created init");
+        }
+    });
+}
+
+#[test]
+fn a_program_starts_with_default_signals() {
+    block_on(async {
+        let scratch = Scratch::new();
+        let sink = EventSink::start(&scratch);
+        let grep = ["grep", "-E", "^Sig(Blk|Ign|Cgt)", "/proc/self/status"];
+        let clean: String = ["Blk", "Ign", "Cgt"].map(|set| format!("Sig{set}:\t{:016x}\n", 0)).concat();
+        let binary = wrapped(&scratch, "trap '' HUP INT QUIT PIPE USR1 TERM CHLD");
+        let init = Bundle::new(&scratch, "init").args(&grep);
+        let shim = Shim::start(&binary, &init, &sink).await.unwrap();
+        assert_eq!(run(&shim, &init).await.1, clean);
+        let sleeper = Bundle::new(&scratch, "sleeper").args(&["sleep", "1000"]);
+        shim.create(&sleeper, &Io::null()).await.unwrap();
+        shim.start("sleeper", "").await.unwrap();
+        assert_eq!(exec(&shim, &sleeper, "signals", &grep).await.1, clean);
+        // With SIGPIPE ignored it would write for ever, or complain.
+        let (status, stdout, stderr) = exec(&shim, &sleeper, "yes", &["sh", "-c", "yes | head -n 1"]).await;
+        assert_eq!((status, stdout.as_str(), stderr.as_str()), (0, "y\n", ""));
+    });
+}
+
+// Descriptors.
+
+#[test]
+fn a_container_sees_no_descriptor_of_the_shim() {
+    block_on(async {
+        let scratch = Scratch::new();
+        let sink = EventSink::start(&scratch);
+        // Descriptors that containerd might leak into the shim, none of them close-on-exec.
+        let own = scratch.dir().display();
+        let binary = wrapped(&scratch, &format!("exec 7<{own} 8</etc/passwd 9>>{own}/leaked"));
+        let other = Bundle::new(&scratch, "other").args(&["sleep", "1000"]);
+        let shim = Shim::start(&binary, &other, &sink).await.unwrap();
+        let io = Io::fifos(&scratch, "other").with_stdin(&scratch, "other");
+        shim.create(&other, &io).await.unwrap();
+        shim.start("other", "").await.unwrap();
+
+        let list = ["ls", "/proc/self/fd"];
+        let one = Bundle::new(&scratch, "one").args(&list);
+        let mut io = Io::fifos(&scratch, "one");
+        let init = shim.create(&one, &io).await.unwrap().pid as i32;
+        parked_descriptors(init);
+        let waiting = shim.spawn_wait("one", "").await;
+        shim.start("one", "").await.unwrap();
+        waiting.await.unwrap().unwrap();
+        // 3 is the directory that ls itself reads.
+        assert_eq!(io.stdout(SOON).await.unwrap(), "0\n1\n2\n3\n");
+        assert_eq!(exec(&shim, &other, "ls", &list).await.1, "0\n1\n2\n3\n");
+    });
+}
+
+/// Of a created init: its streams and where they come from, the way to the shim, files of its own cgroups, its rootfs.
+fn parked_descriptors(init: i32) {
+    let dir = format!("/proc/{init}/fd");
+    let links = fs::read_dir(&dir).unwrap().map(|entry| fs::read_link(entry.unwrap().path()).unwrap());
+    let links: Vec<String> = links.map(|link| link.to_string_lossy().into_owned()).collect();
+    let is = |kind: &'static str| links.iter().filter(move |link| link.starts_with(kind)).collect::<Vec<_>>();
+    assert_eq!(is("socket:").len(), 1, "{links:?}");
+    assert_eq!(is("anon_inode:").len(), 0, "{links:?}");
+    let pipes: std::collections::BTreeSet<_> = is("pipe:").into_iter().collect();
+    assert_eq!(pipes.len(), 2, "stdout and stderr, one end each: {links:?}");
+    let expected = |link: &&String| {
+        let known = ["socket:", "pipe:", "/dev/null", "/sys/fs/cgroup/"].iter().any(|kind| link.starts_with(kind));
+        // Its own, through the cgroup tree that it sees or the root that it has opened.
+        known || *link == "/" || link.ends_with("/tasks") || link.ends_with("/cgroup.procs")
+    };
+    let unexpected: Vec<_> = links.iter().filter(|link| !expected(link)).collect();
+    assert!(unexpected.is_empty(), "{unexpected:?} of {links:?}");
+}
+
+// What the program starts with.
+
+#[test]
+fn umask_and_limits_are_the_specifications() {
+    block_on(async {
+        let scratch = Scratch::new();
+        let sink = EventSink::start(&scratch);
+        let binary = wrapped(&scratch, "umask 007; ulimit -S -c 0");
+        let script = "umask; ulimit -S -n; ulimit -H -n; ulimit -S -c";
+        let plain = Bundle::new(&scratch, "plain").script(script);
+        let shim = Shim::start(&binary, &plain, &sink).await.unwrap();
+        assert_eq!(run(&shim, &plain).await.1, "0022\n1024\n1024\n0\n");
+        let set = Bundle::new(&scratch, "set").script(script).edit(|spec| {
+            spec["process"]["user"]["umask"] = json!(0o27);
+            spec["process"]["rlimits"] = json!([
+                {"type": "RLIMIT_NOFILE", "soft": 100, "hard": 200},
+                {"type": "RLIMIT_CORE", "soft": 2048, "hard": 4096},
+            ]);
+        });
+        assert_eq!(run(&shim, &set).await.1, "0027\n100\n200\n4\n");
+    });
+}
+
+/// The shim's own is what containerd gave to the shim: no container's.
+#[test]
+fn oom_score_adj_is_the_specifications() {
+    block_on(async {
+        let scratch = Scratch::new();
+        let sink = EventSink::start(&scratch);
+        let read = ["cat", "/proc/self/oom_score_adj"];
+        let none = Bundle::new(&scratch, "none").args(&read);
+        let shim = Shim::start(&shim_binary(), &none, &sink).await.unwrap();
+        let own = format!("/proc/{}/oom_score_adj", shim.pid().await.unwrap());
+        let inherited: i32 = fs::read_to_string(&own).unwrap().trim().parse().unwrap();
+        // Below what it once was nobody goes without CAP_SYS_RESOURCE, which root here may lack.
+        let capable = rustix::thread::capabilities(None).unwrap().effective.contains(CapabilitySet::SYS_RESOURCE);
+        fs::write(&own, "300").unwrap();
+        let unset = if capable || inherited == 0 { 0 } else { 300 };
+        assert_eq!(run(&shim, &none).await.1, format!("{unset}\n"));
+        let raised = Bundle::new(&scratch, "raised").args(&read).edit(|s| s["process"]["oomScoreAdj"] = json!(500));
+        assert_eq!(run(&shim, &raised).await.1, "500\n");
+
+        let marker = scratch.dir().join("ran");
+        let bind = json!({"destination": "/mark", "type": "bind", "source": scratch.dir(), "options": ["rbind", "rw"]});
+        let lowered =
+            Bundle::new(&scratch, "lowered").mount(bind).script("touch /mark/ran; cat /proc/self/oom_score_adj");
+        let lowered = lowered.edit(|spec| spec["process"]["oomScoreAdj"] = json!(-500));
+        if capable {
+            assert_eq!(run(&shim, &lowered).await.1, "-500\n");
+        } else {
+            let error = shim.create(&lowered, &Io::null()).await.unwrap_err().to_string();
+            assert!(error.contains("oom_score_adj"), "{error}");
+            assert!(!marker.exists(), "the program ran");
+            assert!(lowered.cgroups().is_empty() && common::scratch::mounts_below(lowered.dir()).is_empty());
+        }
+        // An exec has its container's, or its own.
+        let sleeper = Bundle::new(&scratch, "sleeper").args(&["sleep", "1000"]);
+        let sleeper = sleeper.edit(|spec| spec["process"]["oomScoreAdj"] = json!(400));
+        shim.create(&sleeper, &Io::null()).await.unwrap();
+        shim.start("sleeper", "").await.unwrap();
+        let mut process = sleeper.process(&read);
+        let inherited = process.as_object_mut().unwrap().remove("oomScoreAdj");
+        assert!(inherited.is_some());
+        assert_eq!(exec_process(&shim, &sleeper, "inherited", &process).await.1, "400\n");
+        process["oomScoreAdj"] = json!(600);
+        assert_eq!(exec_process(&shim, &sleeper, "own", &process).await.1, "600\n");
+    });
+}
+
+// The shim's death.
+
+/// No delete action, nobody else: an init that was never started ends with its shim, by the signal or by the socket.
+#[test]
+fn an_unstarted_init_ends_with_its_shim() {
+    for uid in [0, 1000] {
+        for private in [true, false] {
+            block_on(async {
+                let scratch = Scratch::new();
+                let sink = EventSink::start(&scratch);
+                let mut bundle = Bundle::new(&scratch, "one").args(&["sleep", "1000"]);
+                bundle = bundle.edit(|spec| spec["process"]["user"] = json!({"uid": uid, "gid": uid}));
+                if !private {
+                    bundle = bundle.without_namespace("pid");
+                }
+                let shim = Shim::start(&shim_binary(), &bundle, &sink).await.unwrap();
+                let pid = shim.create(&bundle, &Io::null()).await.unwrap().pid as i32;
+                let init = open_pid(pid).unwrap();
+                shim.kill_shim().await.unwrap();
+                await_exit(&init, SOON).unwrap_or_else(|e| panic!("uid {uid}, private pid namespace {private}: {e}"));
+                assert_eq!(shim.delete_action().unwrap().exit_status, 137);
+                assert_eq!(scratch.leftovers(), [""; 0]);
+            });
+        }
+    }
+}
+
+/// A program that runs has outgrown its shim: it dies by the delete action, not by a signal that it inherited.
+#[test]
+fn a_running_container_outlives_its_shim() {
+    block_on(async {
+        let scratch = Scratch::new();
+        let sink = EventSink::start(&scratch);
+        let bundle = Bundle::new(&scratch, "one").args(&["sleep", "1000"]);
+        let shim = Shim::start(&shim_binary(), &bundle, &sink).await.unwrap();
+        shim.create(&bundle, &Io::null()).await.unwrap();
+        let pid = shim.start("one", "").await.unwrap().pid as i32;
+        let process = bundle.process(&["sleep", "1001"]);
+        shim.exec("one", "other", &process, &Io::null()).await.unwrap();
+        let other = shim.start("one", "other").await.unwrap().pid as i32;
+        let held: Vec<OwnedFd> = [pid, other].into_iter().map(|pid| open_pid(pid).unwrap()).collect();
+        shim.kill_shim().await.unwrap();
+        for process in &held {
+            assert!(await_exit(process, Duration::from_secs(1)).is_err(), "died with the shim");
+        }
+        shim.delete_action().unwrap();
+        for process in &held {
+            await_exit(process, SOON).unwrap();
+        }
+        assert_eq!(scratch.leftovers(), [""; 0]);
+    });
+}
+
+// Old kernels and strict sandboxes.
+
+/// What a container needs of the kernel beyond the basics: attributes on binds, masks, a read-only root, a cgroup.
+fn demanding(scratch: &Scratch, id: &str) -> Bundle {
+    let source = scratch.dir().join(format!("source-{id}"));
+    fs::create_dir(&source).unwrap();
+    fs::write(source.join("file"), "content\n").unwrap();
+    let options = json!(["rbind", "ro", "nosuid", "rprivate"]);
+    let bundle = Bundle::new(scratch, id);
+    bundle
+        .mount(json!({"destination": "/mnt", "type": "bind", "source": source, "options": options}))
+        .mount(json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["ro"]}))
+        .edit(|spec| spec["root"]["readonly"] = json!(true))
+}
+
+/// One line for each thing that holds.
+const DEMANDS: &str = r#"
+    cat /mnt/file
+    touch /mnt/file 2>/dev/null || echo bind read-only
+    grep -q ' /mnt [^ ]* ro,nosuid' /proc/self/mounts && echo bind nosuid
+    touch /here 2>/dev/null || echo root read-only
+    touch /run/here && echo run writable
+    (echo h >/proc/sysrq-trigger) 2>/dev/null || echo sysrq read-only
+    cat /proc/keys | wc -c
+    mkdir /sys/fs/cgroup/memory/x 2>/dev/null || echo cgroup read-only
+    ls /proc/self/fd | wc -l"#;
+const MET: &str = "content\nbind read-only\nbind nosuid\nroot read-only\nrun writable\nsysrq read-only\n0\n\
+                   cgroup read-only\n4\n";
+
+fn works_without(refused: &'static [seccomp::Refused], directory: &str) {
+    apart(|| {
+        seccomp::take_away(refused);
+        block_on(async {
+            let scratch = Scratch::new();
+            let sink = EventSink::start(&scratch);
+            let victim = Victim::new(&scratch, directory);
+            let first = demanding(&scratch, "first").script(DEMANDS);
+            let shim = Shim::start(&victim.path, &first, &sink).await.unwrap();
+            assert_ne!(signals(shim.pid().await.unwrap(), "Seccomp"), 0, "no filter on the shim");
+            let (status, stdout, stderr) = run(&shim, &first).await;
+            assert_eq!((status, stdout.as_str(), stderr.as_str()), (0, MET, ""));
+            // Without a /proc of its own as well.
+            let bare = demanding(&scratch, "bare").script("echo bare").edit(|spec| {
+                spec["mounts"].as_array_mut().unwrap().retain(|mount| mount["destination"] != "/proc");
+            });
+            assert_eq!(run(&shim, &bare).await, (0, "bare\n".to_owned(), String::new()));
+
+            // Ended by its cgroup, in which all of it must be.
+            let group = demanding(&scratch, "group").without_namespace("pid").script("sleep 1000 & sleep 1000");
+            shim.create(&group, &Io::null()).await.unwrap();
+            let pid = shim.start("group", "").await.unwrap().pid as i32;
+            let cgroups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+            let own = format!("/{}/group", scratch.namespace());
+            let unified = cgroups.lines().find(|line| line.starts_with("0::"));
+            assert!(unified.is_none_or(|line| line.ends_with(&own)), "{cgroups}");
+            assert_eq!(exec(&shim, &group, "probe", &["sh", "-c", DEMANDS]).await.1, MET);
+            let waiting = shim.spawn_wait("group", "").await;
+            shim.kill("group", "", 9, false).await.unwrap();
+            assert_eq!(waiting.await.unwrap().unwrap().exit_status, 137);
+            shim.delete("group", "").await.unwrap();
+            shim.shutdown_and_wait(SOON).await.unwrap();
+            assert_eq!(scratch.leftovers(), [""; 0]);
+        });
+    });
+}
+
+#[test]
+fn all_works_where_newer_system_calls_are_missing() {
+    works_without(seccomp::OLD, "plain");
+}
+
+#[test]
+fn all_works_from_a_sealed_copy_where_newer_system_calls_are_missing() {
+    works_without(seccomp::OLD, &["long".repeat(40), "path".repeat(40)].join("/"));
+}
+
+#[test]
+fn all_works_where_flags_are_those_of_linux_5_10() {
+    works_without(seccomp::LINUX_5_10, "plain");
+}
