@@ -8,6 +8,7 @@ pub mod events;
 pub mod floor;
 pub mod scratch;
 pub mod stdio;
+pub mod world;
 
 use std::path::PathBuf;
 
