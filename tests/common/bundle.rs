@@ -5,6 +5,7 @@ use std::io::Read;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use containerd_shim_protos::api::Mount;
@@ -176,7 +177,10 @@ impl Busybox {
     }
 
     fn make() -> Busybox {
-        let root = std::env::temp_dir().join(format!("dray-test.{}.lower", std::process::id()));
+        // A new name each time: the last one may be on its way out, in another thread's drop.
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let root = std::env::temp_dir().join(format!("dray-test.{}.{number}.lower", std::process::id()));
         let _ = fs::remove_dir_all(&root);
         for dir in ["bin", "dev", "etc", "home", "proc", "root", "run", "sys", "tmp", "usr", "var"] {
             fs::create_dir_all(root.join(dir)).unwrap_or_else(|e| panic!("mkdir {}: {e}", root.display()));
