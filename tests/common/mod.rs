@@ -15,12 +15,11 @@ pub mod world;
 
 use std::path::PathBuf;
 
-/// The shim under test, as cargo built it; DRAY_TEST_SHIM names another one (the Go shim, to check a test itself).
+/// The shim under test: the release binary that `scripts/test` names (DRAY_SHIM), else the one that cargo built beside the
+/// test. DRAY_TEST_SHIM names another one (the Go shim, to check a test itself).
 pub fn shim_binary() -> PathBuf {
-    match std::env::var_os("DRAY_TEST_SHIM") {
-        Some(path) => path.into(),
-        None => env!("CARGO_BIN_EXE_containerd-shim-dray-v2").into(),
-    }
+    let named = std::env::var_os("DRAY_TEST_SHIM").or_else(|| std::env::var_os("DRAY_SHIM"));
+    named.map_or_else(|| env!("CARGO_BIN_EXE_containerd-shim-dray-v2").into(), PathBuf::from)
 }
 
 /// Runs a test on a runtime like the shim's own: one thread, no tokio feature that the tested binary has not.
