@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 use std::io::Write;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -20,10 +20,7 @@ use crate::sys::{cred, exec, seal, signal};
 
 use super::TTRPC_ADDRESS;
 use super::address::{self, Address, Bound};
-use super::daemon::BUNDLE;
-
-/// The descriptor on which the server finds its listening socket.
-pub const LISTENER_FD: i32 = 3;
+use super::daemon::{BUNDLE, LISTENER};
 
 /// How a container whose shim has died is said to have ended: 128 + SIGKILL.
 const KILLED: u32 = 137;
@@ -55,7 +52,8 @@ fn leave_server(flags: &Flags, listener: OwnedFd) -> Result<()> {
     let nul = |_| Error::new(Kind::InvalidArgument, "an argument has a NUL byte");
     let args = strings(super::server_args(flags)).map_err(nul)?;
     let bundle = std::env::current_dir().os(|| "getcwd")?;
-    let mut env = vec![format!("{BUNDLE}={}", bundle.display())];
+    // Its number stays what it is: a fixed one might be that of a descriptor which is still needed.
+    let mut env = vec![format!("{BUNDLE}={}", bundle.display()), format!("{LISTENER}={}", listener.as_raw_fd())];
     env.extend(std::env::var(TTRPC_ADDRESS).map(|value| format!("{TTRPC_ADDRESS}={value}")));
     let env = strings(env).map_err(nul)?;
     let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null").os(|| "open /dev/null")?;
@@ -92,7 +90,7 @@ fn become_server(
     cred::new_session()?;
     signal::reset()?;
     rustix::process::chdir("/").os(|| "chdir /")?;
-    crate::sys::fd::place(listener.as_fd(), LISTENER_FD)?;
+    crate::sys::fd::survive_exec(listener.as_fd())?;
     rustix::stdio::dup2_stdin(null).os(|| "dup2 stdin")?;
     rustix::stdio::dup2_stdout(null).os(|| "dup2 stdout")?;
     rustix::stdio::dup2_stderr(null).os(|| "dup2 stderr")?;

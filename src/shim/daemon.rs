@@ -19,7 +19,6 @@ use crate::error::{Context, Error, Kind, Os, Result};
 use crate::sys::{cred, fd, seal, signal};
 
 use super::address::Address;
-use super::bootstrap::LISTENER_FD;
 use super::listener::connections;
 use super::logger::Logger;
 use super::publisher::Publisher;
@@ -44,7 +43,8 @@ pub fn run(flags: &Flags) -> Result<()> {
             "the server is left behind by the action start, not executed",
         ));
     }
-    let socket = fd::inherited(LISTENER_FD).context(|| "no socket from the action start")?;
+    let number = std::env::var(LISTENER).ok().and_then(|number| number.parse().ok()).unwrap_or(-1);
+    let socket = fd::inherited(number).context(|| "no socket from the action start")?;
     // The memory of this process has seen every container's environment: no process of a container looks into it.
     cred::not_dumpable()?;
     cred::become_subreaper()?;
@@ -66,6 +66,9 @@ fn log_to(flags: &Flags) {
         }
     }));
 }
+
+/// The environment variable in which `start` passes the number of the descriptor of the listening socket.
+pub const LISTENER: &str = "DRAY_LISTENER";
 
 /// The environment variable in which `start` passes the bundle directory in which it was executed.
 pub const BUNDLE: &str = "DRAY_BUNDLE";

@@ -6,8 +6,8 @@ use crate::error::{Os, Result};
 
 /// Closes every descriptor of this process but 0 to 2 and `keep`, running no destructor.
 ///
-/// This is a forked child's first act, and its last but execve(2). Whatever the parent had open, another container's pipes and the epoll instance
-/// among it, is gone before anything of the container's can run (CVE-2016-9962, CVE-2024-21626).
+/// This is a forked child's first act, and its last but execve(2). Whatever the parent had open, another container's pipes
+/// and the epoll instance among it, is gone before anything of the container's can run (CVE-2016-9962, CVE-2024-21626).
 ///
 /// # Errors
 /// Only where neither close_range(2) nor /proc/self/fd is to be had.
@@ -52,18 +52,9 @@ fn each_open(first: u32, last: u32) -> Result<()> {
     Ok(())
 }
 
-/// Makes `fd` the descriptor `number`, one that survives execve(2).
-///
-/// To be used by a child about to execute a program that expects it there; whatever had the number is closed.
-pub fn place(fd: BorrowedFd<'_>, number: RawFd) -> Result<()> {
-    if fd.as_raw_fd() == number {
-        return rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty()).os(|| "fcntl F_SETFD");
-    }
-    // SAFETY: the owner of `number`, if there is one, is a value that this process will never use again.
-    match unsafe { libc::dup2(fd.as_raw_fd(), number) } {
-        -1 => Err(std::io::Error::last_os_error()).os(|| "dup2"),
-        _ => Ok(()),
-    }
+/// Lets `fd` survive execve(2), for a program that is told its number.
+pub fn survive_exec(fd: BorrowedFd<'_>) -> Result<()> {
+    rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty()).os(|| "fcntl F_SETFD")
 }
 
 /// Takes the descriptor `number` that this process has inherited, and marks it close-on-exec.
