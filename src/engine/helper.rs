@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use crate::error::{Error, Kind, Result};
 use crate::init::sync::{self, ChildEnd, Heard};
 use crate::sys::fork::{self, exit_now};
-use crate::sys::{cred, fd, pidfd, signal};
+use crate::sys::{cred, fd, pidfd};
 
 use super::Engine;
 use super::container::Process;
@@ -62,7 +62,6 @@ impl Engine {
 fn run(what: &str, work: impl FnOnce() -> Result<()>, answer: &ChildEnd) -> Infallible {
     let all = || {
         fd::close_all_but(&[std::os::fd::AsFd::as_fd(answer)])?;
-        signal::reset()?;
         cred::die_with_parent(true)?;
         work()
     };
