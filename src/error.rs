@@ -55,6 +55,11 @@ impl Error {
         Self(Box::new(Inner { kind: Kind::Internal, errno: Some(errno), chain: vec![format!("{what}: {text}")] }))
     }
 
+    /// A panic in our own code, caught where one request ends. The panic hook has logged where it was.
+    pub fn panicked() -> Self {
+        Self::new(Kind::Internal, "the shim panicked; its log has more")
+    }
+
     /// Says what was being done when this happened.
     pub fn context(mut self, what: impl Into<String>) -> Self {
         self.0.chain.insert(0, what.into());

@@ -101,7 +101,7 @@ impl Engine {
                 return Ok(self.created(container, judged.request));
             }
             Ok(Err(error)) => error,
-            Err(_) => Error::new(Kind::Internal, "the shim panicked; its log has more"),
+            Err(_) => Error::panicked(),
         };
         self.undo(init, &mut remains).await.unwrap_or_else(|e| log::error!("container {id}: undoing create: {e}"));
         Err(name(error))

@@ -1,6 +1,9 @@
 //! Start: a created init is let go; a recorded exec is born. Both end when the child is its program.
 
+use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
+
+use futures::FutureExt;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::init::sync::Heard;
@@ -23,8 +26,14 @@ impl Engine {
         let process = container.process(&exec)?;
         container.refuse_if_ending().map_err(|e| e.context(process.to_string()))?;
         process.advance(lifecycle::Event::Start)?;
-        let started =
-            if exec.is_empty() { self.release(&process).await } else { self.start_exec(&container, &process).await };
+        let starting = async {
+            match exec.as_str() {
+                "" => self.release(&process).await,
+                _ => self.start_exec(&container, &process).await,
+            }
+        };
+        // Whatever happens, it does not stay `Starting`: nobody would ever hear of its end.
+        let started = AssertUnwindSafe(starting).catch_unwind().await.unwrap_or_else(|_| Err(Error::panicked()));
         process.sync.borrow_mut().take();
         match started {
             Ok(()) => {

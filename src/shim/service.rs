@@ -70,7 +70,7 @@ impl Task {
         let (done, answer) = oneshot::channel();
         let job: Job = Box::new(move |engine| {
             Box::pin(async move {
-                let panicked = |_| Err(Error::new(Kind::Internal, "the shim panicked; its log has more"));
+                let panicked = |_| Err(Error::panicked());
                 // What `work` does before it gives its future is guarded as well.
                 let work = AssertUnwindSafe(async move { work(engine).await });
                 let result = work.catch_unwind().await.unwrap_or_else(panicked);
