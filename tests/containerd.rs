@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
 
+use rustix::process::Signal;
+
 const SLEEP: &[&str] = &["sleep", "1000"];
 
 fn sh(script: &str) -> [&str; 3] {
@@ -298,7 +300,7 @@ fn an_exit_while_containerd_is_away_is_told_when_it_is_back() {
     let mut containerd = Containerd::start();
     let init = containerd.run_detached("away", &[], &sh("trap 'exit 9' TERM; while :; do sleep 0.02; done"));
     containerd.stop();
-    send_signal("TERM", init);
+    send_signal(Signal::TERM, init);
     assert!(eventually(|| !alive(init)));
     sleep(Duration::from_millis(500));
     containerd.restart();
@@ -315,7 +317,7 @@ fn a_killed_shim_is_cleaned_up_after() {
     containerd.ctr_ok(&["task", "exec", "--detach", "--exec-id", "e", "orphan", "sleep", "2000"]);
     let shim = parent_of(init).unwrap();
     assert_eq!(containerd.shims(), [shim]);
-    send_signal("KILL", shim);
+    send_signal(Signal::KILL, shim);
     assert!(eventually(|| containerd.task("orphan").is_none()), "{:?}", containerd.task("orphan"));
     containerd.assert_nothing_left();
     events.topics_until("orphan", "delete");
@@ -337,7 +339,7 @@ fn a_shim_killed_at_any_moment_leaves_nothing() {
         // From the moment on when containerd can notice: before, it does not call the delete action.
         assert!(eventually(|| containerd.is_connected(&id)));
         sleep(Duration::from_millis(delay));
-        containerd.shims().into_iter().for_each(|shim| send_signal("KILL", shim));
+        containerd.shims().into_iter().for_each(|shim| send_signal(Signal::KILL, shim));
         let _ = ctr.wait();
         assert!(eventually(|| containerd.task(&id).is_none()), "{:?}", containerd.task(&id));
         let _ = containerd.ctr(&["container", "delete", &id]);

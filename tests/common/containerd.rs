@@ -19,6 +19,8 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use rustix::process::Signal;
+
 /// The name of the image within DRAY_IMAGE: busybox with all its applets.
 pub const IMAGE: &str = "localhost/busybox:latest";
 /// A running containerd, or one that was ended and can be started again.
@@ -99,15 +101,15 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.a
 
     /// Ends it as an operator would, by SIGTERM.
     pub fn stop(&mut self) {
-        self.end("TERM");
+        self.end(Signal::TERM);
     }
 
     /// Ends it as a crash would, by SIGKILL.
     pub fn kill(&mut self) {
-        self.end("KILL");
+        self.end(Signal::KILL);
     }
 
-    fn end(&mut self, signal: &str) {
+    fn end(&mut self, signal: Signal) {
         if let Some(mut daemon) = self.daemon.take() {
             send_signal(signal, daemon.id());
             let _ = daemon.wait();
@@ -382,7 +384,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.a
         self.stop();
         eventually(|| {
             let processes = self.processes();
-            processes.iter().for_each(|pid| send_signal("KILL", *pid));
+            processes.iter().for_each(|pid| send_signal(Signal::KILL, *pid));
             processes.is_empty()
         });
         for mount in self.mounts().into_iter().rev() {

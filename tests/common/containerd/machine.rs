@@ -2,9 +2,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
 
 /// How long a thing may take that is done in milliseconds on a quiet machine. A bound against hanging, not a speed.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -26,9 +28,10 @@ pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Sends a signal, by name without SIG, to one process.
-pub fn send_signal(signal: &str, pid: u32) {
-    let _ = Command::new("kill").args(["-s", signal, "--", &pid.to_string()]).stderr(Stdio::null()).status();
+/// Sends a signal to one process, which may have ended already. Not by kill(1): a minimal Debian has none.
+pub fn send_signal(signal: Signal, pid: u32) {
+    let pid = Pid::from_raw(pid as i32).expect("a pid");
+    let _ = kill_process(pid, signal);
 }
 
 /// The parent of a process, if that is there: of a container's init, its shim.
