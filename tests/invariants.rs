@@ -6,7 +6,7 @@ mod common;
 use std::fs;
 use std::io::{ErrorKind, Read};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -658,4 +658,34 @@ fn all_works_from_a_sealed_copy_where_newer_system_calls_are_missing() {
 #[test]
 fn all_works_where_flags_are_those_of_linux_5_10() {
     works_without(seccomp::LINUX_5_10, "plain");
+}
+
+// Where a container's processes come to be.
+
+/// pivot_root(2) replaces the root of the caller. In a chroot that is not the root of the mount namespace, to which an
+/// exec's setns(2) leads: it would find itself on the host.
+#[test]
+fn in_the_container_of_a_shim_in_a_chroot_all_are_in_its_rootfs() {
+    block_on(async {
+        let scratch = Scratch::new();
+        let sink = EventSink::start(&scratch);
+        let root = scratch.dir().join("chroot");
+        fs::create_dir(&root).unwrap();
+        let enter = format!(
+            "exec unshare -m sh -c 'mount --make-rprivate / && mount --rbind / {root} && exec chroot {root} \
+             sh -c \"cd \\\"\\$0\\\" && exec {shim} \\\"\\$@\\\"\" \"$@\"' sh \"$PWD\" \"$@\"",
+            root = root.display(),
+            shim = shim_binary().display(),
+        );
+        let shim_path = wrapped(&scratch, &enter);
+        let one = Bundle::new(&scratch, "one").args(&["sleep", "1000"]);
+        let shim = Shim::start(&shim_path, &one, &sink).await.unwrap();
+        shim.create(&one, &Io::null()).await.unwrap();
+        let pid = shim.start("one", "").await.unwrap().pid;
+        let of_init = fs::metadata(format!("/proc/{pid}/root/")).map(|root| root.ino()).unwrap();
+        let (status, stdout, stderr) = exec(&shim, &one, "x", &["sh", "-c", "stat -c %i /; mount"]).await;
+        assert_eq!((status, stderr.as_str()), (0, ""));
+        assert!(stdout.starts_with(&format!("{of_init}\n")), "{of_init}: {stdout}");
+        assert!(!stdout.contains(root.to_str().unwrap()), "the host's mounts are there: {stdout}");
+    });
 }

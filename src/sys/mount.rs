@@ -212,7 +212,12 @@ pub fn detach(path: &Path) -> Result<()> {
 
 /// Makes the mount `root` this mount namespace's root, and lets go of everything else (pivot_root(2), NOTES on
 /// `pivot_root(".", ".")`).
+///
+/// What it replaces is the caller's root. In a chroot that is not the namespace's, which would stay, with all that is on it,
+/// and be where the next setns(2) leads: an exec's, or that of a process of the container with CAP_SYS_ADMIN. So the
+/// caller leaves its chroot first, by entering its own namespace.
 pub fn pivot_root(root: BorrowedFd<'_>) -> Result<()> {
+    super::ns::enter_own_mount_namespace()?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let old = rustix::fs::open("/", flags, Mode::empty()).os(|| "open /")?;
     rustix::process::fchdir(root).os(|| "fchdir rootfs")?;

@@ -92,6 +92,14 @@ pub fn enter(fd: BorrowedFd<'_>, kind: Namespace) -> Result<()> {
     move_into_link_name_space(fd, Some(kind.link())).os(|| format!("setns {}", kind.name()))
 }
 
+/// Moves the calling thread to the root of the mount namespace that it is in, out of any chroot (setns(2)). Looks at
+/// /proc, the host's.
+pub fn enter_own_mount_namespace() -> Result<()> {
+    let path = "/proc/self/ns/mnt";
+    let own = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).os(|| format!("open {path}"))?;
+    enter(own.as_fd(), Namespace::Mount)
+}
+
 /// Moves the calling thread into the namespaces `flags` (CLONE_NEW* bits) of the process `pidfd`, all or none (setns(2),
 /// Linux 5.8).
 pub fn enter_process(pidfd: BorrowedFd<'_>, flags: u64) -> Result<()> {
