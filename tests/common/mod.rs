@@ -22,6 +22,16 @@ pub fn shim_binary() -> PathBuf {
     named.map_or_else(|| env!("CARGO_BIN_EXE_containerd-shim-dray-v2").into(), PathBuf::from)
 }
 
+/// Says that a test, or a part of it, cannot run here; `scripts/test` lists it at its end.
+pub fn skipped(name: &str, why: &str) {
+    println!("SKIPPED {name}: {why}");
+    if let Some(path) = std::env::var_os("DRAY_SKIPPED") {
+        let file = std::fs::OpenOptions::new().append(true).create(true).open(path);
+        std::io::Write::write_all(&mut file.expect("DRAY_SKIPPED"), format!("{name}: {why}\n").as_bytes())
+            .expect("write");
+    }
+}
+
 /// Runs a test on a runtime like the shim's own: one thread, no tokio feature that the tested binary has not.
 pub fn block_on<F: Future>(future: F) -> F::Output {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("tokio runtime");
