@@ -50,6 +50,10 @@ fn by_default_the_namespaces_are_new() {
 
 #[test]
 fn the_host_s_network_and_one_by_path_are_joined() {
+    // ctr binds both into a container with the host's network; an image of Debian has no hosts before its first boot.
+    if !std::path::Path::new("/etc/hosts").exists() {
+        return common::skipped("the_host_s_network_and_one_by_path_are_joined", "this machine has no /etc/hosts");
+    }
     let containerd = Containerd::start();
     let own = fs::read_link("/proc/self/ns/net").unwrap();
     let output = containerd.run_ok("host", &["--net-host"], &["readlink", "/proc/self/ns/net"]);
