@@ -22,6 +22,7 @@ impl Engine {
         let container = self.container(&id)?;
         let process = container.process(&exec)?;
         container.refuse_if_ending().map_err(|e| e.context(process.to_string()))?;
+        container.refuse_if_paused().map_err(|e| e.context(process.to_string()))?;
         process.advance(lifecycle::Event::Start)?;
         let started =
             if exec.is_empty() { self.release(&process).await } else { self.start_exec(&container, &process).await };
