@@ -160,6 +160,29 @@ fn a_paused_container_is_killed() {
     });
 }
 
+/// The Pause must not freeze again what is to die.
+#[test]
+fn a_kill_ends_a_pause_under_way() {
+    block_on(async {
+        for private in [true, false] {
+            let forking = |bundle: Bundle| bundle.script(FORKS);
+            let change = |bundle| if private { forking(bundle) } else { forking(bundle).without_namespace("pid") };
+            let (world, bundle) = World::with("one", change).await;
+            for round in 0..20 {
+                world.run(&bundle).await;
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                let task = world.task.clone();
+                let pausing = tokio::spawn(async move { task.pause("one").await });
+                // From before it has begun until after it is done.
+                tokio::time::sleep(Duration::from_micros(200 * round)).await;
+                assert_eq!(world.end("one").await, 137, "round {round}");
+                let _ = pausing.await.unwrap();
+            }
+            world.close().await;
+        }
+    });
+}
+
 #[test]
 fn another_signal_waits_for_the_resume() {
     block_on(async {
