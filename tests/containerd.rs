@@ -463,3 +463,29 @@ fn without_a_pid_namespace_the_whole_container_ends_with_its_init() {
     ends_with_its_init(&containerd, options);
     containerd.assert_nothing_left();
 }
+
+#[test]
+fn a_task_is_paused_measured_updated_and_resumed() {
+    let containerd = Containerd::start();
+    let init = containerd.run_detached("paused", &[], SLEEP);
+    let metrics = containerd.ctr_ok(&["task", "metrics", "paused"]);
+    for name in ["memory.usage_in_bytes", "cpuacct.usage", "pids.current"] {
+        let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next());
+        assert!(value.and_then(|value| value.parse::<u64>().ok()).is_some_and(|value| value > 0), "{name}: {metrics}");
+    }
+    containerd.ctr_ok(&["task", "pause", "paused"]);
+    assert_eq!(containerd.task("paused").unwrap().status, "PAUSED");
+    let output = containerd.exec("paused", "e1", &[], &["true"]);
+    assert!(!output.status.success() && text(&output.stderr).contains("paused"), "{output:?}");
+    containerd.ctr_ok(&["task", "metrics", "paused"]);
+    containerd.ctr_ok(&["task", "resume", "paused"]);
+    assert_eq!(containerd.task("paused").unwrap().status, "RUNNING");
+    assert!(containerd.exec("paused", "e2", &[], &["true"]).status.success());
+    // And one that is paused when it is killed.
+    containerd.ctr_ok(&["task", "pause", "paused"]);
+    containerd.ctr_ok(&["task", "kill", "--signal", "KILL", "paused"]);
+    assert!(eventually(|| containerd.task("paused").unwrap().status == "STOPPED"));
+    assert!(!alive(init));
+    assert_eq!(containerd.delete_task("paused"), 137);
+    containerd.assert_nothing_left();
+}

@@ -54,7 +54,13 @@ pub(super) fn read(at: impl AsFd, name: impl rustix::path::Arg, buf: &mut Vec<u8
 
 /// The value of `key` in a flat keyed file, such as cgroup.events: is it not 0?
 pub(super) fn flag(text: &str, key: &str) -> bool {
-    text.lines().filter_map(|l| l.split_once(' ')).any(|(k, v)| k == key && v != "0")
+    number(text, key).is_some_and(|n| n != 0)
+}
+
+/// The number of `key` in a flat keyed file.
+pub(super) fn number(text: &str, key: &str) -> Option<u64> {
+    let (_, value) = text.lines().filter_map(|l| l.split_once(' ')).find(|(k, _)| *k == key)?;
+    value.parse().ok()
 }
 
 #[cfg(test)]
@@ -86,5 +92,6 @@ mod tests {
         assert!(flag("populated 1\nfrozen 0\n", "populated"));
         assert!(!flag("populated 1\nfrozen 0\n", "frozen"));
         assert!(!flag("", "frozen"));
+        assert_eq!(number("oom_kill_disable 0\nunder_oom 0\noom_kill 12\n", "oom_kill"), Some(12));
     }
 }

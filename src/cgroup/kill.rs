@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::path::{Path, PathBuf};
+use std::os::fd::BorrowedFd;
+use std::path::Path;
 
 use rustix::fs::CWD;
 use rustix::io::Errno;
@@ -52,38 +52,12 @@ impl Cgroup {
 
     /// [`Cgroup::kill`] without `cgroup.kill`: freeze, list, signal by pidfd, thaw. Returns how many were signalled.
     pub fn kill_members(&self) -> Result<usize> {
-        self.freeze();
+        // Keeps a fork bomb from being faster than we are. Best effort: without it the kill needs more rounds.
+        let _ = self.freeze();
         let killed = self.signal_members();
         // Also after an error: they have a SIGKILL pending, or go on as before.
         self.thaw()?;
         killed
-    }
-
-    /// Keeps a fork bomb from being faster than we are. Best effort: without it the kill needs more rounds.
-    fn freeze(&self) {
-        if let Some(freezer) = self.v1_freezer() {
-            let _ = file::write(&freezer, "freezer.state", "FROZEN");
-        } else if let Some(unified) = &self.hierarchies.unified {
-            let _ = file::write(&unified.dir(&self.path), "cgroup.freeze", "1");
-        }
-    }
-
-    /// Lets run again what is frozen: the cgroup, and in the v1 freezer also what is frozen by itself below it (a
-    /// SIGKILL ends what cgroup2 has frozen, but not what v1 has).
-    pub fn thaw(&self) -> Result<()> {
-        if let Some(freezer) = self.v1_freezer() {
-            tree::walk(&freezer, |dir| {
-                thaw(dir, c"freezer.state", "THAWED", &self.path).map(|()| ControlFlow::Continue(()))
-            })?;
-        }
-        if let Some(unified) = &self.hierarchies.unified {
-            thaw(CWD, unified.dir(&self.path).join("cgroup.freeze"), "0", &self.path)?;
-        }
-        Ok(())
-    }
-
-    fn v1_freezer(&self) -> Option<PathBuf> {
-        self.hierarchies.v1.iter().find(|h| h.has("freezer")).map(|h| h.dir(&self.path))
     }
 
     fn signal_members(&self) -> Result<usize> {
@@ -102,13 +76,6 @@ impl Cgroup {
             }
         }
         Ok(killed)
-    }
-}
-
-fn thaw(at: impl AsFd, file: impl rustix::path::Arg, value: &str, cgroup: &Path) -> Result<()> {
-    match file::open_write(at, file).and_then(|fd| file::write_fd(fd, value)) {
-        Ok(()) | Err(Errno::NOENT | Errno::NODEV) => Ok(()),
-        Err(e) => Err(e).os(|| format!("thaw cgroup {}", cgroup.display())),
     }
 }
 

@@ -43,6 +43,13 @@ impl Knob {
 pub(super) fn knobs(resources: &LinuxResources) -> Result<Vec<Knob>> {
     // Devices first: they are the security boundary, the others are limits.
     let mut knobs = device_knobs(resources.devices().as_deref().unwrap_or_default())?;
+    knobs.extend(limit_knobs(resources)?);
+    Ok(knobs)
+}
+
+/// The same without the devices.
+pub(super) fn limit_knobs(resources: &LinuxResources) -> Result<Vec<Knob>> {
+    let mut knobs = Vec::new();
     if let Some(memory) = resources.memory() {
         memory_knobs(memory, &mut knobs)?;
     }

@@ -10,13 +10,17 @@
 mod create;
 mod devices;
 mod file;
+mod freezer;
 mod hierarchy;
 mod kill;
 mod knobs;
+mod oom;
 mod path;
+pub mod stats;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod update;
 mod view;
 
 use std::fs::File;
@@ -34,6 +38,7 @@ use knobs::Knob;
 
 pub use hierarchy::Hierarchies;
 pub use kill::Killed;
+pub use oom::OomWatch;
 pub use path::cgroup_path;
 pub use view::View;
 
@@ -71,6 +76,11 @@ pub fn check(resources: &LinuxResources) -> Result<()> {
 }
 
 impl Cgroup {
+    /// The directory in the v1 hierarchy of `controller`, where that is mounted.
+    fn v1_dir(&self, controller: &str) -> Option<PathBuf> {
+        self.hierarchies.v1.iter().find(|h| h.has(controller)).map(|h| h.dir(&self.path))
+    }
+
     /// A cgroup made earlier, perhaps by a process that has died since. Any of its directories may be missing.
     ///
     /// # Errors
@@ -110,10 +120,13 @@ impl Cgroup {
     /// `InvalidArgument` for a value that is wrong or that the kernel refuses, `FailedPrecondition` for one whose
     /// controller or file this host has not: a limit that is asked for and cannot be set is never passed over.
     pub fn apply(&self, resources: &LinuxResources) -> Result<()> {
-        let knobs = knobs::knobs(resources)?;
+        self.turn_all(&knobs::knobs(resources)?)
+    }
+
+    fn turn_all(&self, knobs: &[Knob]) -> Result<()> {
         let mut opened: Option<(&'static str, OwnedFd)> = None;
         let mut deferred: Option<&Knob> = None;
-        for knob in &knobs {
+        for knob in knobs {
             match self.turn(knob, &mut opened) {
                 Ok(()) => {}
                 Err(e) if knob.with_next && e.errno() == Some(libc::EINVAL) => {

@@ -368,6 +368,33 @@ fn frozen_processes_die_too() {
     until("removed", || cgroup.remove().unwrap());
 }
 
+/// By the v1 freezer, and as on a host without it by cgroup2's own.
+#[test]
+fn what_is_frozen_stands_still_until_it_is_not() {
+    let scratch = Scratch::new();
+    let cgroup = scratch.create();
+    let mut child = spawn_in(&scratch.existing("c"), "while :; do :; done");
+    until("it has joined", || cgroup.procs().unwrap() == [child.id()]);
+    let stat = format!("/proc/{}/stat", child.id());
+    let ticks = || std::fs::read_to_string(&stat).unwrap().split(' ').nth(13).unwrap().parse::<u64>().unwrap();
+    let files = [scratch.dir("freezer", "c").join("freezer.state"), scratch.unified("c").join("cgroup.freeze")];
+    let without = Cgroup::open(&scratch.all.without("freezer"), cgroup.path()).unwrap();
+    for (cgroup, states) in [(&cgroup, ["FROZEN", "0"]), (&without, ["THAWED", "1"])] {
+        until("frozen", || cgroup.freeze().unwrap());
+        assert_eq!(files.each_ref().map(|f| std::fs::read_to_string(f).unwrap().trim().to_owned()), states);
+        let before = ticks();
+        std::thread::sleep(Duration::from_millis(100));
+        assert_eq!(ticks(), before);
+        cgroup.unfreeze().unwrap();
+        until("it runs again", || ticks() > before);
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    until("removed", || cgroup.remove().unwrap());
+    assert_eq!(cgroup.freeze().unwrap_err().kind(), Kind::FailedPrecondition);
+    cgroup.unfreeze().unwrap();
+}
+
 #[test]
 fn a_zombie_is_no_process_and_no_obstacle() {
     let scratch = Scratch::new();

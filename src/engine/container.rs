@@ -16,7 +16,8 @@ use crate::init::sync::ParentEnd;
 use crate::sys::pidfd;
 
 use super::events::{Exit, StdioUris};
-use super::lifecycle::{Event, State};
+use super::lifecycle::{Event, FreezerState, State};
+use super::oom::Oom;
 use super::remains::Remains;
 use super::stdio::Stdio;
 use tokio::io::unix::AsyncFd;
@@ -43,6 +44,12 @@ pub struct Container {
     pub exec_ended: Notify,
     /// Init has been reaped: no more execs, whatever is still to be done before the world is told.
     pub init_reaped: Cell<bool>,
+    /// Whether it stands still.
+    pub freezer: Cell<FreezerState>,
+    /// Rings when it is not to stand still any more.
+    pub resumed: Notify,
+    /// Its watch for the OOM killer, where the host has one.
+    pub oom: Option<Oom>,
     /// A delete is under way.
     pub deleting: Cell<bool>,
     /// What is to be taken away at its end.
@@ -80,6 +87,11 @@ impl Container {
     /// Its init and all execs.
     pub fn processes(&self) -> Vec<Rc<Process>> {
         std::iter::once(self.init.clone()).chain(self.execs.borrow().values().cloned()).collect()
+    }
+
+    /// True while an exec is on its way to its program.
+    pub fn has_starting_execs(&self) -> bool {
+        self.execs.borrow().values().any(|exec| exec.state() == State::Starting)
     }
 
     /// True while an exec has a process that has not been reaped.

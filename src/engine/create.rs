@@ -24,6 +24,7 @@ use super::container::{Container, Process};
 use super::events::{Event, RootfsMount, StdioUris};
 use super::helper::Child;
 use super::lifecycle::{self, State};
+use super::oom::Oom;
 use super::ready::watch;
 use super::remains::{KILL_BOUND, Remains, Unmount, remove_saved};
 use super::rootfs;
@@ -175,6 +176,8 @@ impl Engine {
         let resources = judged.spec.linux().as_ref().and_then(|linux| linux.resources().clone());
         cgroup.apply(&resources.unwrap_or_default())?;
 
+        let oom = cgroup.watch_oom()?.map(Oom::new);
+
         let child = Process::new(&request.id, "", request.stdio.clone(), State::Creating);
         *child.stdio.borrow_mut() = Some(Rc::new(stdio));
         let unborn = plan_init(judged, process, ends, &cgroup)?;
@@ -205,6 +208,9 @@ impl Engine {
             execs: Default::default(),
             exec_ended: Default::default(),
             init_reaped: Default::default(),
+            freezer: Default::default(),
+            resumed: Default::default(),
+            oom,
             deleting: Default::default(),
             remains: std::cell::RefCell::new(std::mem::take(remains)),
         }))
@@ -251,6 +257,8 @@ impl Engine {
 
     fn created(self: &Rc<Self>, container: Rc<Container>, request: Request) -> u32 {
         let init = container.init.clone();
+        // Its exit will tell, if nothing else does.
+        self.watch_oom(&container).unwrap_or_else(|e| log::warn!("{init}: {e}"));
         self.containers.borrow_mut().insert(container.id.clone(), container);
         if let Some(stdio) = &*init.stdio.borrow() {
             stdio.start();

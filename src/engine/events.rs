@@ -81,6 +81,21 @@ pub enum Event {
         /// How that ended.
         exit: Exit,
     },
+    /// /tasks/paused
+    Paused {
+        /// Container.
+        id: String,
+    },
+    /// /tasks/resumed
+    Resumed {
+        /// Container.
+        id: String,
+    },
+    /// /tasks/oom
+    Oom {
+        /// Container.
+        container: String,
+    },
     /// /tasks/exec-added
     ExecAdded {
         /// Container.

@@ -29,6 +29,7 @@ impl Engine {
             return Err(name(Error::new(Kind::AlreadyExists, "already exists")));
         }
         container.refuse_if_ending().map_err(name)?;
+        container.refuse_if_paused().map_err(name)?;
         let spec = load::load_process(spec).map_err(name)?;
         validate::validate_process(&spec).map_err(name)?;
         let planned = plan::process(&spec).map_err(name)?;

@@ -8,6 +8,13 @@
 //! ```
 //!
 //! Only the reaper says `Exited`, so a signal sent changes nothing here by itself.
+//!
+//! Beside it the whole container has a freezer, which stands still what runs:
+//!
+//! ```text
+//!   Thawed --pause--> Freezing --frozen--> Frozen --resume--> Thawed
+//!                        +------failed, resume------------------^
+//! ```
 
 use crate::error::{Error, Kind, Result};
 
@@ -70,6 +77,53 @@ impl State {
     }
 }
 
+/// Whether a container stands still.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FreezerState {
+    /// It runs.
+    #[default]
+    Thawed,
+    /// A Pause waits until all of it stands still.
+    Freezing,
+    /// All of it stands still.
+    Frozen,
+}
+
+/// What happens to the freezer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FreezerEvent {
+    /// A client wants it to stand still.
+    Pause,
+    /// It does.
+    Frozen,
+    /// It does not in time.
+    Failed,
+    /// A client wants it to run, or to die.
+    Resume,
+}
+
+impl FreezerState {
+    /// The state after `event`, or why it cannot happen now.
+    ///
+    /// # Errors
+    /// `FailedPrecondition`.
+    pub fn after(self, event: FreezerEvent) -> Result<FreezerState> {
+        use FreezerEvent as E;
+        use FreezerState as F;
+        match (self, event) {
+            (F::Thawed, E::Pause) => Ok(F::Freezing),
+            (F::Freezing, E::Frozen) => Ok(F::Frozen),
+            (F::Freezing, E::Failed) | (F::Freezing | F::Frozen, E::Resume) => Ok(F::Thawed),
+            (F::Freezing, E::Pause) => Err(refuse("the container is being paused")),
+            (F::Frozen, E::Pause) => Err(refuse("the container is paused already")),
+            (F::Thawed, E::Resume) => Err(refuse("the container is not paused")),
+            (_, E::Frozen | E::Failed) => {
+                Err(Error::new(Kind::Internal, format!("{event:?} of a freezer that is {self:?}")))
+            }
+        }
+    }
+}
+
 fn refuse(why: &str) -> Error {
     Error::new(Kind::FailedPrecondition, why)
 }
@@ -97,6 +151,28 @@ mod tests {
         for (state, row) in STATES.into_iter().zip(meant) {
             for (event, after) in EVENTS.into_iter().zip(row) {
                 assert_eq!(state.after(event).ok(), after, "{state:?} {event:?}");
+            }
+        }
+    }
+
+    /// The same for the freezer.
+    #[test]
+    fn every_state_and_every_event_of_the_freezer() {
+        use FreezerState::*;
+        let events = [FreezerEvent::Pause, FreezerEvent::Frozen, FreezerEvent::Failed, FreezerEvent::Resume];
+        let meant: [(FreezerState, [Option<FreezerState>; 4]); 3] = [
+            //         Pause           Frozen        Failed        Resume
+            (Thawed, [Some(Freezing), None, None, None]),
+            (Freezing, [None, Some(Frozen), Some(Thawed), Some(Thawed)]),
+            (Frozen, [None, None, None, Some(Thawed)]),
+        ];
+        for (state, row) in meant {
+            for (event, after) in events.into_iter().zip(row) {
+                let got = state.after(event);
+                assert_eq!(got.as_ref().ok(), after.as_ref(), "{state:?} {event:?}");
+                let clients = matches!(event, FreezerEvent::Pause | FreezerEvent::Resume);
+                let refused = got.err().map(|e| e.kind() == Kind::FailedPrecondition);
+                assert!(refused.is_none_or(|refused| refused == clients), "{state:?} {event:?}");
             }
         }
     }

@@ -4,8 +4,8 @@
 //! An operation waits only for the process or the file that it is about, so a container that is slow to be created, or
 //! to die, holds up no other and not even questions about itself.
 //!
-//! [`lifecycle`] says what may happen when; [`create`], [`exec`], [`signal`] and [`delete`] do it; [`reaper`] is the only
-//! one who waits for children; [`remains`] takes away what is left of a container, whoever made it; [`state`] is what of
+//! [`lifecycle`] says what may happen when; [`create`], [`exec`], [`signal`] and [`delete`] do it; [`pause`] and
+//! [`update`] change it while it runs; [`reaper`] is the only one who waits for children, [`oom`] hears of lack of memory; [`remains`] takes away what is left of a container, whoever made it; [`state`] is what of
 //! it is on disk.
 
 pub mod container;
@@ -15,6 +15,8 @@ pub mod events;
 pub mod exec;
 mod helper;
 pub mod lifecycle;
+pub mod oom;
+pub mod pause;
 pub mod ready;
 pub mod reaper;
 pub mod remains;
@@ -23,6 +25,7 @@ pub mod signal;
 pub mod start;
 pub mod state;
 pub mod stdio;
+pub mod update;
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};

@@ -51,6 +51,7 @@ impl Engine {
         }
         if process.exec.is_empty() {
             container.init_reaped.set(true);
+            container.thaw_to_die().unwrap_or_else(|e| log::warn!("{process}: {e}"));
         }
         // Whoever starts it calls this again when the start event is out. Stopped is an exec that has failed to start: there
         // is nothing to tell.
@@ -94,6 +95,7 @@ impl Engine {
             log::error!("{e}");
             return;
         }
+        self.tell_oom_before_exit(container, exit.status);
         let id = if process.exec.is_empty() { &process.container } else { &process.exec };
         self.emit(Event::Exit { container: process.container.clone(), id: id.clone(), pid: process.pid(), exit });
         process.set_exit(exit);

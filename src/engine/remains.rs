@@ -97,11 +97,10 @@ pub async fn remove_saved(hierarchies: &Hierarchies, state: &StateDir, unmount: 
     if saved.owner.pid != std::process::id() as i32 {
         refuse_living(&saved.owner, &unmount).await?;
     }
-    if let Some(init) = saved.init.and_then(|init| init.open()) {
-        match pidfd::kill(&init, libc::SIGKILL as u32) {
-            Err(e) if e.kind() != Kind::NotFound => return Err(e),
-            _ => ended(init, KILL_BOUND).await.map(drop)?,
-        }
+    let init = saved.init.and_then(|init| init.open());
+    match init.as_ref().map(|init| pidfd::kill(init, libc::SIGKILL as u32)) {
+        Some(Err(e)) if e.kind() != Kind::NotFound => return Err(e),
+        _ => {}
     }
     let mut remains = Remains { rootfs: saved.rootfs, state: Some(state.clone()), ..Remains::default() };
     let cgroup = saved.cgroup.as_ref().map(|path| Cgroup::open(hierarchies, path)).transpose();
@@ -116,6 +115,13 @@ pub async fn remove_saved(hierarchies: &Hierarchies, state: &StateDir, unmount: 
         (Err(e), Some(_)) => return Err(e),
         // Create would have refused it, had it come so far.
         (Err(_), None) | (Ok(_), _) => {}
+    }
+    if let Some(init) = init {
+        // It may have been paused, and in the v1 freezer it would not die.
+        if let (true, Some(cgroup)) = (remains.kill, &remains.cgroup) {
+            cgroup.thaw()?;
+        }
+        ended(init, KILL_BOUND).await?;
     }
     remains.remove(unmount).await?;
     Ok(saved.init.map(|init| init.pid))

@@ -15,13 +15,20 @@ impl Engine {
     /// leaves, where the kernel has no cgroup.kill, dies with init, whose exit kills until the cgroup is empty; nothing
     /// goes on killing on its own, as the cgroup's path may be another container's by then.
     ///
+    /// A paused container is thawed by SIGKILL, for in the v1 freezer it would not die. Any other signal, and one for an
+    /// exec, waits until it is resumed.
+    ///
     /// # Errors
     /// `NotFound` for what has ended.
     pub fn kill(&self, id: &str, exec: &str, signal: u32) -> Result<()> {
         let container = self.container(id)?;
         let process = container.process(exec)?;
         if !exec.is_empty() || signal != SIGKILL || container.private_pid_ns {
-            return process.signal(signal);
+            process.signal(signal)?;
+            return match exec.is_empty() && signal == SIGKILL {
+                true => container.thaw_to_die(),
+                false => Ok(()),
+            };
         }
         if process.state() == State::Stopped {
             return Err(Error::new(Kind::NotFound, format!("{process}: process already finished")));
@@ -32,6 +39,7 @@ impl Engine {
             Err(e) if e.kind() != Kind::NotFound => return Err(e),
             _ => {}
         }
-        container.cgroup.kill().map(drop).map_err(|e| e.context(format!("container {id}: kill")))
+        let killed = container.cgroup.kill().and_then(|_| container.thaw_to_die());
+        killed.map_err(|e| e.context(format!("container {id}: kill")))
     }
 }

@@ -25,6 +25,7 @@ impl Engine {
         let container = self.container(&id)?;
         let process = container.process(&exec)?;
         container.refuse_if_ending().map_err(|e| e.context(process.to_string()))?;
+        container.refuse_if_paused().map_err(|e| e.context(process.to_string()))?;
         process.advance(lifecycle::Event::Start)?;
         let starting = async {
             match exec.as_str() {

@@ -9,6 +9,7 @@ pub mod bootstrap;
 pub mod daemon;
 mod listener;
 pub mod logger;
+pub mod metrics;
 pub mod publisher;
 mod service;
 

@@ -256,6 +256,21 @@ fn message(event: Event) -> (&'static str, Any) {
             m.exited_at = MessageField::some(at.into());
             (topics::TASK_DELETE_EVENT_TOPIC, any("containerd.events.TaskDelete", &m))
         }
+        Event::Paused { id } => {
+            let mut m = task::TaskPaused::new();
+            m.container_id = id;
+            (topics::TASK_PAUSED_EVENT_TOPIC, any("containerd.events.TaskPaused", &m))
+        }
+        Event::Resumed { id } => {
+            let mut m = task::TaskResumed::new();
+            m.container_id = id;
+            (topics::TASK_RESUMED_EVENT_TOPIC, any("containerd.events.TaskResumed", &m))
+        }
+        Event::Oom { container } => {
+            let mut m = task::TaskOOM::new();
+            m.container_id = container;
+            (topics::TASK_OOM_EVENT_TOPIC, any("containerd.events.TaskOOM", &m))
+        }
         Event::ExecAdded { container, exec } => {
             let mut m = task::TaskExecAdded::new();
             (m.container_id, m.exec_id) = (container, exec);

@@ -30,11 +30,12 @@ use ttrpc::r#async::{Server, Service, TtrpcContext};
 use crate::engine::Engine;
 use crate::engine::create::{Request, absolute_bundle};
 use crate::engine::events::{RootfsMount, StdioUris};
-use crate::engine::lifecycle::State;
+use crate::engine::lifecycle::{FreezerState, State};
 use crate::error::{Error, Kind, Result};
 
 use super::VERSION;
 use super::bootstrap::timestamp;
+use super::metrics;
 
 /// The service's names: messages and methods are the same in both (containerd 1.6 and 1.7 ask for v2, 2.0 and later for v3).
 const NAMES: [&str; 2] = ["containerd.task.v2.Task", "containerd.task.v3.Task"];
@@ -229,16 +230,31 @@ impl containerd_shim_protos::shim_async::Task for Task {
         Ok(Empty::new())
     }
 
+    async fn pause(&self, _: &TtrpcContext, request: PauseRequest) -> ttrpc::Result<Empty> {
+        self.engine(move |engine| engine.pause(request.id)).await?;
+        Ok(Empty::new())
+    }
+
+    async fn resume(&self, _: &TtrpcContext, request: ResumeRequest) -> ttrpc::Result<Empty> {
+        self.engine(move |engine| async move { engine.resume(&request.id) }).await?;
+        Ok(Empty::new())
+    }
+
+    async fn update(&self, _: &TtrpcContext, request: UpdateTaskRequest) -> ttrpc::Result<Empty> {
+        // Its annotations are for nobody here, as with containerd's own shim.
+        let resources = request.resources.into_option();
+        self.engine(move |engine| async move { update(&engine, &request.id, resources) }).await?;
+        Ok(Empty::new())
+    }
+
+    async fn stats(&self, _: &TtrpcContext, request: StatsRequest) -> ttrpc::Result<StatsResponse> {
+        let stats = self.engine(move |engine| async move { engine.stats(&request.id) }).await?;
+        let stats = MessageField::some(any(metrics::TYPE_URL, &metrics::message(stats))?);
+        Ok(StatsResponse { stats, ..Default::default() })
+    }
+
     // What is not there yet. Without these the generated trait answers NOT_FOUND, which containerd takes for a container
     // that is gone.
-
-    async fn pause(&self, _: &TtrpcContext, _: PauseRequest) -> ttrpc::Result<Empty> {
-        Err(not_offered("Pause"))
-    }
-
-    async fn resume(&self, _: &TtrpcContext, _: ResumeRequest) -> ttrpc::Result<Empty> {
-        Err(not_offered("Resume"))
-    }
 
     async fn checkpoint(&self, _: &TtrpcContext, _: CheckpointTaskRequest) -> ttrpc::Result<Empty> {
         Err(not_offered("Checkpoint"))
@@ -247,21 +263,28 @@ impl containerd_shim_protos::shim_async::Task for Task {
     async fn resize_pty(&self, _: &TtrpcContext, _: ResizePtyRequest) -> ttrpc::Result<Empty> {
         Err(not_offered("ResizePty"))
     }
-
-    async fn update(&self, _: &TtrpcContext, _: UpdateTaskRequest) -> ttrpc::Result<Empty> {
-        Err(not_offered("Update"))
-    }
-
-    async fn stats(&self, _: &TtrpcContext, _: StatsRequest) -> ttrpc::Result<StatsResponse> {
-        Err(not_offered("Stats"))
-    }
 }
 
 /// By what `ctr task ps` and the CRI plugin tell an exec's process from the container's.
 fn process_details(exec_id: String) -> ttrpc::Result<Any> {
     let details = ProcessDetails { exec_id, ..Default::default() };
-    let value = details.write_to_bytes().map_err(|e| status(Error::new(Kind::Internal, e.to_string())))?;
-    Ok(Any { type_url: "containerd.runc.v1.ProcessDetails".to_owned(), value, ..Default::default() })
+    any("containerd.runc.v1.ProcessDetails", &details)
+}
+
+/// `message` under its bare name, as containerd's typeurl has it.
+fn any(name: &str, message: &impl Message) -> ttrpc::Result<Any> {
+    let value = message.write_to_bytes().map_err(|e| status(Error::new(Kind::Internal, e.to_string())))?;
+    Ok(Any { type_url: name.to_owned(), value, ..Default::default() })
+}
+
+fn update(engine: &Engine, id: &str, resources: Option<Any>) -> Result<()> {
+    let Some(resources) = resources else { return engine.container(id).map(drop) };
+    // types.containerd.io/opencontainers/runtime-spec/1/LinuxResources
+    if resources.type_url.rsplit('/').next() != Some("LinuxResources") {
+        let text = format!("container {id}: update: resources of type {:?}, not LinuxResources", resources.type_url);
+        return Err(Error::new(Kind::InvalidArgument, text));
+    }
+    engine.update(id, &resources.value)
 }
 
 fn not_offered(method: &str) -> ttrpc::Error {
@@ -273,7 +296,11 @@ fn state(engine: &Engine, request: &StateRequest) -> Result<StateResponse> {
     let process = container.process(&request.exec_id)?;
     let status = match process.state() {
         State::Creating | State::Created | State::Starting => Status::CREATED,
-        State::Running => Status::RUNNING,
+        State::Running => match container.freezer.get() {
+            FreezerState::Thawed => Status::RUNNING,
+            FreezerState::Freezing => Status::PAUSING,
+            FreezerState::Frozen => Status::PAUSED,
+        },
         State::Stopped => Status::STOPPED,
     };
     let exit = process.exit();

@@ -8,7 +8,7 @@
 use super::locate;
 use super::validate::{invalid, unsupported};
 use crate::error::{Error, Kind, Os, Result};
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::{LinuxResources, Process, Spec};
 use rustix::fs::{FileType, Mode, OFlags};
 use serde::de::{DeserializeOwned, IgnoredAny};
 use std::fs::File;
@@ -32,6 +32,11 @@ pub fn load(bundle: &Path) -> Result<Spec> {
 /// Parses the process document of an exec: the `process` object of `config.json`, as JSON.
 pub fn load_process(json: &[u8]) -> Result<Process> {
     parse(json, "the process document")
+}
+
+/// Parses the resources of an update: an object like `linux.resources` of `config.json`, as JSON.
+pub fn load_resources(json: &[u8]) -> Result<LinuxResources> {
+    parse(json, "the resources document")
 }
 
 /// The container's root file system: `root.path`, from the bundle where it is relative. Empty where there is no `root`,

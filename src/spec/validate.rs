@@ -38,6 +38,12 @@ pub fn validate_process(document: &Process) -> Result<()> {
     process(document)
 }
 
+/// Judges the resources of an update, by the same rules as `linux.resources` of a whole specification.
+pub fn validate_resources(document: &LinuxResources) -> Result<()> {
+    refused::in_resources(document)?;
+    resources(document)
+}
+
 /// The error for a field that this version does not implement.
 pub(super) fn unsupported(what: impl std::fmt::Display) -> Error {
     Error::new(Kind::Unimplemented, format!("{what} is not supported by this version of dray"))

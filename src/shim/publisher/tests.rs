@@ -290,6 +290,10 @@ fn type_names_are_the_messages_own() {
     assert_eq!(names(added), task::TaskExecAdded::descriptor().full_name());
     let started = Event::ExecStarted { container, exec, pid: 1 };
     assert_eq!(names(started), task::TaskExecStarted::descriptor().full_name());
+    let id = String::new;
+    assert_eq!(names(Event::Paused { id: id() }), task::TaskPaused::descriptor().full_name());
+    assert_eq!(names(Event::Resumed { id: id() }), task::TaskResumed::descriptor().full_name());
+    assert_eq!(names(Event::Oom { container: id() }), task::TaskOOM::descriptor().full_name());
 }
 
 #[test]

@@ -101,7 +101,11 @@ pub(super) fn in_spec(spec: &Spec) -> Result<()> {
     }
     let Some(linux) = spec.linux() else { return Ok(()) };
     refuse(LINUX, Some(linux))?;
-    let Some(resources) = linux.resources() else { return Ok(()) };
+    linux.resources().as_ref().map_or(Ok(()), in_resources)
+}
+
+/// Refuses what resources ask for and this version does not have.
+pub(super) fn in_resources(resources: &LinuxResources) -> Result<()> {
     refuse(RESOURCES, Some(resources))?;
     refuse(MEMORY, resources.memory().as_ref())?;
     refuse(CPU, resources.cpu().as_ref())

@@ -1,0 +1,79 @@
+//! Changing the limits of a cgroup that is in use: what is given, and nothing else.
+
+use std::collections::BTreeSet;
+
+use oci_spec::runtime::LinuxResources;
+
+use super::devices::device_knobs;
+use super::knobs::{Knob, limit_knobs};
+use super::{Cgroup, read_or_gone};
+use crate::error::Result;
+
+/// The file's first line is `oom_kill_disable 0`, where the others hold their value alone.
+const OOM_CONTROL: &str = "memory.oom_control";
+
+impl Cgroup {
+    /// Sets what `resources` gives. Either all of it, or, as far as the kernel lets us take back what it took, none.
+    ///
+    /// Clients send the whole of their specification's resources for a change of one number (the CRI plugin does). Device
+    /// rules that are in force already are not written again: that would begin with a denial of everything, in the middle
+    /// of the container's work.
+    ///
+    /// # Errors
+    /// As [`Cgroup::apply`].
+    pub fn update(&self, resources: &LinuxResources) -> Result<()> {
+        let mut knobs = limit_knobs(resources)?;
+        if resources.memory().and_then(|memory| memory.disable_oom_killer()) == Some(false) {
+            knobs.push(Knob::new("memory", OOM_CONTROL, 0));
+        }
+        if let Some(rules) = resources.devices().as_deref().filter(|rules| !rules.is_empty()) {
+            let rules = device_knobs(rules)?;
+            if !self.in_force(&rules)? {
+                // The last, for they cannot be taken back.
+                knobs.extend(rules);
+            }
+        }
+        let before = self.present(&knobs)?;
+        self.turn_all(&knobs).inspect_err(|_| self.restore(before))
+    }
+
+    /// Whether devices.list is what these rules make it. With an exception from "allow all" it does not tell: no.
+    fn in_force(&self, rules: &[Knob]) -> Result<bool> {
+        let Some(dir) = self.v1_dir("devices") else { return Ok(false) };
+        let mut buf = Vec::new();
+        let list: BTreeSet<&str> = read_or_gone(&dir.join("devices.list"), &mut buf)?.lines().collect();
+        let wanted: BTreeSet<&str> = match rules {
+            [Knob { file: "devices.allow", .. }] => BTreeSet::from(["a *:* rwm"]),
+            [Knob { file: "devices.deny", .. }, allowed @ ..] => allowed.iter().map(|rule| &*rule.value).collect(),
+            _ => return Ok(false),
+        };
+        Ok(list == wanted)
+    }
+
+    /// The knobs as they are now.
+    fn present(&self, knobs: &[Knob]) -> Result<Vec<Knob>> {
+        let mut present = Vec::new();
+        let mut buf = Vec::new();
+        for knob in knobs.iter().filter(|knob| knob.controller != "devices") {
+            let Some(dir) = self.v1_dir(knob.controller) else { continue };
+            let text = read_or_gone(&dir.join(knob.file), &mut buf)?;
+            let value = match knob.file {
+                OOM_CONTROL => text.lines().next().and_then(|line| line.split(' ').nth(1)).unwrap_or_default(),
+                _ => text.trim_end(),
+            };
+            if !value.is_empty() {
+                present.push(Knob::new(knob.controller, knob.file, value));
+            }
+        }
+        Ok(present)
+    }
+
+    /// Best effort: the error that is told is the one that led here.
+    fn restore(&self, mut before: Vec<Knob>) {
+        // Backwards; and again, for those of a pair whose other half had to come first.
+        for _ in 0..2 {
+            before.reverse();
+            before.retain(|knob| self.turn(knob, &mut None).is_err());
+        }
+    }
+}
