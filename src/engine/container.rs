@@ -17,6 +17,7 @@ use crate::sys::pidfd;
 
 use super::events::{Exit, StdioUris};
 use super::lifecycle::{Event, State};
+use super::options::Options;
 use super::remains::Remains;
 use super::stdio::Stdio;
 use tokio::io::unix::AsyncFd;
@@ -33,6 +34,8 @@ pub struct Container {
     pub private_pid_ns: bool,
     /// oom_score_adj of its init, for execs that have none.
     pub oom_score_adj: Option<i32>,
+    /// What it was asked to be beside its specification; execs follow it.
+    pub options: Options,
     /// Its cgroup.
     pub cgroup: Cgroup,
     /// Its first process.

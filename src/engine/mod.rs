@@ -15,6 +15,7 @@ pub mod events;
 pub mod exec;
 mod helper;
 pub mod lifecycle;
+pub mod options;
 pub mod ready;
 pub mod reaper;
 pub mod remains;
@@ -24,7 +25,7 @@ pub mod start;
 pub mod state;
 pub mod stdio;
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -39,6 +40,8 @@ use events::Event;
 pub struct Engine {
     /// containerd's namespace.
     namespace: String,
+    /// The shim's id, by which containerd asks for its removal; none where no shim is.
+    shim: OnceCell<String>,
     /// Where state is kept ([`state::ROOT`], elsewhere in tests).
     state_root: PathBuf,
     hierarchies: Hierarchies,
@@ -60,6 +63,7 @@ impl Engine {
     pub fn new(namespace: &str, state_root: PathBuf, publish: Box<dyn Fn(Event)>) -> Result<Rc<Self>> {
         Ok(Rc::new(Self {
             namespace: namespace.to_owned(),
+            shim: OnceCell::new(),
             state_root,
             hierarchies: Hierarchies::discover()?,
             home: Home::here()?,
@@ -68,6 +72,11 @@ impl Engine {
             creating: RefCell::default(),
             children: RefCell::default(),
         }))
+    }
+
+    /// Writes the id of the shim that this is into the state of every container to come.
+    pub fn serve_as(&self, shim: &str) {
+        let _ = self.shim.set(shim.to_owned());
     }
 
     /// The container `id`.

@@ -11,6 +11,7 @@ use crate::error::{Error, Kind, Os, Result};
 use oci_spec::runtime::{Process, Spec};
 use rustix::fs::{FileType, Mode, OFlags};
 use serde::de::{DeserializeOwned, IgnoredAny};
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -32,6 +33,17 @@ pub fn load(bundle: &Path) -> Result<Spec> {
 /// Parses the process document of an exec: the `process` object of `config.json`, as JSON.
 pub fn load_process(json: &[u8]) -> Result<Process> {
     parse(json, "the process document")
+}
+
+/// The annotations of `<bundle>/config.json`, and nothing else of it: for what has to be known before the container.
+pub fn annotations(bundle: &Path) -> Result<HashMap<String, String>> {
+    #[derive(serde::Deserialize)]
+    struct Annotated {
+        annotations: Option<HashMap<String, String>>,
+    }
+    let path = bundle.join("config.json");
+    let annotated: Annotated = parse(&read(bundle, &path)?, &path.to_string_lossy())?;
+    Ok(annotated.annotations.unwrap_or_default())
 }
 
 /// The container's root file system: `root.path`, from the bundle where it is relative. Empty where there is no `root`,
