@@ -181,7 +181,11 @@ mod tests {
 
     /// A message of strings.
     fn strings(fields: &[(u8, &str)]) -> Vec<u8> {
-        fields.iter().flat_map(|(n, text)| [&[n << 3 | 2, text.len() as u8], text.as_bytes()].concat()).collect()
+        let field = |(number, text): &(u8, &str)| {
+            let length = [text.len() as u8 | 0x80, (text.len() >> 7) as u8];
+            [&[number << 3 | 2], &length[..], text.as_bytes()].concat()
+        };
+        fields.iter().flat_map(field).collect()
     }
 
     fn toml(text: &str) -> Result<Options> {
