@@ -86,6 +86,7 @@ fn plan(args: &[&str]) -> Plan {
         capabilities: Default::default(),
         rlimits: Vec::new(),
         no_new_privileges: false,
+        session_keyring: true,
     };
     let work = Work::Create(Create::default());
     Plan { work, process, stdio: [null(), null(), null()], cgroup_files: Vec::new(), hold: Hold::Socket }
@@ -166,6 +167,7 @@ fn a_panic_in_create_undoes_the_container() {
             bundle: bundle.dir().to_owned(),
             rootfs: bundle.rootfs.iter().cloned().map(mount).collect(),
             stdio: StdioUris { stdout, ..StdioUris::default() },
+            options: Default::default(),
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let error = tokio::task::LocalSet::new().block_on(&runtime, async {

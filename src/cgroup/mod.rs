@@ -67,6 +67,29 @@ pub struct Joins {
     pub unified: Option<OwnedFd>,
 }
 
+/// Moves the calling process, which has one thread, into the cgroup `path` of every hierarchy that has it.
+///
+/// # Errors
+/// `InvalidArgument` where none has it, and for a path that leaves the hierarchy.
+pub fn join(hierarchies: &Hierarchies, path: &Path) -> Result<()> {
+    let wrong = |why: &str| Error::new(Kind::InvalidArgument, format!("cgroup {}: {why}", path.display()));
+    if path.components().any(|part| part == std::path::Component::ParentDir) {
+        return Err(wrong("not below the root"));
+    }
+    let mut joined = false;
+    for hierarchy in hierarchies.all() {
+        let name = if hierarchy.is_unified() { "cgroup.procs" } else { "tasks" };
+        let file = hierarchy.dir(path).join(name);
+        match file::open_write(CWD, &file) {
+            Ok(fd) => file::write_fd(&fd, "0").os(|| format!("write 0 to {}", file.display()))?,
+            Err(Errno::NOENT) => continue,
+            Err(e) => return Err(e).os(|| format!("open {}", file.display())),
+        }
+        joined = true;
+    }
+    if joined { Ok(()) } else { Err(wrong("no hierarchy has it")) }
+}
+
 /// Whether `resources` can be applied as far as that can be told without the kernel: to be asked before any effect.
 ///
 /// # Errors

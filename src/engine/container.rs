@@ -18,6 +18,7 @@ use crate::sys::pidfd;
 use super::events::{Exit, StdioUris};
 use super::lifecycle::{Event, FreezerState, State};
 use super::oom::Oom;
+use super::options::Options;
 use super::remains::Remains;
 use super::stdio::Stdio;
 use tokio::io::unix::AsyncFd;
@@ -34,6 +35,8 @@ pub struct Container {
     pub private_pid_ns: bool,
     /// oom_score_adj of its init, for execs that have none.
     pub oom_score_adj: Option<i32>,
+    /// What it was asked to be beside its specification; execs follow it.
+    pub options: Options,
     /// Its cgroup.
     pub cgroup: Cgroup,
     /// Its first process.

@@ -25,6 +25,7 @@ use super::events::{Event, RootfsMount, StdioUris};
 use super::helper::Child;
 use super::lifecycle::{self, State};
 use super::oom::Oom;
+use super::options::Options;
 use super::ready::watch;
 use super::remains::{KILL_BOUND, Remains, Unmount, remove_saved};
 use super::rootfs;
@@ -46,6 +47,8 @@ pub struct Request {
     pub rootfs: Vec<RootfsMount>,
     /// Where its streams go.
     pub stdio: StdioUris,
+    /// What else is asked for.
+    pub options: Options,
 }
 
 /// The request after everything that can be judged about it without an effect.
@@ -128,7 +131,8 @@ impl Engine {
         }
         let process = spec.process().as_ref();
         let process = process.ok_or_else(|| Error::new(Kind::InvalidArgument, "process is required"))?;
-        let process = plan::process(process)?;
+        let mut process = plan::process(process)?;
+        process.session_keyring = !request.options.no_new_keyring;
         let rootfs = load::rootfs(&request.bundle, &spec);
         let mount_point = request.bundle.join("rootfs");
         Ok((Judged { request, rootfs, mount_point, cgroup, state, spec }, process))
@@ -162,13 +166,15 @@ impl Engine {
     ) -> Result<Rc<Container>> {
         let request = &judged.request;
         let mut saved = Saved::new(&request.id, &request.bundle)?;
+        saved.shim = self.shim.get().cloned();
         saved.cgroup = Some(judged.cgroup.clone());
         saved.rootfs = (!request.rootfs.is_empty()).then(|| judged.mount_point.clone());
         judged.state.save(&saved)?;
 
         remains.rootfs = saved.rootfs.clone();
         rootfs::mount_all(&request.rootfs, &judged.mount_point)?;
-        let (stdio, ends) = Stdio::open(&request.stdio, process.uid, process.gid)?;
+        let (uid, gid) = request.options.pipe_owner(&process);
+        let (stdio, ends) = Stdio::open(&request.stdio, uid, gid)?;
 
         let cgroup = Cgroup::create(&self.hierarchies, &judged.cgroup)?;
         remains.cgroup = Some(cgroup.clone());
@@ -203,6 +209,7 @@ impl Engine {
             namespaces: plan::namespace_flags(&judged.spec)?,
             private_pid_ns,
             oom_score_adj,
+            options: request.options,
             cgroup,
             init: child,
             execs: Default::default(),
@@ -291,7 +298,10 @@ impl Engine {
 
 fn plan_init(judged: &Judged, process: plan::Process, ends: ChildEnds, cgroup: &Cgroup) -> Result<Unborn> {
     let views = cgroup_views(cgroup);
-    let create = plan::create(&judged.spec, &judged.request.bundle, &judged.rootfs, &views)?;
+    let mut create = plan::create(&judged.spec, &judged.request.bundle, &judged.rootfs, &views)?;
+    if let Some(rootfs) = &mut create.rootfs {
+        rootfs.no_pivot = judged.request.options.no_pivot_root;
+    }
     let joined = create.joined.iter().find(|(kind, _)| *kind == Namespace::Pid);
     let pid_ns = joined.map(|(kind, fd)| fd.try_clone().map(|fd| (fd, kind.flag()))).transpose().os(|| "dup")?;
     unborn(Work::Create(create), process, ends, cgroup, pid_ns)

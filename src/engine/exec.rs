@@ -32,7 +32,8 @@ impl Engine {
         container.refuse_if_paused().map_err(name)?;
         let spec = load::load_process(spec).map_err(name)?;
         validate::validate_process(&spec).map_err(name)?;
-        let planned = plan::process(&spec).map_err(name)?;
+        let mut planned = plan::process(&spec).map_err(name)?;
+        planned.session_keyring = !container.options.no_new_keyring;
         let process = Process::new(id, exec, uris, State::Created);
         *process.planned.borrow_mut() = Some((planned, spec.oom_score_adj()));
         container.execs.borrow_mut().insert(exec.to_owned(), process);
@@ -45,7 +46,8 @@ impl Engine {
         let planned = process.planned.borrow_mut().take();
         let (planned, oom_score_adj) =
             planned.ok_or_else(|| Error::new(Kind::FailedPrecondition, "it has failed to start before"))?;
-        let (stdio, ends) = Stdio::open(&process.uris, planned.uid, planned.gid)?;
+        let (uid, gid) = container.options.pipe_owner(&planned);
+        let (stdio, ends) = Stdio::open(&process.uris, uid, gid)?;
         stdio.start();
         *process.stdio.borrow_mut() = Some(Rc::new(stdio));
         let init = container.init.pidfd()?;

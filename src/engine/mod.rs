@@ -16,6 +16,7 @@ pub mod exec;
 mod helper;
 pub mod lifecycle;
 pub mod oom;
+pub mod options;
 pub mod pause;
 pub mod ready;
 pub mod reaper;
@@ -27,7 +28,7 @@ pub mod state;
 pub mod stdio;
 pub mod update;
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -42,6 +43,8 @@ use events::Event;
 pub struct Engine {
     /// containerd's namespace.
     namespace: String,
+    /// The shim's id, by which containerd asks for its removal; none where no shim is.
+    shim: OnceCell<String>,
     /// Where state is kept ([`state::ROOT`], elsewhere in tests).
     state_root: PathBuf,
     hierarchies: Hierarchies,
@@ -63,6 +66,7 @@ impl Engine {
     pub fn new(namespace: &str, state_root: PathBuf, publish: Box<dyn Fn(Event)>) -> Result<Rc<Self>> {
         Ok(Rc::new(Self {
             namespace: namespace.to_owned(),
+            shim: OnceCell::new(),
             state_root,
             hierarchies: Hierarchies::discover()?,
             home: Home::here()?,
@@ -71,6 +75,11 @@ impl Engine {
             creating: RefCell::default(),
             children: RefCell::default(),
         }))
+    }
+
+    /// Writes the id of the shim that this is into the state of every container to come.
+    pub fn serve_as(&self, shim: &str) {
+        let _ = self.shim.set(shim.to_owned());
     }
 
     /// The container `id`.

@@ -12,7 +12,7 @@ use crate::sys::pidfd;
 use super::Engine;
 use super::ready::watch;
 use super::rootfs;
-use super::state::{Identity, StateDir};
+use super::state::{Identity, Saved, StateDir};
 
 /// How long a cgroup may take to become empty after SIGKILL: longer only for tasks that the kernel will not let go
 /// (state D). What is left then is said, and can be deleted later.
@@ -125,6 +125,39 @@ pub async fn remove_saved(hierarchies: &Hierarchies, state: &StateDir, unmount: 
     }
     remains.remove(unmount).await?;
     Ok(saved.init.map(|init| init.pid))
+}
+
+/// Removes the other containers of the dead shim `id`: containerd asks for the removal of a pod's shim by its id alone,
+/// where it has given it containers without another `start` (containerd: ShimManager.Start of a task in a sandbox).
+///
+/// Those of a shim that lives are left alone: the id may be a new one's.
+///
+/// # Errors
+/// The first; the others are removed all the same.
+pub async fn remove_siblings(hierarchies: &Hierarchies, state: &StateDir, id: &str) -> Result<()> {
+    let mut first = Ok(());
+    for sibling in state.neighbours().iter().filter(|sibling| sibling.path() != state.path()) {
+        // Its own `delete` may be under way.
+        let Some(_lock) = sibling.lock()? else { continue };
+        let removed = match sibling.load() {
+            Ok(Some(saved)) if is_of_shim(&saved, id) && !saved.owner.is_alive() => {
+                let removed = remove_saved(hierarchies, sibling, Unmount::Here).await;
+                removed.map(drop).context(|| format!("container {} of the same shim", saved.id))
+            }
+            // What cannot be read is another's trouble.
+            _ => Ok(()),
+        };
+        first = first.and(removed);
+    }
+    first
+}
+
+fn is_of_shim(saved: &Saved, id: &str) -> bool {
+    match &saved.shim {
+        Some(shim) => shim == id,
+        // A state without it is of a version before it: containerd 2.0 and later write the same into the bundle.
+        None => std::fs::read_to_string(saved.bundle.join("sandbox")).is_ok_and(|sandbox| sandbox.trim() == id),
+    }
 }
 
 /// containerd calls `delete` when the shim's socket closes, which a killed process does before it is gone.

@@ -35,6 +35,9 @@ pub struct Saved {
     pub bundle: PathBuf,
     /// The process that owns it: the shim.
     pub owner: Identity,
+    /// The id under which containerd knows the shim: that of the pod's first container, where there are several.
+    #[serde(default)]
+    pub shim: Option<String>,
     /// Its init, from `created` on.
     #[serde(default)]
     pub init: Option<Identity>,
@@ -86,6 +89,7 @@ impl Saved {
             id: id.to_owned(),
             bundle: bundle.to_owned(),
             owner: Identity::of(std::process::id() as i32)?,
+            shim: None,
             init: None,
             rootfs: None,
             cgroup: None,
@@ -159,6 +163,23 @@ impl StateDir {
             return Err(wrong(format!("version {} is newer than this program's, {VERSION}", saved.version)));
         }
         Ok(Some(saved))
+    }
+
+    /// Those of all containers of this one's namespace.
+    pub fn neighbours(&self) -> Vec<StateDir> {
+        let entries = self.0.parent().map(std::fs::read_dir).and_then(|entries| entries.ok());
+        entries.into_iter().flatten().flatten().map(|entry| Self(entry.path())).collect()
+    }
+
+    /// Keeps others who lock it out, until what it returns is dropped; waits for them. `None` where it is not there.
+    pub fn lock(&self) -> Result<Option<std::fs::File>> {
+        let file = match std::fs::File::open(&self.0) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            other => other.os(|| format!("open {}", self.0.display()))?,
+        };
+        let lock = rustix::fs::FlockOperation::LockExclusive;
+        rustix::fs::flock(&file, lock).os(|| format!("flock {}", self.0.display()))?;
+        Ok(Some(file))
     }
 
     /// Removes it with all that is in it, and the namespace's directory if it was the last.

@@ -9,6 +9,11 @@ use crate::sys::{cred, exec};
 
 use super::steps::Born;
 
+/// A session keyring of its own, unless it is to stay in the shim's.
+pub fn session_keyring(born: &mut Born<'_>) -> Result<()> {
+    if born.plan.process.session_keyring { cred::new_session_keyring() } else { Ok(()) }
+}
+
 /// Sets the resource limits, while there may still be a capability to raise them with.
 ///
 /// # Errors

@@ -73,6 +73,8 @@ pub struct Rootfs {
     pub path: PathBuf,
     /// Read-only, but for what is mounted on it.
     pub readonly: bool,
+    /// Entered by moving its mount and chroot(2) instead of pivot_root(2).
+    pub no_pivot: bool,
     /// The mounts, in order.
     pub mounts: Vec<MountPlan>,
     /// The nodes of /dev; `None` where /dev is the host's, by a bind mount.
@@ -165,6 +167,8 @@ pub struct Process {
     pub rlimits: Vec<Rlimit>,
     /// PR_SET_NO_NEW_PRIVS.
     pub no_new_privileges: bool,
+    /// A session keyring of its own, and not the shim's.
+    pub session_keyring: bool,
 }
 
 impl Plan {
@@ -369,5 +373,6 @@ pub fn process(spec: &SpecProcess) -> Result<Process> {
         capabilities: identity_plan::capabilities(spec.capabilities().as_ref()),
         rlimits: identity_plan::rlimits(spec.rlimits().as_deref().unwrap_or_default()),
         no_new_privileges: spec.no_new_privileges().unwrap_or(false),
+        session_keyring: true,
     })
 }

@@ -53,5 +53,5 @@ pub fn enter(born: &mut Born<'_>) -> Result<()> {
         let mount = root.as_fd().try_clone_to_owned().os(|| "dup")?;
         Mount::from(mount).restrict(libc::MOUNT_ATTR_RDONLY, 0)?;
     }
-    mount::pivot_root(root.as_fd())
+    if plan.no_pivot { mount::move_root(root.as_fd(), &plan.path) } else { mount::pivot_root(root.as_fd()) }
 }

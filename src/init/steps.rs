@@ -43,7 +43,7 @@ pub const CREATE: &[Step] = &[
     Step("waiting for the shim", |born| born.sync.wait_for_go()),
     Step("starting a session", |_| cred::new_session()),
     // As the host's root, whose quota of keys is large.
-    Step("making a session keyring", |_| cred::new_session_keyring()),
+    Step("making a session keyring", identity::session_keyring),
     // Joined ones first: their files were opened in the host's view.
     Step("joining namespaces", namespaces::join),
     Step("making namespaces", namespaces::make),
@@ -81,7 +81,7 @@ pub const EXEC: &[Step] = &[
     Step("waiting for the shim", |born| born.sync.wait_for_go()),
     Step("starting a session", |_| cred::new_session()),
     // As the host's root, whose quota of keys is large.
-    Step("making a session keyring", |_| cred::new_session_keyring()),
+    Step("making a session keyring", identity::session_keyring),
     // Born in all others (sys/ns.rs, Visit); this one after its cgroups are joined in the host's view.
     Step("joining the container's cgroup namespace", namespaces::enter_container),
     Step("setting resource limits", identity::limits),

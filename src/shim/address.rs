@@ -1,5 +1,6 @@
 //! The socket on which containerd finds a shim.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt};
@@ -9,11 +10,12 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Os, Result};
+use crate::error::{Error, Kind, Os, Result};
 
 /// Where containerd's shims have their sockets (containerd: defaults.DefaultStateDir + "/s").
-const DIRECTORY: &str = "/run/containerd/s";
+pub const DIRECTORY: &str = "/run/containerd/s";
 
 /// The file in the bundle by which containerd 1.6 and 1.7 find a running shim after their restart.
 pub const FILE: &str = "address";
@@ -26,18 +28,53 @@ pub struct Address(PathBuf);
 pub enum Bound {
     /// It is ours.
     Listening(UnixListener),
-    /// A shim of this id is there already, and answers.
-    Taken,
+    /// A shim of this group is there already, and answers. It may be of another version than this program.
+    Taken(Speaks),
+}
+
+/// What the server at a socket speaks. It is kept beside the socket: `start` may be of a newer version than the server
+/// whose address it answers with, after an update of the binary (containerd#10888).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Speaks {
+    /// The newest version of the task API.
+    pub version: u32,
+    /// `ttrpc`
+    pub protocol: String,
+}
+
+impl Speaks {
+    /// A server of this program: both versions of the task service, of which containerd is told the newer.
+    pub fn own() -> Self {
+        Self { version: 3, protocol: "ttrpc".to_owned() }
+    }
 }
 
 impl Address {
-    /// Of the shim `id` in `namespace` of the containerd at `containerd`: the name that containerd's own shim would use,
-    /// a hash because a path would not fit (unix(7): 108 bytes).
-    pub fn of(containerd: &str, namespace: &str, id: &str) -> Self {
+    /// Of the shim of the group `id` (a container's or a pod's) in `namespace` of the containerd at `containerd`: the name
+    /// that containerd's own shim would use, a hash because a path would not fit (unix(7): 108 bytes).
+    pub fn of(directory: &Path, containerd: &str, namespace: &str, id: &str) -> Self {
         // containerd_shim has the same format with the ids of its own making.
         let uri = containerd_shim::socket_address(containerd, namespace, id);
         let name = uri.rsplit('/').next().unwrap_or_default().to_owned();
-        Self(Path::new(DIRECTORY).join(name))
+        Self(directory.join(name))
+    }
+
+    /// At a path, with or without `unix://`.
+    pub fn at(uri: &str) -> Self {
+        Self(uri.strip_prefix("unix://").unwrap_or(uri).into())
+    }
+
+    /// Of a listening socket.
+    pub fn of_listener(listener: &UnixListener) -> Result<Self> {
+        let name = listener.local_addr().os(|| "getsockname")?;
+        let path = name.as_pathname().ok_or_else(|| Error::new(Kind::Internal, "the socket has no path"))?;
+        Ok(Self(path.to_owned()))
+    }
+
+    /// The one that `start` has left in a bundle, where it has.
+    pub fn left_in(bundle: &Path) -> Option<Self> {
+        let uri = std::fs::read_to_string(bundle.join(FILE)).ok()?;
+        uri.starts_with("unix:///").then(|| Self::at(uri.trim()))
     }
 
     /// As containerd wants it in a reply.
@@ -68,10 +105,14 @@ impl Address {
         for _ in 0..2 {
             match UnixListener::bind(&self.0) {
                 Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => {}
-                other => return other.map(Bound::Listening).os(|| format!("bind {}", self.0.display())),
+                other => {
+                    let listener = other.os(|| format!("bind {}", self.0.display()))?;
+                    self.record(&Speaks::own()).inspect_err(|_| drop(self.remove()))?;
+                    return Ok(Bound::Listening(listener));
+                }
             }
             if self.has_listener()? {
-                return Ok(Bound::Taken);
+                return Ok(Bound::Taken(self.recorded()));
             }
             self.remove()?;
         }
@@ -90,12 +131,35 @@ impl Address {
         }
     }
 
-    /// Removes the socket.
+    /// Where it is kept what the server speaks.
+    fn record_path(&self) -> PathBuf {
+        let mut path = OsString::from(&self.0);
+        path.push(".dray");
+        path.into()
+    }
+
+    fn record(&self, speaks: &Speaks) -> Result<()> {
+        let path = self.record_path();
+        let text = serde_json::to_vec(speaks).map_err(|e| Error::new(Kind::Internal, e.to_string()))?;
+        std::fs::write(&path, text).os(|| format!("write {}", path.display()))
+    }
+
+    /// What the living server speaks. One without a record is of a version before there were any, which spoke the same as
+    /// this one.
+    fn recorded(&self) -> Speaks {
+        let text = std::fs::read(self.record_path()).ok();
+        text.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_else(Speaks::own)
+    }
+
+    /// Removes the socket, and what is beside it.
     pub fn remove(&self) -> Result<()> {
-        match std::fs::remove_file(&self.0) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e).os(|| format!("unlink {}", self.0.display())),
-            _ => Ok(()),
+        for path in [self.record_path(), self.0.clone()] {
+            match std::fs::remove_file(&path) {
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                other => other.os(|| format!("unlink {}", path.display()))?,
+            }
         }
+        Ok(())
     }
 
     /// Removes the socket unless a shim listens on it.
@@ -113,7 +177,7 @@ mod tests {
     /// and its own shim agree on it (containerd: pkg/shim/util_unix.go SocketAddress).
     #[test]
     fn the_name_is_the_one_that_containerd_uses() {
-        let address = Address::of("/run/containerd/containerd.sock", "default", "a");
+        let address = Address::of(Path::new(DIRECTORY), "/run/containerd/containerd.sock", "default", "a");
         let hash = "82795ca4b9b166c1139546afbf9dfd59d74776e0b49c8edfbb195f9d8b9e94a6";
         assert_eq!(address.uri(), format!("unix:///run/containerd/s/{hash}"));
     }

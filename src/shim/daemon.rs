@@ -73,11 +73,15 @@ pub const LISTENER: &str = "DRAY_LISTENER";
 /// The environment variable in which `start` passes the bundle directory in which it was executed.
 pub const BUNDLE: &str = "DRAY_BUNDLE";
 
+/// The environment variable in which `start` passes the path of the binary.
+pub const BINARY: &str = "DRAY_BINARY";
+
 async fn serve(flags: &Flags, socket: OwnedFd) -> Result<()> {
     let (publisher, publishing) = Publisher::new(std::env::var(super::TTRPC_ADDRESS).ok(), &flags.namespace);
     tokio::task::spawn_local(publishing);
     let events = publisher.clone();
     let engine = Engine::new(&flags.namespace, state::ROOT.into(), Box::new(move |event| events.publish(event)))?;
+    engine.serve_as(&flags.id);
 
     let end = Arc::new(Notify::new());
     let (task, requests) = Task::new(end.clone());
@@ -85,6 +89,7 @@ async fn serve(flags: &Flags, socket: OwnedFd) -> Result<()> {
     tokio::task::spawn_local(signals(engine.clone(), end.clone())?);
 
     let listener = std::os::unix::net::UnixListener::from(socket);
+    let address = Address::of_listener(&listener)?;
     listener.set_nonblocking(true).os(|| "fcntl F_SETFL")?;
     let listener = UnixListener::from_std(listener).os(|| "epoll_ctl")?;
     let listener = ttrpc::r#async::transport::Listener::new(connections(listener));
@@ -102,7 +107,7 @@ async fn serve(flags: &Flags, socket: OwnedFd) -> Result<()> {
     }
     // The answer to Shutdown is among what the connections still have to write.
     tokio::time::sleep(ANSWER_BOUND).await;
-    Address::of(&flags.address, &flags.namespace, &flags.id).remove()
+    address.remove()
 }
 
 /// Reads signals: children's ends, and an operator's wishes.

@@ -2,16 +2,22 @@
 //!
 //! containerd executes the binary with an action: [`bootstrap`] answers `start` and `delete`; without an action it is the
 //! server, [`daemon`], which `start` has left behind with a listening socket. `service` decodes what comes over that
-//! socket and hands it to the engine; [`publisher`] sends the engine's events back, [`logger`] the log.
+//! socket and hands it to the engine; [`publisher`] sends the engine's events back, [`logger`] the log. `dialect` and
+//! `options` know what the versions of containerd say, and `info` what this one is.
 
 mod address;
 pub mod bootstrap;
 pub mod daemon;
+mod dialect;
+mod flags;
+mod info;
 mod listener;
 pub mod logger;
 pub mod metrics;
+mod options;
 pub mod publisher;
 mod service;
+mod toml;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -22,6 +28,9 @@ use crate::error::{Error, Kind, Result};
 
 /// Version, as `-v` prints it.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The name by which containerd finds this runtime.
+const RUNTIME: &str = "io.containerd.dray.v2";
 
 /// What a failed action exits with; containerd's own shim does the same.
 const FAILED: u8 = 1;
@@ -39,10 +48,13 @@ pub fn main(args: &[std::ffi::OsString]) -> ExitCode {
 }
 
 fn run(args: &[std::ffi::OsString]) -> Result<()> {
-    let flags = containerd_shim::parse(args).map_err(|e| Error::new(Kind::InvalidArgument, e.to_string()))?;
+    let flags = flags::parse(args)?;
     if flags.version {
         println!("containerd-shim-dray-v2:\n  Version:  {VERSION}");
         return Ok(());
+    }
+    if flags.info {
+        return info::print();
     }
     if flags.namespace.is_empty() {
         return Err(Error::new(Kind::InvalidArgument, "the flag -namespace is required"));
@@ -59,12 +71,12 @@ fn run(args: &[std::ffi::OsString]) -> Result<()> {
 const TTRPC_ADDRESS: &str = "TTRPC_ADDRESS";
 
 /// The arguments with which `start` executes the server.
-fn server_args(flags: &Flags) -> Vec<String> {
+fn server_args(flags: &Flags, debug: bool) -> Vec<String> {
     let mut args = vec!["containerd-shim-dray-v2".to_owned()];
     for (flag, value) in [("-namespace", &flags.namespace), ("-id", &flags.id), ("-address", &flags.address)] {
         args.extend([flag.to_owned(), value.clone()]);
     }
-    if flags.debug {
+    if debug {
         args.push("-debug".to_owned());
     }
     args

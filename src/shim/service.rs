@@ -4,7 +4,12 @@
 //! Nothing is done there: the request goes to the engine's own task, which finishes what it has begun.
 
 use std::collections::HashMap;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::panic::AssertUnwindSafe;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -31,11 +36,12 @@ use crate::engine::Engine;
 use crate::engine::create::{Request, absolute_bundle};
 use crate::engine::events::{RootfsMount, StdioUris};
 use crate::engine::lifecycle::{FreezerState, State};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Os, Result};
 
-use super::VERSION;
 use super::bootstrap::timestamp;
+use super::daemon::BINARY;
 use super::metrics;
+use super::{VERSION, options};
 
 /// The service's names: messages and methods are the same in both (containerd 1.6 and 1.7 ask for v2, 2.0 and later for v3).
 const NAMES: [&str; 2] = ["containerd.task.v2.Task", "containerd.task.v3.Task"];
@@ -134,8 +140,10 @@ impl containerd_shim_protos::shim_async::Task for Task {
                 stderr: request.stderr,
                 terminal: request.terminal,
             },
+            options: options::decode(request.options.as_ref()).map_err(status)?.container,
             id: request.id,
         };
+        name_binary(&request.bundle).map_err(status)?;
         let pid = self.engine(move |engine| engine.create(request)).await?;
         Ok(CreateTaskResponse { pid, ..Default::default() })
     }
@@ -262,6 +270,21 @@ impl containerd_shim_protos::shim_async::Task for Task {
 
     async fn resize_pty(&self, _: &TtrpcContext, _: ResizePtyRequest) -> ttrpc::Result<Empty> {
         Err(not_offered("ResizePty"))
+    }
+}
+
+/// Tells a containerd that has been restarted which binary to call for the removal of this container. It writes that down
+/// itself where it has executed `start`, but not for a container that it has given to the shim of its pod, and would
+/// then go by the runtime's name (containerd: core/runtime/v2/shim_load.go).
+fn name_binary(bundle: &Path) -> Result<()> {
+    // In every such bundle is the id of the pod's shim.
+    let (false, Some(binary)) = (std::fs::metadata(bundle.join("sandbox")).is_err(), std::env::var_os(BINARY)) else {
+        return Ok(());
+    };
+    let path = bundle.join("shim-binary-path");
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        file => file.and_then(|mut file| file.write_all(binary.as_bytes())).os(|| format!("write {}", path.display())),
     }
 }
 

@@ -11,6 +11,7 @@ use crate::error::{Error, Kind, Os, Result};
 use oci_spec::runtime::{LinuxResources, Process, Spec};
 use rustix::fs::{FileType, Mode, OFlags};
 use serde::de::{DeserializeOwned, IgnoredAny};
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -37,6 +38,17 @@ pub fn load_process(json: &[u8]) -> Result<Process> {
 /// Parses the resources of an update: an object like `linux.resources` of `config.json`, as JSON.
 pub fn load_resources(json: &[u8]) -> Result<LinuxResources> {
     parse(json, "the resources document")
+}
+
+/// The annotations of `<bundle>/config.json`, and nothing else of it: for what has to be known before the container.
+pub fn annotations(bundle: &Path) -> Result<HashMap<String, String>> {
+    #[derive(serde::Deserialize)]
+    struct Annotated {
+        annotations: Option<HashMap<String, String>>,
+    }
+    let path = bundle.join("config.json");
+    let annotated: Annotated = parse(&read(bundle, &path)?, &path.to_string_lossy())?;
+    Ok(annotated.annotations.unwrap_or_default())
 }
 
 /// The container's root file system: `root.path`, from the bundle where it is relative. Empty where there is no `root`,

@@ -7,12 +7,16 @@
 //! - [`namespaces`]: which namespaces a container makes and which it joins, and what follows from that.
 //! - [`mounts`]: what each entry of `mounts` is, and where it goes.
 //! - [`mount_options`]: the words of a mount's options, as the kernel's attributes, flags and file system parameters.
+//! - [`capabilities`]: their numbers.
+//! - [`features`]: what of all this there is, for whoever asks.
 //!
 //! A caller loads, validates, and from then on may rely on every rule that `validate` names: `init` and `cgroup` do not
 //! check again what can be known from the document alone.
 
 mod locate;
 
+pub mod capabilities;
+pub mod features;
 pub mod load;
 pub mod mount_options;
 pub mod mounts;

@@ -124,6 +124,11 @@ const WORDS: &[(&str, Word)] = {
     ]
 };
 
+/// The words that are supported, for the features document.
+pub fn supported() -> impl Iterator<Item = &'static str> {
+    WORDS.iter().filter(|(_, word)| !matches!(word, Word::Unsupported)).map(|(text, _)| *text)
+}
+
 /// The attributes and their mount(2) flags, but for the access time modes.
 const ATTRS: &[(MountAttrFlags, MountFlags)] = &[
     (MountAttrFlags::MOUNT_ATTR_RDONLY, MountFlags::RDONLY),

@@ -6,6 +6,8 @@
 
 mod refused;
 
+pub(super) use refused::{namespace_name, refuses, refuses_namespace};
+
 use super::namespaces::{namespace, namespaces};
 use crate::error::{Context, Error, Kind, Result};
 use oci_spec::runtime::{

@@ -144,3 +144,15 @@ pub fn new_session_keyring() -> Result<()> {
         error => Err(error).os(|| "keyctl KEYCTL_JOIN_SESSION_KEYRING"),
     }
 }
+
+/// A new core scheduling cookie for this process, which its children inherit: none of them shares a core with a process
+/// of another cookie (linux: admin-guide/hw-vuln/core-scheduling.rst; Linux 5.14).
+///
+/// # Errors
+/// EINVAL where the kernel is built without it, ENODEV on a machine without SMT.
+pub fn new_scheduling_cookie() -> Result<()> {
+    const PIDTYPE_TGID: libc::c_ulong = 1;
+    // SAFETY: pid 0 is the caller, and no address is given for an answer.
+    let done = unsafe { libc::prctl(libc::PR_SCHED_CORE, libc::PR_SCHED_CORE_CREATE, 0, PIDTYPE_TGID, 0) };
+    if done == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()).os(|| "prctl PR_SCHED_CORE_CREATE") }
+}

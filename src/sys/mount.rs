@@ -1,9 +1,10 @@
 //! The mount API of Linux 5.2 and later: a file system or a clone of a tree is made detached, given its attributes,
 //! and attached to a descriptor. No path is resolved twice, and nobody sees a mount before its flags are on.
 
-use std::ffi::CString;
+use std::ffi::{CString, OsString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags, StatVfsMountFlags};
 use rustix::mount::{
@@ -229,4 +230,64 @@ pub fn pivot_root(root: BorrowedFd<'_>) -> Result<()> {
     propagation(Path::new("."), libc::MS_SLAVE | libc::MS_REC)?;
     rustix::mount::unmount(".", UnmountFlags::DETACH).os(|| "umount2 old root")?;
     rustix::process::chdir("/").os(|| "chdir /")
+}
+
+/// Makes the mount `root`, which is at `path`, this process's root by moving it onto "/" (chroot(2)): for where
+/// pivot_root(2) cannot be, because "/" is the initramfs.
+///
+/// What it covers stays in the namespace, out of sight. Of that a whole procfs or sysfs is taken away first: with one
+/// around, the kernel lets a container that may mount have another, without what masks its own (runc: msMoveRoot).
+pub fn move_root(root: BorrowedFd<'_>, path: &Path) -> Result<()> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").os(|| "read /proc/self/mountinfo")?;
+    for point in whole_pseudo_file_systems(&table).filter(|point| !point.starts_with(path)) {
+        match detach(&point) {
+            // It went with one above it.
+            Err(e) if !matches!(e.errno(), Some(libc::EINVAL | libc::ENOENT)) => return Err(e),
+            _ => {}
+        }
+    }
+    rustix::process::fchdir(root).os(|| "fchdir rootfs")?;
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    rustix::mount::move_mount(root, "", CWD, "/", flags).os(|| "move_mount rootfs to /")?;
+    rustix::process::chroot(".").os(|| "chroot rootfs")?;
+    rustix::process::chdir("/").os(|| "chdir /")
+}
+
+/// Where mountinfo (proc_pid_mountinfo(5)) has a procfs or sysfs from its root on.
+fn whole_pseudo_file_systems(mountinfo: &str) -> impl Iterator<Item = PathBuf> {
+    mountinfo.lines().filter_map(|line| {
+        let (left, right) = line.split_once(" - ")?;
+        let mut fields = left.split(' ').skip(3);
+        let (root, point) = (fields.next()?, fields.next()?);
+        let whole = root == "/" && matches!(right.split(' ').next(), Some("proc" | "sysfs"));
+        whole.then(|| unescape(point))
+    })
+}
+
+/// Space, tab, newline and backslash are three octal digits there.
+fn unescape(field: &str) -> PathBuf {
+    let mut parts = field.split('\\');
+    let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
+    for part in parts {
+        match part.get(..3).and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(byte) => bytes.extend([&[byte], &part.as_bytes()[3..]].concat()),
+            None => bytes.extend(part.bytes()),
+        }
+    }
+    PathBuf::from(OsString::from_vec(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_pseudo_file_systems_are_found_by_their_true_paths() {
+        let table = "21 1 0:20 / /proc rw - proc proc rw\n\
+                     22 21 0:20 /sys /proc/sys ro - proc proc rw\n\
+                     23 1 0:21 / /a\\040b\\134 rw shared:1 - sysfs sysfs rw\n\
+                     24 1 8:1 / / rw - ext4 /dev/proc rw\n";
+        let found: Vec<_> = whole_pseudo_file_systems(table).collect();
+        assert_eq!(found, [Path::new("/proc"), Path::new("/a b\\")]);
+    }
 }

@@ -12,9 +12,9 @@ use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use containerd_shim_protos::api;
 use containerd_shim_protos::protobuf::well_known_types::{any::Any, empty::Empty};
 use containerd_shim_protos::protobuf::{EnumOrUnknown, Message, MessageField};
+use containerd_shim_protos::{api, bootstrap_api};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde_json::Value;
@@ -44,6 +44,8 @@ pub struct StartOptions {
     pub stdin: Option<Vec<u8>>,
     /// -debug
     pub debug: bool,
+    /// Further flags.
+    pub flags: Vec<String>,
     /// Environment beside that of 1.6, such as MAX_SHIM_VERSION.
     pub env: Vec<(&'static str, String)>,
     /// The task service to call; by default what the reply's version says, v2 for a plain address.
@@ -91,7 +93,7 @@ impl Shim {
         if !output.status.success() {
             return Err(format!("start: {}: {text}", output.status));
         }
-        let (address, version) = parse_reply(&text)?;
+        let (address, version) = parse_reply(&output.stdout)?;
         let client = Client::connect(&address).await.map_err(|e| format!("{address}: {e}"))?;
         let service = options.service.unwrap_or(if version < 3 { TASK_V2 } else { TASK_V3 });
         let task = Task {
@@ -200,7 +202,7 @@ pub fn start_action(
     options: &StartOptions,
 ) -> io::Result<ActionOutput> {
     let mut command = shim_command(binary, bundle.scratch(), sink.address(), bundle.dir());
-    command.args(["-id", &bundle.id]).args(options.debug.then_some("-debug")).arg("start");
+    command.args(["-id", &bundle.id]).args(options.debug.then_some("-debug")).args(&options.flags).arg("start");
     command.envs(options.env.iter().map(|(name, value)| (name, value)));
     let any = options.options.as_ref().map(|any| any.write_to_bytes().expect("encode Any"));
     match options.stdin.clone().or(any) {
@@ -291,8 +293,15 @@ pub fn open_pid(pid: i32) -> Option<OwnedFd> {
     pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()
 }
 
-/// The address and version of a `start` reply: plain as in 1.6, or JSON.
-fn parse_reply(text: &str) -> Result<(String, u64), String> {
+/// The address and version of a `start` reply: plain as in 1.6, JSON, or protobuf, which begins with the number of its
+/// first field.
+pub fn parse_reply(reply: &[u8]) -> Result<(String, u64), String> {
+    if reply.first() == Some(&8) {
+        let result = bootstrap_api::BootstrapResult::parse_from_bytes(reply).map_err(|e| format!("start: {e}"))?;
+        assert_eq!(result.protocol, "ttrpc");
+        return Ok((result.address, result.version as u64));
+    }
+    let text = str::from_utf8(reply).map_err(|e| format!("start: {e}: {reply:?}"))?.trim();
     if !text.starts_with('{') {
         return match text.starts_with("unix://") && !text.contains(char::is_whitespace) {
             true => Ok((text.to_string(), 2)),

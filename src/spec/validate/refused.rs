@@ -94,7 +94,7 @@ pub(super) fn in_spec(spec: &Spec) -> Result<()> {
     refuse(HOOKS, spec.hooks().as_ref())?;
     spec.process().as_ref().map_or(Ok(()), in_process)?;
     for (index, namespace) in namespaces(spec).enumerate() {
-        if matches!(namespace.typ, LinuxNamespaceType::User | LinuxNamespaceType::Time) {
+        if refuses_namespace(namespace.typ) {
             let name = namespace_name(namespace.typ);
             return Err(unsupported(format_args!("linux.namespaces[{index}]: the type {name}")));
         }
@@ -124,8 +124,27 @@ fn refuse<T>(rows: &[Row<T>], value: Option<&T>) -> Result<()> {
     }
 }
 
+/// Whether namespaces of this type are refused.
+pub(in crate::spec) fn refuses_namespace(typ: LinuxNamespaceType) -> bool {
+    matches!(typ, LinuxNamespaceType::User | LinuxNamespaceType::Time)
+}
+
+/// Whether a field is refused by a row of the list, by its JSON path.
+pub(in crate::spec) fn refuses(field: &str) -> bool {
+    fn has<T>(rows: &[Row<T>], field: &str) -> bool {
+        rows.iter().any(|(name, _)| *name == field)
+    }
+    has(SPEC, field)
+        || has(HOOKS, field)
+        || has(PROCESS, field)
+        || has(LINUX, field)
+        || has(RESOURCES, field)
+        || has(MEMORY, field)
+        || has(CPU, field)
+}
+
 /// A namespace's type as `linux.namespaces[].type` has it; the crate's own text is that of /proc/PID/ns.
-pub(super) fn namespace_name(typ: LinuxNamespaceType) -> &'static str {
+pub(in crate::spec) fn namespace_name(typ: LinuxNamespaceType) -> &'static str {
     match typ {
         LinuxNamespaceType::Mount => "mount",
         LinuxNamespaceType::Cgroup => "cgroup",

@@ -1,0 +1,114 @@
+//! What this program implements, in the specification's own form (features.md): containerd asks for it by `-info`, and
+//! decides by it what it may put into a container's specification.
+//!
+//! Made of the tables by which things are done or refused, so that it cannot say otherwise than they do.
+
+use oci_spec::runtime::LinuxNamespaceType::{Cgroup, Ipc, Mount, Network, Pid, Time, User, Uts};
+use serde_json::{Value, json};
+
+use super::capabilities::CAPABILITIES;
+use super::mount_options;
+use super::validate::{namespace_name, refuses, refuses_namespace};
+
+/// The versions of the specification whose configurations are judged in full: everything up to the last is either done or
+/// refused by its name.
+const OCI_VERSIONS: (&str, &str) = ("1.0.0", "1.3.0");
+
+/// The features document.
+pub fn features() -> Value {
+    let hooks = ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
+    let hooks: Vec<_> = hooks.into_iter().filter(|name| has(&format!("hooks.{name}"))).collect();
+    let namespaces = [Cgroup, Ipc, Mount, Network, Pid, Time, User, Uts];
+    let namespaces: Vec<_> =
+        namespaces.into_iter().filter(|typ| !refuses_namespace(*typ)).map(namespace_name).collect();
+    json!({
+        "ociVersionMin": OCI_VERSIONS.0,
+        "ociVersionMax": OCI_VERSIONS.1,
+        "hooks": hooks,
+        "mountOptions": mount_options::supported().collect::<Vec<_>>(),
+        "linux": {
+            "namespaces": namespaces,
+            "capabilities": CAPABILITIES.as_slice(),
+            // The unified hierarchy alone is still refused, and so is a path of systemd's form.
+            "cgroup": {
+                "v1": true,
+                "v2": false,
+                "systemd": false,
+                "systemdUser": false,
+                "rdma": has("linux.resources.rdma"),
+            },
+            "seccomp": { "enabled": has("linux.seccomp") },
+            "apparmor": { "enabled": has("process.apparmorProfile") },
+            "selinux": { "enabled": has("process.selinuxLabel") },
+            "intelRdt": { "enabled": has("linux.intelRdt") },
+            "memoryPolicy": { "enabled": has("linux.memoryPolicy") },
+            "netDevices": { "enabled": has("linux.netDevices") },
+            "mountExtensions": { "idmap": { "enabled": mount_options::supported().any(|word| word == "idmap") } },
+        },
+    })
+}
+
+/// Whether a field is implemented, by its JSON path.
+fn has(field: &str) -> bool {
+    !refuses(field)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use oci_spec::runtime::{Features, LinuxNamespaceType, Spec};
+
+    fn list(value: &Value) -> Vec<&str> {
+        value.as_array().unwrap().iter().map(|word| word.as_str().unwrap()).collect()
+    }
+
+    /// The default document with something in place of what it has.
+    fn judged(change: impl FnOnce(&mut Value)) -> bool {
+        let mut document: Value = serde_json::from_str(include_str!("../../tests/data/ctr-default.json")).unwrap();
+        change(&mut document);
+        let spec: Spec = serde_json::from_value(document).unwrap();
+        super::super::validate::validate(&spec).is_ok()
+    }
+
+    #[test]
+    fn it_is_a_features_document() {
+        let document: Features = serde_json::from_value(features()).unwrap();
+        assert_eq!(serde_json::to_value(&document).unwrap()["linux"]["cgroup"]["v1"], true);
+    }
+
+    /// What it lists is accepted by validation, and what it leaves out is refused there.
+    #[test]
+    fn it_says_what_validation_does() {
+        let features = features();
+        for typ in ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"] {
+            let namespaces = match typ {
+                "mount" => json!([{ "type": "mount" }]),
+                _ => json!([{ "type": "mount" }, { "type": typ }]),
+            };
+            let accepted = judged(|spec| {
+                spec["linux"]["namespaces"] = namespaces;
+                if typ == "user" {
+                    let all = json!([{ "containerID": 0, "hostID": 0, "size": 1 }]);
+                    spec["linux"]["uidMappings"] = all.clone();
+                    spec["linux"]["gidMappings"] = all;
+                }
+            });
+            assert_eq!(list(&features["linux"]["namespaces"]).contains(&typ), accepted, "{typ}");
+            assert!(serde_json::from_value::<LinuxNamespaceType>(json!(typ)).is_ok());
+        }
+        let options = list(&features["mountOptions"]);
+        for word in ["ro", "rbind", "rprivate", "strictatime", "rro", "tmpcopyup", "idmap", "remount"] {
+            let mount = json!([{ "destination": "/a", "type": "bind", "source": "/b", "options": ["rbind", word] }]);
+            assert_eq!(options.contains(&word), judged(|spec| spec["mounts"] = mount), "{word}");
+        }
+        for hook in ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"] {
+            let accepted = judged(|spec| spec["hooks"] = json!({ hook: [{ "path": "/bin/true" }] }));
+            assert_eq!(list(&features["hooks"]).contains(&hook), accepted, "{hook}");
+        }
+        let capabilities = list(&features["linux"]["capabilities"]);
+        assert_eq!((capabilities[0], capabilities[21], capabilities.len()), ("CAP_CHOWN", "CAP_SYS_ADMIN", 41));
+        let asks = json!({ "defaultAction": "SCMP_ACT_ALLOW" });
+        let accepted = judged(|spec| spec["linux"]["seccomp"] = asks);
+        assert_eq!(features["linux"]["seccomp"]["enabled"], accepted);
+    }
+}
