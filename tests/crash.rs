@@ -4,7 +4,7 @@ mod common;
 
 use std::fs;
 use std::os::fd::OwnedFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::block_on;
 use common::bundle::Bundle;
@@ -37,6 +37,11 @@ fn deleted(world: &World, when: &str) {
     for _ in 0..2 {
         let deleted = world.delete_action().unwrap_or_else(|e| panic!("{when}: {e}"));
         assert_eq!(deleted.exit_status, 137, "{when}");
+        // A helper of the shim's that was unmounting when it died ends as soon as the kernel lets go of it.
+        let since = Instant::now();
+        while !leftovers(&world.scratch).is_empty() && since.elapsed() < SOON {
+            std::thread::sleep(Duration::from_millis(10));
+        }
         assert_eq!(leftovers(&world.scratch), [""; 0], "{when}");
     }
     let socket = world.address.strip_prefix("unix://").unwrap();

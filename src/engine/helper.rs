@@ -8,6 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::Duration;
 
+use rustix::process::Pid;
 use tokio::sync::oneshot;
 
 use crate::error::{Error, Kind, Result};
@@ -42,7 +43,8 @@ impl Engine {
         work: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
         let (ours, theirs) = sync::pair()?;
-        let child = fork::fork(0, None, None, |_| run(what, work, &theirs))?;
+        let us = rustix::process::getpid();
+        let child = fork::fork(0, None, None, |_| run(what, work, &theirs, us))?;
         let (done, exited) = oneshot::channel();
         self.children.borrow_mut().insert(child.pid, Child::Helper(done));
         drop(theirs);
@@ -59,10 +61,14 @@ impl Engine {
     }
 }
 
-fn run(what: &str, work: impl FnOnce() -> Result<()>, answer: &ChildEnd) -> Infallible {
+fn run(what: &str, work: impl FnOnce() -> Result<()>, answer: &ChildEnd, parent: Pid) -> Infallible {
     let all = || {
         fd::close_all_but(&[std::os::fd::AsFd::as_fd(answer)])?;
         cred::die_with_parent(true)?;
+        // Too late for the signal: whoever cleans up after the shim does the work.
+        if rustix::process::getppid() != Some(parent) {
+            exit_now(0);
+        }
         work()
     };
     let panicked = |_| Err(Error::new(Kind::Internal, "panic"));
