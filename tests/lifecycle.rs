@@ -120,7 +120,6 @@ fn both_names_of_the_task_service_answer_and_what_is_missing_says_so() {
             refused(task.resume("one").await, Code::UNIMPLEMENTED, &["Resume"]);
             refused(task.stats("one").await, Code::UNIMPLEMENTED, &["Stats"]);
             refused(task.update("one", &resources).await, Code::UNIMPLEMENTED, &["Update"]);
-            refused(task.resize_pty("one", "", 80, 24).await, Code::UNIMPLEMENTED, &["ResizePty"]);
             refused(task.checkpoint("one", "/tmp".as_ref()).await, Code::UNIMPLEMENTED, &["Checkpoint"]);
             refused(task.call_raw("Dance", Vec::new()).await, Code::UNIMPLEMENTED, &["Dance"]);
         }

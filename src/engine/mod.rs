@@ -8,6 +8,7 @@
 //! one who waits for children; [`remains`] takes away what is left of a container, whoever made it; [`state`] is what of
 //! it is on disk.
 
+mod console;
 pub mod container;
 pub mod create;
 pub mod delete;
