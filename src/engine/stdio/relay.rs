@@ -21,6 +21,9 @@ pub(super) enum Step {
     End,
 }
 
+/// Moves once what there is, from the first to the second. The buffer is what was read and did not fit.
+type Attempt = fn(&AsyncFd<OwnedFd>, &AsyncFd<OwnedFd>, &mut Vec<u8>) -> rustix::io::Result<Step>;
+
 /// Relays until `input` ends and all of it is in `output`.
 ///
 /// # Errors
@@ -30,17 +33,13 @@ pub(super) async fn relay(input: &AsyncFd<OwnedFd>, output: &AsyncFd<OwnedFd>) -
 }
 
 /// The same by attempts of the caller's choice.
-pub(super) async fn relay_by(
-    input: &AsyncFd<OwnedFd>,
-    output: &AsyncFd<OwnedFd>,
-    step: fn(&AsyncFd<OwnedFd>, &AsyncFd<OwnedFd>, &mut Vec<u8>) -> rustix::io::Result<Step>,
-) -> io::Result<()> {
+pub(super) async fn relay_by(input: &AsyncFd<OwnedFd>, output: &AsyncFd<OwnedFd>, attempt: Attempt) -> io::Result<()> {
     let mut held = Vec::new();
     for turn in 1_usize.. {
         // The guards are taken before the attempt: `clear_ready` then keeps an event that came in meanwhile.
         let mut readable = input.readable().await?;
         let mut writable = output.writable().await?;
-        match step(input, output, &mut held)? {
+        match attempt(input, output, &mut held)? {
             Step::Moved => {}
             Step::OutputFull => writable.clear_ready(),
             // The writers were all gone once (the readiness of a hang-up stays), and what they wrote is relayed. A
