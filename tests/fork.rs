@@ -18,7 +18,7 @@ use dray::engine::Engine;
 use dray::engine::create::Request;
 use dray::engine::events::{RootfsMount, StdioUris};
 use dray::error::Kind;
-use dray::init::plan::{Create, Plan, Process, Work};
+use dray::init::plan::{Create, Plan, Process, Streams, Work};
 use dray::init::sync::{Heard, Hold, ParentEnd};
 use dray::sys::fork::{Child, PANICKED, exit_now, fork};
 use nix::sys::signal::{Signal, kill};
@@ -87,9 +87,11 @@ fn plan(args: &[&str]) -> Plan {
         rlimits: Vec::new(),
         no_new_privileges: false,
         session_keyring: true,
+        console_size: None,
     };
     let work = Work::Create(Create::default());
-    Plan { work, process, stdio: [null(), null(), null()], cgroup_files: Vec::new(), hold: Hold::Socket }
+    let streams = Streams::Pipes([null(), null(), null()]);
+    Plan { work, process, streams, cgroup_files: Vec::new(), hold: Hold::Socket }
 }
 
 /// A child that has done all but become its program.
@@ -249,7 +251,8 @@ fn a_child_has_but_the_descriptors_of_its_plan() {
         rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty()).unwrap();
     }
     let plan = plan(&["sleep", "1000"]);
-    for fd in &plan.stdio {
+    let Streams::Pipes(pipes) = &plan.streams else { panic!("a terminal") };
+    for fd in pipes {
         rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty()).unwrap();
     }
     let (child, sync) = parked(&plan);

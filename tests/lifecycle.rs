@@ -115,7 +115,6 @@ fn both_names_of_the_task_service_answer_and_what_is_missing_says_so() {
         for name in [TASK_V2, TASK_V3] {
             let task = world.service(name);
             assert!(task.connect("one").await.unwrap().task_pid > 0);
-            refused(task.resize_pty("one", "", 80, 24).await, Code::UNIMPLEMENTED, &["ResizePty"]);
             refused(task.checkpoint("one", "/tmp".as_ref()).await, Code::UNIMPLEMENTED, &["Checkpoint"]);
             refused(task.call_raw("Dance", Vec::new()).await, Code::UNIMPLEMENTED, &["Dance"]);
         }

@@ -14,7 +14,6 @@ use ttrpc::Code;
 fn fields_that_are_not_implemented_are_refused_before_any_effect() {
     for (field, value) in [
         ("hooks.createRuntime", json!([{"path": "/bin/touch", "args": ["touch", "/hooked"]}])),
-        ("process.terminal", json!(true)),
         ("process.apparmorProfile", json!("x")),
         ("process.selinuxLabel", json!("x")),
         ("linux.seccomp", json!({"defaultAction": "SCMP_ACT_ALLOW"})),

@@ -14,6 +14,7 @@ use crate::error::{Error, Kind, Result};
 use crate::init::plan::Process as ProcessPlan;
 use crate::init::sync::ParentEnd;
 use crate::sys::pidfd;
+use crate::sys::tty::Size;
 
 use super::events::{Exit, StdioUris};
 use super::lifecycle::{Event, FreezerState, State};
@@ -119,6 +120,8 @@ pub struct Process {
     exit: watch::Sender<Option<Exit>>,
     /// Its streams, from birth to delete.
     pub stdio: RefCell<Option<Rc<Stdio>>>,
+    /// The size that its terminal has been given.
+    pub size: Cell<Option<Size>>,
     /// The way to the child until it is the program.
     pub sync: RefCell<Option<Rc<AsyncFd<ParentEnd>>>>,
     /// What an exec will be, until it is started. Its environment may hold secrets: it is dropped then.
@@ -138,6 +141,7 @@ impl Process {
             reaped: Cell::new(None),
             exit: watch::Sender::new(None),
             stdio: RefCell::default(),
+            size: Cell::default(),
             sync: RefCell::default(),
             planned: RefCell::default(),
         })

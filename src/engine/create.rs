@@ -14,12 +14,13 @@ use tokio::io::unix::AsyncFd;
 use crate::cgroup::{self, Cgroup};
 use crate::error::{Context, Error, Kind, Os, Result};
 use crate::init::namespaces::UNIFIED;
-use crate::init::plan::{self, Plan, Work};
+use crate::init::plan::{self, Plan, Streams, Work};
 use crate::init::sync::{Heard, Hold, ParentEnd};
 use crate::spec::{load, namespaces, validate};
 use crate::sys::ns::{Birthplace, Namespace};
 
 use super::Engine;
+use super::console;
 use super::container::{Container, Process};
 use super::events::{Event, RootfsMount, StdioUris};
 use super::helper::Child;
@@ -30,7 +31,6 @@ use super::ready::watch;
 use super::remains::{KILL_BOUND, Remains, Unmount, remove_saved};
 use super::rootfs;
 use super::state::{Identity, Saved, StateDir};
-use super::stdio::{ChildEnds, Stdio};
 
 /// How long a child may take to be created or to reach its execve: mounts of the user's choice are among it, and one of
 /// a server that does not answer would otherwise keep the container's id for ever.
@@ -131,6 +131,7 @@ impl Engine {
         }
         let process = spec.process().as_ref();
         let process = process.ok_or_else(|| Error::new(Kind::InvalidArgument, "process is required"))?;
+        console::agree(request.stdio.terminal, process.terminal())?;
         let mut process = plan::process(process)?;
         process.session_keyring = !request.options.no_new_keyring;
         let rootfs = load::rootfs(&request.bundle, &spec);
@@ -173,8 +174,9 @@ impl Engine {
 
         remains.rootfs = saved.rootfs.clone();
         rootfs::mount_all(&request.rootfs, &judged.mount_point)?;
-        let (uid, gid) = request.options.pipe_owner(&process);
-        let (stdio, ends) = Stdio::open(&request.stdio, uid, gid)?;
+        let child = Process::new(&request.id, "", request.stdio.clone(), State::Creating);
+        let (stdio, streams) = console::open_streams(&child, &process, request.options.pipe_owner(&process))?;
+        *child.stdio.borrow_mut() = Some(Rc::new(stdio));
 
         let cgroup = Cgroup::create(&self.hierarchies, &judged.cgroup)?;
         remains.cgroup = Some(cgroup.clone());
@@ -183,10 +185,7 @@ impl Engine {
         cgroup.apply(&resources.unwrap_or_default())?;
 
         let oom = cgroup.watch_oom()?.map(Oom::new);
-
-        let child = Process::new(&request.id, "", request.stdio.clone(), State::Creating);
-        *child.stdio.borrow_mut() = Some(Rc::new(stdio));
-        let unborn = plan_init(judged, process, ends, &cgroup)?;
+        let unborn = plan_init(judged, process, streams, &cgroup)?;
         self.birth(&child, unborn)?;
         *init = Some(child.clone());
         let oom_score_adj = judged.spec.process().as_ref().and_then(|process| process.oom_score_adj());
@@ -251,6 +250,7 @@ impl Engine {
                 let mut ready = sync.readable().await.os(|| "epoll_wait")?;
                 match sync.get_ref().receive()? {
                     Heard::Nothing => ready.clear_ready(),
+                    Heard::Console(master) => console::connect(process, master)?,
                     Heard::Failed(error) => return Err(error),
                     other => return Ok(other),
                 }
@@ -296,7 +296,7 @@ impl Engine {
     }
 }
 
-fn plan_init(judged: &Judged, process: plan::Process, ends: ChildEnds, cgroup: &Cgroup) -> Result<Unborn> {
+fn plan_init(judged: &Judged, process: plan::Process, streams: Streams, cgroup: &Cgroup) -> Result<Unborn> {
     let views = cgroup_views(cgroup);
     let mut create = plan::create(&judged.spec, &judged.request.bundle, &judged.rootfs, &views)?;
     if let Some(rootfs) = &mut create.rootfs {
@@ -304,14 +304,14 @@ fn plan_init(judged: &Judged, process: plan::Process, ends: ChildEnds, cgroup: &
     }
     let joined = create.joined.iter().find(|(kind, _)| *kind == Namespace::Pid);
     let pid_ns = joined.map(|(kind, fd)| fd.try_clone().map(|fd| (fd, kind.flag()))).transpose().os(|| "dup")?;
-    unborn(Work::Create(create), process, ends, cgroup, pid_ns)
+    unborn(Work::Create(create), process, streams, cgroup, pid_ns)
 }
 
 /// Puts a plan together: work, program, streams, cgroups.
 pub(super) fn unborn(
     work: Work,
     process: plan::Process,
-    ends: ChildEnds,
+    streams: Streams,
     cgroup: &Cgroup,
     place: Option<(OwnedFd, u64)>,
 ) -> Result<Unborn> {
@@ -323,8 +323,7 @@ pub(super) fn unborn(
         let procs = rustix::fs::openat(unified, "cgroup.procs", flags, rustix::fs::Mode::empty());
         cgroup_files.push((UNIFIED.to_owned(), procs.os(|| "openat cgroup.procs")?));
     }
-    let stdio = [ends.stdin, ends.stdout, ends.stderr];
-    let plan = Plan { work, process, stdio, cgroup_files, hold: Hold::Socket };
+    let plan = Plan { work, process, streams, cgroup_files, hold: Hold::Socket };
     Ok(Unborn { plan, cgroup: joins.unified, place })
 }
 

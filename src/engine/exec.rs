@@ -7,11 +7,11 @@ use crate::init::plan::{self, Work};
 use crate::spec::{load, validate};
 
 use super::Engine;
+use super::console;
 use super::container::{Container, Process};
 use super::create::unborn;
 use super::events::{Event, StdioUris};
 use super::lifecycle::State;
-use super::stdio::Stdio;
 
 impl Engine {
     /// Records an exec: `spec` is the process's specification, a JSON document.
@@ -30,7 +30,9 @@ impl Engine {
         }
         container.refuse_if_ending().map_err(name)?;
         container.refuse_if_paused().map_err(name)?;
-        let spec = load::load_process(spec).map_err(name)?;
+        let mut spec = load::load_process(spec).map_err(name)?;
+        // Whatever it says itself (containerd: process.Init.exec).
+        spec.set_terminal(Some(uris.terminal));
         validate::validate_process(&spec).map_err(name)?;
         let mut planned = plan::process(&spec).map_err(name)?;
         planned.session_keyring = !container.options.no_new_keyring;
@@ -46,14 +48,14 @@ impl Engine {
         let planned = process.planned.borrow_mut().take();
         let (planned, oom_score_adj) =
             planned.ok_or_else(|| Error::new(Kind::FailedPrecondition, "it has failed to start before"))?;
-        let (uid, gid) = container.options.pipe_owner(&planned);
-        let (stdio, ends) = Stdio::open(&process.uris, uid, gid)?;
+        let owner = container.options.pipe_owner(&planned);
+        let (stdio, streams) = console::open_streams(process, &planned, owner)?;
         stdio.start();
         *process.stdio.borrow_mut() = Some(Rc::new(stdio));
         let init = container.init.pidfd()?;
         let work = Work::Exec(plan::Exec { init: init.try_clone().os(|| "dup")?, namespaces: container.namespaces });
         let place = (init.try_clone().os(|| "dup")?, container.namespaces);
-        self.birth(process, unborn(work, planned, ends, &container.cgroup, Some(place))?)?;
+        self.birth(process, unborn(work, planned, streams, &container.cgroup, Some(place))?)?;
         self.go(process, oom_score_adj.or(container.oom_score_adj))?;
         self.executed(process)
             .await

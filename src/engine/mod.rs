@@ -8,6 +8,7 @@
 //! [`update`] change it while it runs; [`reaper`] is the only one who waits for children, [`oom`] hears of lack of memory; [`remains`] takes away what is left of a container, whoever made it; [`state`] is what of
 //! it is on disk.
 
+mod console;
 pub mod container;
 pub mod create;
 pub mod delete;

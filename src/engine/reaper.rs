@@ -28,6 +28,9 @@ impl Engine {
             match child {
                 Some(Child::Process(process)) => {
                     process.reaped.set(Some(exit));
+                    if let Some(stdio) = &*process.stdio.borrow() {
+                        stdio.process_ended();
+                    }
                     self.exited(&process);
                 }
                 Some(Child::Helper(done)) => drop(done.send(exit)),

@@ -11,7 +11,7 @@ use crate::sys::mount::Mount;
 use crate::sys::path::{self, Root};
 
 use super::mounts::is_dev;
-use super::plan::{Device, Rootfs};
+use super::plan::Device;
 use super::rootfs;
 use super::steps::Born;
 
@@ -38,7 +38,7 @@ pub fn make(born: &mut Born<'_>) -> Result<()> {
     for (name, target) in LINKS {
         make_link(&dev, name, target)?;
     }
-    make_read_only(plan, root)
+    Ok(())
 }
 
 fn make_device(root: &Root, device: &Device) -> Result<()> {
@@ -74,7 +74,11 @@ fn make_link(dev: &OwnedFd, name: &str, target: &str) -> Result<()> {
 }
 
 /// A /dev that the specification wants read-only could not be so until now.
-fn make_read_only(plan: &Rootfs, root: &Root) -> Result<()> {
+pub fn make_read_only(born: &mut Born<'_>) -> Result<()> {
+    let (Some(plan), Some(root)) = (rootfs::plan(born), &born.root) else { return Ok(()) };
+    if plan.devices.is_none() {
+        return Ok(());
+    }
     let wanted = plan.mounts.iter().rev().find(|mount| is_dev(&mount.destination));
     if wanted.is_none_or(|mount| mount.options.attr_set & libc::MOUNT_ATTR_RDONLY == 0) {
         return Ok(());

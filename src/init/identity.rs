@@ -7,6 +7,7 @@ use std::path::Path;
 use crate::error::{Context, Error, Kind, Os, Result};
 use crate::sys::{cred, exec};
 
+use super::plan::Streams;
 use super::steps::Born;
 
 /// A session keyring of its own, unless it is to stay in the shim's.
@@ -138,7 +139,12 @@ fn not_found(name: &CString, why: &str) -> Error {
 
 /// 0, 1 and 2. The originals are close-on-exec.
 pub fn stdio(born: &mut Born<'_>) -> Result<()> {
-    let [stdin, stdout, stderr] = &born.plan.stdio;
+    let terminal = born.console.take();
+    let [stdin, stdout, stderr] = match (&born.plan.streams, &terminal) {
+        (Streams::Pipes(pipes), _) => pipes.each_ref(),
+        (Streams::Terminal(_), Some(terminal)) => [terminal; 3],
+        (Streams::Terminal(_), None) => return Err(Error::new(Kind::Internal, "no terminal was made")),
+    };
     rustix::stdio::dup2_stdin(stdin).os(|| "dup2 stdin")?;
     rustix::stdio::dup2_stdout(stdout).os(|| "dup2 stdout")?;
     rustix::stdio::dup2_stderr(stderr).os(|| "dup2 stderr")

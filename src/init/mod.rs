@@ -8,6 +8,7 @@
 //! network namespace alone costs the kernel a good part of a millisecond, which would be spent in the parent's clone
 //! call, with every other container of the pod waiting. In the child it runs beside the parent.
 
+pub mod console;
 pub mod devices;
 pub mod identity;
 pub mod identity_plan;

@@ -16,6 +16,7 @@ use crate::spec::mounts::MountKind;
 use crate::spec::{mounts, namespaces};
 use crate::sys::cred::Capabilities;
 use crate::sys::ns::{self, Namespace};
+use crate::sys::tty::Size;
 
 use super::identity_plan::{self, Rlimit};
 use super::sync::Hold;
@@ -27,12 +28,21 @@ pub struct Plan {
     pub work: Work,
     /// The program and who runs it.
     pub process: Process,
-    /// stdin, stdout, stderr.
-    pub stdio: [OwnedFd; 3],
+    /// stdin, stdout and stderr.
+    pub streams: Streams,
     /// `tasks` files (v1) and `cgroup.procs` (v2) to write "0" into, open for writing, with the names that errors give them.
     pub cgroup_files: Vec<(String, OwnedFd)>,
     /// What a created init waits for.
     pub hold: Hold,
+}
+
+/// What becomes descriptors 0, 1 and 2.
+#[derive(Debug)]
+pub enum Streams {
+    /// These.
+    Pipes([OwnedFd; 3]),
+    /// A terminal, which the child makes, of this size.
+    Terminal(Option<Size>),
 }
 
 /// First process or a further one.
@@ -169,6 +179,8 @@ pub struct Process {
     pub no_new_privileges: bool,
     /// A session keyring of its own, and not the shim's.
     pub session_keyring: bool,
+    /// The size that its terminal is to have; `None` for that of a new one, 0 by 0.
+    pub console_size: Option<Size>,
 }
 
 impl Plan {
@@ -182,7 +194,10 @@ impl Plan {
 
     /// Every descriptor of the plan: what the child keeps.
     pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
-        let mut all: Vec<BorrowedFd<'_>> = self.stdio.iter().map(AsFd::as_fd).collect();
+        let mut all = Vec::new();
+        if let Streams::Pipes(pipes) = &self.streams {
+            all.extend(pipes.iter().map(AsFd::as_fd));
+        }
         all.extend(self.cgroup_files.iter().map(|(_, fd)| fd.as_fd()));
         match &self.work {
             Work::Create(create) => all.extend(create.joined.iter().map(|(_, fd)| fd.as_fd())),
@@ -374,5 +389,6 @@ pub fn process(spec: &SpecProcess) -> Result<Process> {
         rlimits: identity_plan::rlimits(spec.rlimits().as_deref().unwrap_or_default()),
         no_new_privileges: spec.no_new_privileges().unwrap_or(false),
         session_keyring: true,
+        console_size: spec.console_size().map(|size| Size { width: size.width() as u16, height: size.height() as u16 }),
     })
 }

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::ffi::CString;
+use std::os::fd::OwnedFd;
 
 use crate::error::Result;
 use crate::sys::fork::Birth;
@@ -10,7 +11,7 @@ use crate::sys::{cred, fd, signal};
 
 use super::plan::{Plan, Work};
 use super::sync::ChildEnd;
-use super::{devices, identity, mask, mounts, namespaces, rootfs};
+use super::{console, devices, identity, mask, mounts, namespaces, rootfs};
 
 /// A process of a container while it is still this program.
 pub struct Born<'a> {
@@ -22,6 +23,8 @@ pub struct Born<'a> {
     pub sync: &'a ChildEnd,
     /// The container's root file system, from `opening the rootfs` on.
     pub root: Option<Root>,
+    /// The slave of its terminal, where it has one, from `making the terminal` to `connecting stdio`.
+    pub console: Option<OwnedFd>,
     /// The program's path, from `finding the program` on.
     pub program: CString,
 }
@@ -54,6 +57,10 @@ pub const CREATE: &[Step] = &[
     Step("mounting", mounts::mount_all),
     // After the mounts: /dev is one of them.
     Step("making devices", devices::make),
+    // After the devices: one that the image or the specification has at /dev/console is covered. As root, who may open
+    // the pty whatever the devpts says, and before the root is the container's and its /dev read-only.
+    Step("making the terminal", console::make),
+    Step("making /dev read-only", devices::make_read_only),
     // After the mounts too: it may be on one.
     Step("making the working directory", rootfs::working_directory),
     // Last of what is under the root: they cover what is there by now.
@@ -84,6 +91,8 @@ pub const EXEC: &[Step] = &[
     Step("making a session keyring", identity::session_keyring),
     // Born in all others (sys/ns.rs, Visit); this one after its cgroups are joined in the host's view.
     Step("joining the container's cgroup namespace", namespaces::enter_container),
+    // As root, and in the container's mount namespace: its devpts, not the host's.
+    Step("making the terminal", console::make),
     Step("setting resource limits", identity::limits),
     Step("changing identity", identity::change),
     Step("finding the program", identity::find_program),
@@ -93,7 +102,7 @@ pub const EXEC: &[Step] = &[
 
 /// Does every step, then becomes the program. `at` is the step under way, for the error's sake.
 pub fn run(plan: &Plan, sync: &ChildEnd, birth: Birth, at: &mut &'static str) -> Result<Infallible> {
-    let mut born = Born { plan, birth, sync, root: None, program: CString::default() };
+    let mut born = Born { plan, birth, sync, root: None, console: None, program: CString::default() };
     let steps = match plan.work {
         Work::Create(_) => CREATE,
         Work::Exec(_) => EXEC,

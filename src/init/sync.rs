@@ -9,6 +9,9 @@
 //!    |  oom_score_adj, by /proc/CHILD      |
 //!    |  Go ------------------------------->|  namespaces, mounts, ids ... (init/steps.rs)
 //!    |                                     |
+//!    |<----------- Console + the pty master|  its slave is the session's terminal   } with a
+//!    |  relays to and from it              |                                         } terminal
+//!    |                                     |
 //!    |<------------------------------ Ready|  created: all done but execve          } init
 //!    |  state is saved, Create answered    |  waits; ends if the shim does           } only
 //!    |  Release -------------------------->|                                         }
@@ -19,9 +22,16 @@
 //! At any point the child may send `Failed` with the step, the errno and the text, and exit instead. A created init can
 //! also be held by a fifo ([`Hold::Fifo`]): for a creator that exits, whoever opens the fifo and writes a byte releases.
 
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
+use rustix::io::Errno;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, recvmsg, sendmsg,
+};
 
 use crate::error::{Error, Kind, Os, Result};
 use crate::sys::cred;
@@ -32,6 +42,7 @@ const MAX: usize = 16 * 1024;
 const GO: u8 = b'G';
 const RELEASE: u8 = b'S';
 const READY: u8 = b'R';
+const CONSOLE: u8 = b'C';
 const FAILED: u8 = b'E';
 
 /// What a created init waits for.
@@ -57,6 +68,8 @@ pub struct ChildEnd(OwnedFd);
 pub enum Heard {
     /// Nothing yet.
     Nothing,
+    /// The master of its terminal.
+    Console(OwnedFd),
     /// It is created, and waits; a helper is done.
     Ready,
     /// It is the container's program now (or has died: waitpid tells).
@@ -95,20 +108,38 @@ impl ParentEnd {
     /// When the socket fails, or says what no child of ours says.
     pub fn receive(&self) -> Result<Heard> {
         let mut buffer = vec![0; MAX];
-        let length = match recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
-            Ok(length) => length,
-            Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EINTR) => return Ok(Heard::Nothing),
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+        let received = recvmsg(&self.0, &mut [IoSliceMut::new(&mut buffer)], &mut control, flags);
+        let length = match received {
+            // More descriptors than the one there may be: the kernel has closed them.
+            Ok(message) if message.flags.contains(ReturnFlags::CTRUNC) => return Err(no_message()),
+            Ok(message) => message.bytes,
+            Err(Errno::AGAIN | Errno::INTR) => return Ok(Heard::Nothing),
             // The child died with our word unread.
-            Err(nix::errno::Errno::ECONNRESET) => 0,
-            Err(e) => return Err(Error::os(e, "recv from the child")),
+            Err(Errno::CONNRESET) => 0,
+            Err(e) => return Err(Error::os(e, "recvmsg from the child")),
         };
-        match &buffer[..length] {
-            [] => Ok(Heard::Executed),
-            [READY] => Ok(Heard::Ready),
-            [FAILED, record @ ..] => Ok(Heard::Failed(decode(record))),
-            _ => Err(Error::new(Kind::Internal, "a child sent a message that is none")),
+        let mut descriptors = Vec::new();
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(fds) = message {
+                descriptors.extend(fds);
+            }
+        }
+        match (&buffer[..length], descriptors.pop()) {
+            ([CONSOLE], Some(master)) if descriptors.is_empty() => Ok(Heard::Console(master)),
+            (_, Some(_)) => Err(no_message()),
+            ([], None) => Ok(Heard::Executed),
+            ([READY], None) => Ok(Heard::Ready),
+            ([FAILED, record @ ..], None) => Ok(Heard::Failed(decode(record))),
+            _ => Err(no_message()),
         }
     }
+}
+
+fn no_message() -> Error {
+    Error::new(Kind::Internal, "a child sent a message that is none")
 }
 
 impl AsFd for ParentEnd {
@@ -127,6 +158,17 @@ impl ChildEnd {
     /// Waits until the parent has done its part.
     pub fn wait_for_go(&self) -> Result<()> {
         self.wait_for(GO)
+    }
+
+    /// Hands over the master of the terminal.
+    pub fn console(&self, master: &OwnedFd) -> Result<()> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let masters = [master.as_fd()];
+        control.push(SendAncillaryMessage::ScmRights(&masters));
+        sendmsg(&self.0, &[IoSlice::new(&[CONSOLE])], &mut control, SendFlags::NOSIGNAL)
+            .map(drop)
+            .os(|| "sendmsg to the shim")
     }
 
     /// Says that a helper's work is done.
@@ -260,6 +302,29 @@ mod tests {
         let Heard::Failed(error) = hear(&parent) else { panic!("not a failure") };
         assert_eq!(error.to_string(), "mounting /x: move_mount: operation not permitted");
         assert_eq!((error.errno(), error.kind()), (Some(libc::EPERM), Kind::InvalidArgument));
+    }
+
+    #[test]
+    fn a_descriptor_comes_with_the_console_and_with_nothing_else() {
+        let (parent, child) = pair().unwrap();
+        let (read, write) = std::io::pipe().unwrap();
+        child.console(&write.into()).unwrap();
+        let Heard::Console(ours) = hear(&parent) else { panic!("not a console") };
+        assert!(rustix::io::fcntl_getfd(&ours).unwrap().contains(rustix::io::FdFlags::CLOEXEC));
+        drop(ours);
+        // Ours was the last: none is left over.
+        assert_eq!(std::io::read_to_string(read).unwrap(), "");
+
+        let (parent, child) = pair().unwrap();
+        let fd = [child.as_fd(), child.as_fd()];
+        for (word, fds) in [(READY, &fd[..1]), (CONSOLE, &fd[..0]), (CONSOLE, &fd)] {
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+            let mut control = SendAncillaryBuffer::new(&mut space);
+            control.push(SendAncillaryMessage::ScmRights(fds));
+            sendmsg(&child.0, &[IoSlice::new(&[word])], &mut control, SendFlags::empty()).unwrap();
+            let error = parent.receive().expect_err("a message that is none");
+            assert_eq!(error.kind(), Kind::Internal, "{word} with {}", fds.len());
+        }
     }
 
     #[test]

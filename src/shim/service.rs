@@ -211,6 +211,14 @@ impl containerd_shim_protos::shim_async::Task for Task {
         .await
     }
 
+    async fn resize_pty(&self, _: &TtrpcContext, request: ResizePtyRequest) -> ttrpc::Result<Empty> {
+        self.engine(move |engine| async move {
+            engine.resize(&request.id, &request.exec_id, request.width, request.height)
+        })
+        .await?;
+        Ok(Empty::new())
+    }
+
     async fn pids(&self, _: &TtrpcContext, request: PidsRequest) -> ttrpc::Result<PidsResponse> {
         let pids = self.engine(move |engine| async move { engine.pids(&request.id) }).await?;
         let mut response = PidsResponse::new();
@@ -266,10 +274,6 @@ impl containerd_shim_protos::shim_async::Task for Task {
 
     async fn checkpoint(&self, _: &TtrpcContext, _: CheckpointTaskRequest) -> ttrpc::Result<Empty> {
         Err(not_offered("Checkpoint"))
-    }
-
-    async fn resize_pty(&self, _: &TtrpcContext, _: ResizePtyRequest) -> ttrpc::Result<Empty> {
-        Err(not_offered("ResizePty"))
     }
 }
 

@@ -95,6 +95,7 @@ fn process(process: &Process) -> Result<()> {
     absolute("process.cwd", process.cwd())?;
     user(process.user())?;
     rlimits(process.rlimits().as_deref().unwrap_or_default())?;
+    console_size(process)?;
     match process.oom_score_adj() {
         Some(score) if !(-1000..=1000).contains(&score) => {
             Err(invalid(format!("process.oomScoreAdj is not in -1000..1000: {score}")))
@@ -115,6 +116,16 @@ fn user(user: &User) -> Result<()> {
     match user.umask() {
         Some(umask) if umask > 0o777 => Err(invalid(format!("process.user.umask is larger than 0777: 0{umask:o}"))),
         _ => Ok(()),
+    }
+}
+
+/// A terminal's numbers are 16 bits wide. Without a terminal the size is to be ignored ("MUST", the specification says).
+fn console_size(process: &Process) -> Result<()> {
+    let Some(size) = process.console_size().filter(|_| process.terminal() == Some(true)) else { return Ok(()) };
+    let (width, height) = (size.width(), size.height());
+    match width.max(height) > u64::from(u16::MAX) {
+        true => Err(invalid(format!("process.consoleSize is larger than a terminal: {width} by {height}"))),
+        false => Ok(()),
     }
 }
 
@@ -262,6 +273,17 @@ mod tests {
         for document in CTR {
             validate(&serde_json::from_str(document).unwrap()).unwrap();
         }
+    }
+
+    #[test]
+    fn the_size_of_a_console_is_a_terminals_and_without_one_is_ignored() {
+        let size = |width: u64| ("/process/consoleSize", json!({ "height": 24, "width": width }));
+        let terminal = ("/process/terminal", json!(true));
+        judge(&[size(65536)]).unwrap();
+        judge(&[size(65535), terminal.clone()]).unwrap();
+        let error = judge(&[size(65536), terminal]).unwrap_err();
+        assert_eq!(error.kind(), Kind::InvalidArgument);
+        assert!(error.to_string().contains("process.consoleSize") && error.to_string().contains("65536"), "{error}");
     }
 
     #[test]

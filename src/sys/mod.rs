@@ -17,3 +17,4 @@ pub mod path;
 pub mod pidfd;
 pub mod seal;
 pub mod signal;
+pub mod tty;

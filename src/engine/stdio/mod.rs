@@ -1,4 +1,4 @@
-//! The standard streams of a container's process, while it has no terminal.
+//! The standard streams of a container's process: three, or a terminal ([`terminal`]).
 //!
 //! The process gets pipes of ours, never containerd's fifos: it could change their owner, their size or their flags for
 //! everybody, and its open of `/proc/self/fd/1` would need their permissions. The loop relays between the two:
@@ -15,6 +15,7 @@
 
 mod fifo;
 mod relay;
+mod terminal;
 #[cfg(test)]
 mod tests;
 mod uri;
@@ -34,9 +35,11 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use self::fifo::{Fifo, has_reader};
+use self::terminal::Terminal;
 use self::uri::Target;
 use crate::engine::events::StdioUris;
 use crate::error::{Context, Error, Kind, Os, Result};
+use crate::sys::tty::Size;
 
 /// First and last pause between two looks for a reader of a finished stream.
 const READER_POLL: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
@@ -61,12 +64,31 @@ pub struct Stdio {
     /// The write end of stdin's fifo: while it is held the stream cannot end.
     stdin_hold: Cell<Option<OwnedFd>>,
     outputs: Rc<Outputs>,
+    started: Cell<bool>,
+    ended: Cell<bool>,
+    /// The fifos of a terminal that is still to come.
+    awaiting: Cell<Option<TerminalFifos>>,
+    terminal: RefCell<Option<Rc<Terminal>>>,
+}
+
+/// containerd's side of a terminal.
+struct TerminalFifos {
+    stdin: Option<AsyncFd<OwnedFd>>,
+    stdout: Option<OutputFifo>,
+}
+
+/// The write end, and the read end that keeps it from failing while nobody reads.
+struct OutputFifo {
+    fifo: AsyncFd<OwnedFd>,
+    reader: OwnedFd,
 }
 
 /// One direction of one stream, with the pipe and the fifo in the order in which the bytes flow.
 enum Relay {
     Input { fifo: AsyncFd<OwnedFd>, pipe: AsyncFd<OwnedFd> },
-    Output { pipe: AsyncFd<OwnedFd>, fifo: AsyncFd<OwnedFd>, reader: OwnedFd },
+    Output { pipe: AsyncFd<OwnedFd>, fifo: OutputFifo },
+    TerminalInput { fifo: AsyncFd<OwnedFd>, terminal: Rc<Terminal> },
+    TerminalOutput { terminal: Rc<Terminal>, fifo: Option<OutputFifo> },
 }
 
 /// How many outputs have not yet been relayed to their end.
@@ -81,34 +103,95 @@ impl Stdio {
     /// called in the runtime. Never waits for whoever has the other ends.
     ///
     /// # Errors
-    /// `NotFound` for a fifo that is not there, `InvalidArgument` for one that is not a fifo, `Unimplemented` for a
-    /// terminal and for other kinds of stream.
+    /// `NotFound` for a fifo that is not there, `InvalidArgument` for one that is not a fifo, `Unimplemented` for
+    /// other kinds of stream.
     pub fn open(uris: &StdioUris, uid: u32, gid: u32) -> Result<(Self, ChildEnds)> {
-        if uris.terminal {
-            return Err(Error::new(Kind::Unimplemented, "terminal is not supported"));
-        }
         let mut relays = Vec::new();
         let (stdin, stdin_hold) = open_input(&uris.stdin, uid, gid, &mut relays).context(|| "stdin")?;
         // The same fifo for both is opened twice: the one that ends last is then the last to let go of it.
         let stdout = open_output(&uris.stdout, uid, gid, &mut relays).context(|| "stdout")?;
         let stderr = open_output(&uris.stderr, uid, gid, &mut relays).context(|| "stderr")?;
-        let stdio = Self {
+        let stdio = Self::new(relays, stdin_hold, None);
+        Ok((stdio, ChildEnds { stdin, stdout, stderr }))
+    }
+
+    /// Opens containerd's side of a terminal's `uris`, of which stderr is not used; [`Stdio::connect`] brings the terminal.
+    ///
+    /// # Errors
+    /// As [`Stdio::open`].
+    pub fn open_terminal(uris: &StdioUris) -> Result<Self> {
+        let (stdin, stdin_hold) = match open_fifo(&uris.stdin).context(|| "stdin")? {
+            Some(fifo) => (Some(watch(fifo.read, Interest::READABLE)?), Some(fifo.write)),
+            None => (None, None),
+        };
+        let stdout = open_fifo(&uris.stdout).context(|| "stdout")?.map(OutputFifo::new).transpose()?;
+        Ok(Self::new(Vec::new(), stdin_hold, Some(TerminalFifos { stdin, stdout })))
+    }
+
+    fn new(relays: Vec<Relay>, stdin_hold: Option<OwnedFd>, awaiting: Option<TerminalFifos>) -> Self {
+        Self {
             relays: RefCell::new(relays),
             tasks: RefCell::default(),
             stdin_hold: Cell::new(stdin_hold),
             outputs: Rc::default(),
-        };
-        Ok((stdio, ChildEnds { stdin, stdout, stderr }))
+            started: Cell::default(),
+            ended: Cell::default(),
+            awaiting: Cell::new(awaiting),
+            terminal: RefCell::default(),
+        }
     }
 
-    /// Starts relaying. Must be called in the loop's `LocalSet`; a second call does nothing.
+    /// Takes the terminal that [`Stdio::open_terminal`] expects, by its master, and gives it its size where one was asked
+    /// for meanwhile.
+    ///
+    /// # Errors
+    /// When none is expected, or what comes is none.
+    pub fn connect(&self, master: OwnedFd, size: Option<Size>) -> Result<()> {
+        let unexpected = || Error::new(Kind::Internal, "a terminal that was not asked for");
+        let fifos = self.awaiting.take().ok_or_else(unexpected)?;
+        let terminal = Rc::new(Terminal::new(master)?);
+        *self.terminal.borrow_mut() = Some(terminal.clone());
+        size.map_or(Ok(()), |size| terminal.resize(size))?;
+        if self.ended.get() {
+            terminal.end();
+        }
+        let mut relays = self.relays.borrow_mut();
+        relays.extend(fifos.stdin.map(|fifo| Relay::TerminalInput { fifo, terminal: terminal.clone() }));
+        relays.push(Relay::TerminalOutput { terminal, fifo: fifos.stdout });
+        drop(relays);
+        if self.started.get() {
+            self.start();
+        }
+        Ok(())
+    }
+
+    /// Sets the size of the terminal, where there is one.
+    pub fn resize(&self, size: Size) -> Result<()> {
+        self.terminal.borrow().as_ref().map_or(Ok(()), |terminal| terminal.resize(size))
+    }
+
+    /// Says that the process has ended: its terminal ends with it, whoever else has it open.
+    pub fn process_ended(&self) {
+        self.ended.set(true);
+        if let Some(terminal) = &*self.terminal.borrow() {
+            terminal.end();
+        }
+    }
+
+    /// Starts relaying, a terminal when it is there. Must be called in the loop's `LocalSet`; a second call does nothing.
     pub fn start(&self) {
+        self.started.set(true);
         for relay in self.relays.take() {
             let task = match relay {
                 Relay::Input { fifo, pipe } => tokio::task::spawn_local(run_input(fifo, pipe)),
-                Relay::Output { pipe, fifo, reader } => {
+                Relay::Output { pipe, fifo } => {
                     let running = Running::new(&self.outputs);
-                    tokio::task::spawn_local(run_output(pipe, fifo, reader, running))
+                    tokio::task::spawn_local(run_output(pipe, fifo, running))
+                }
+                Relay::TerminalInput { fifo, terminal } => tokio::task::spawn_local(run_terminal_input(fifo, terminal)),
+                Relay::TerminalOutput { terminal, fifo } => {
+                    let running = Running::new(&self.outputs);
+                    tokio::task::spawn_local(run_terminal_output(terminal, fifo, running))
                 }
             };
             self.tasks.borrow_mut().push(task);
@@ -116,7 +199,7 @@ impl Stdio {
     }
 
     /// Lets stdin end (containerd's CloseIO): the process sees its end of file when the client's writers are gone and
-    /// everything they wrote has been relayed.
+    /// everything they wrote has been relayed. A terminal has no end of file: it goes on without a client.
     pub fn close_stdin(&self) {
         drop(self.stdin_hold.take());
     }
@@ -139,6 +222,7 @@ impl Stdio {
 
     fn abort(&self) {
         self.relays.borrow_mut().clear();
+        self.awaiting.take();
         self.close_stdin();
         for task in self.tasks.borrow_mut().drain(..) {
             task.abort();
@@ -149,6 +233,12 @@ impl Stdio {
 impl Drop for Stdio {
     fn drop(&mut self) {
         self.abort();
+    }
+}
+
+impl OutputFifo {
+    fn new(fifo: Fifo) -> Result<Self> {
+        Ok(Self { fifo: watch(fifo.write, Interest::WRITABLE)?, reader: fifo.read })
     }
 }
 
@@ -169,13 +259,17 @@ impl Drop for Running {
     }
 }
 
+/// `None` for the null device.
+fn open_fifo(uri: &str) -> Result<Option<Fifo>> {
+    match Target::parse(uri)? {
+        Target::Null => Ok(None),
+        Target::Fifo(path) => Fifo::open(&path).map(Some),
+    }
+}
+
 /// The process's end, and the fifo's write end that keeps the stream open.
 fn open_input(uri: &str, uid: u32, gid: u32, relays: &mut Vec<Relay>) -> Result<(OwnedFd, Option<OwnedFd>)> {
-    let path = match Target::parse(uri)? {
-        Target::Null => return Ok((crate::sys::null::open(OFlags::RDONLY)?, None)),
-        Target::Fifo(path) => path,
-    };
-    let fifo = Fifo::open(&path)?;
+    let Some(fifo) = open_fifo(uri)? else { return Ok((crate::sys::null::open(OFlags::RDONLY)?, None)) };
     let (theirs, ours) = pipe()?;
     give(&theirs, uid, gid)?;
     nonblocking(&ours)?;
@@ -185,19 +279,11 @@ fn open_input(uri: &str, uid: u32, gid: u32, relays: &mut Vec<Relay>) -> Result<
 
 /// The process's end.
 fn open_output(uri: &str, uid: u32, gid: u32, relays: &mut Vec<Relay>) -> Result<OwnedFd> {
-    let path = match Target::parse(uri)? {
-        Target::Null => return crate::sys::null::open(OFlags::WRONLY),
-        Target::Fifo(path) => path,
-    };
-    let fifo = Fifo::open(&path)?;
+    let Some(fifo) = open_fifo(uri)? else { return crate::sys::null::open(OFlags::WRONLY) };
     let (ours, theirs) = pipe()?;
     give(&theirs, uid, gid)?;
     nonblocking(&ours)?;
-    relays.push(Relay::Output {
-        pipe: watch(ours, Interest::READABLE)?,
-        fifo: watch(fifo.write, Interest::WRITABLE)?,
-        reader: fifo.read,
-    });
+    relays.push(Relay::Output { pipe: watch(ours, Interest::READABLE)?, fifo: OutputFifo::new(fifo)? });
     Ok(theirs)
 }
 
@@ -210,13 +296,35 @@ async fn run_input(fifo: AsyncFd<OwnedFd>, pipe: AsyncFd<OwnedFd>) {
     }
 }
 
-async fn run_output(pipe: AsyncFd<OwnedFd>, fifo: AsyncFd<OwnedFd>, reader: OwnedFd, running: Running) {
-    if let Err(e) = relay::relay(&pipe, &fifo).await {
+async fn run_output(pipe: AsyncFd<OwnedFd>, output: OutputFifo, running: Running) {
+    if let Err(e) = relay::relay(&pipe, &output.fifo).await {
         log::warn!("an output stream ends early: {e}");
     }
-    drop((pipe, reader));
+    drop(pipe);
+    end_output(output, running).await;
+}
+
+async fn run_terminal_input(fifo: AsyncFd<OwnedFd>, terminal: Rc<Terminal>) {
+    if let Err(e) = terminal.relay_input(&fifo).await {
+        log::warn!("stdin of a terminal ends early: {e}");
+    }
+}
+
+async fn run_terminal_output(terminal: Rc<Terminal>, output: Option<OutputFifo>, running: Running) {
+    if let Err(e) = terminal.relay_output(output.as_ref().map(|output| &output.fifo)).await {
+        log::warn!("the output of a terminal ends early: {e}");
+    }
+    drop(terminal);
+    if let Some(output) = output {
+        end_output(output, running).await;
+    }
+}
+
+/// Lets a reader see the end, when there is one.
+async fn end_output(output: OutputFifo, running: Running) {
+    drop(output.reader);
     drop(running);
-    let write = fifo.into_inner();
+    let write = output.fifo.into_inner();
     let mut pause = READER_POLL.0;
     // A reader's open wakes no one who polls the write end, so look.
     while !has_reader(&write) {

@@ -37,8 +37,6 @@ const HOOKS: &[Row<Hooks>] = &[
 ];
 
 const PROCESS: &[Row<Process>] = &[
-    // Without it, consoleSize is to be ignored ("MUST", the specification says).
-    ("process.terminal", |process| process.terminal() == Some(true)),
     ("process.user.username", |process| text(process.user().username())),
     ("process.commandLine", |process| text(process.command_line())),
     ("process.apparmorProfile", |process| text(process.apparmor_profile())),
@@ -219,7 +217,6 @@ mod tests {
             ("hooks.startContainer", hooks()),
             ("hooks.poststart", hooks()),
             ("hooks.poststop", hooks()),
-            ("process.terminal", flags()),
             ("process.user.username", words()),
             ("process.commandLine", words()),
             ("process.apparmorProfile", words()),
@@ -332,11 +329,6 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_size_for_a_console_without_a_terminal_is_ignored() {
-        judge(&with("process.consoleSize", &json!({ "height": 24, "width": 80 }))).unwrap();
-    }
-
     /// A deserializer that has no data and tells the names of the fields which a type asks it for.
     struct Fields<'a>(&'a mut Vec<&'static str>);
 
@@ -390,7 +382,7 @@ mod tests {
             undecided::<Hooks>("hooks.", ""),
             undecided::<Process>(
                 "process.",
-                "consoleSize user args env cwd capabilities rlimits noNewPrivileges oomScoreAdj",
+                "terminal consoleSize user args env cwd capabilities rlimits noNewPrivileges oomScoreAdj",
             ),
             undecided::<oci::User>("process.user.", "uid gid umask additionalGids"),
             undecided::<oci::LinuxCapabilities>(

@@ -1,0 +1,62 @@
+//! The terminal of a process: a pty of the container's own devpts, whose master goes to the shim.
+//!
+//! Nothing here takes a path twice, and the slave has none at all: it is opened through its master and bound by
+//! descriptor (CVE-2025-52565).
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{FileType, Mode, OFlags, Uid};
+use rustix::io::Errno;
+
+use crate::error::{Context, Error, Kind, Os, Result};
+use crate::sys::mount::Mount;
+use crate::sys::path::{self, Root};
+use crate::sys::tty;
+
+use super::plan::{Streams, Work};
+use super::rootfs;
+use super::steps::Born;
+
+/// Opens the pty, makes it the session's terminal and hands its master to the shim. An init of a container that has its
+/// own mounts gets it as /dev/console too.
+pub fn make(born: &mut Born<'_>) -> Result<()> {
+    let Streams::Terminal(size) = &born.plan.streams else { return Ok(()) };
+    // Of an exec, and of an init in another container's mount namespace, the root is the container's already.
+    let root = match &born.root {
+        Some(root) => root,
+        None => &Root::open(Path::new("/"))?,
+    };
+    let devpts = root.resolve(Path::new("/dev/pts"))?;
+    let master = tty::open_master(&devpts).context(|| "/dev/pts, which a terminal needs")?;
+    let slave = tty::open_slave(&master)?;
+    if let Some(size) = size {
+        tty::resize(&master, *size)?;
+    }
+    // To its user alone: the group is the one that the devpts was mounted with, tty mostly.
+    rustix::fs::fchown(&slave, Some(Uid::from_raw(born.plan.process.uid)), None).os(|| "fchown of the terminal")?;
+    tty::take_control(&slave)?;
+    if matches!(born.plan.work, Work::Create(_)) && rootfs::plan(born).is_some() {
+        bind_console(root, &slave).context(|| "/dev/console")?;
+    }
+    born.sync.console(&master)?;
+    born.console = Some(slave);
+    Ok(())
+}
+
+/// Binds the slave onto /dev/console (runtime-spec: config-linux.md, "Default devices"), made where it is missing.
+fn bind_console(root: &Root, slave: &OwnedFd) -> Result<()> {
+    // As for the devices: /dev may be anything in an image.
+    let dev = root.resolve_no_links(Path::new("/dev"))?;
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
+    match rustix::fs::openat(&dev, "console", flags, Mode::from(0o666)) {
+        Ok(_) | Err(Errno::EXIST) => {}
+        Err(e) => return Err(Error::os(e, "openat")),
+    }
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let target = rustix::fs::openat(&dev, "console", flags, Mode::empty()).os(|| "openat")?;
+    if FileType::from_raw_mode(path::stat(&target)?.st_mode) == FileType::Symlink {
+        return Err(Error::new(Kind::InvalidArgument, "it is a link"));
+    }
+    Mount::clone_fd(slave.as_fd(), false)?.attach(target.as_fd())
+}

@@ -1,0 +1,463 @@
+//! Terminals of containers and execs: by the task service, and by ctr in a terminal of its own.
+
+mod common;
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::process::{Child, Command};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use common::block_on;
+use common::bundle::Bundle;
+use common::containerd::{Containerd, eventually};
+use common::driver::Shim;
+use common::stdio::Io;
+use common::world::{SOON, World, descriptors, refused, until};
+use containerd_shim_protos::api::Status;
+use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
+use rustix::termios::{Winsize, tcsetwinsize};
+use serde_json::json;
+use ttrpc::Code;
+
+fn terminal(bundle: Bundle) -> Bundle {
+    bundle.edit(|spec| spec["process"]["terminal"] = json!(true))
+}
+
+fn sleeping(bundle: Bundle) -> Bundle {
+    bundle.args(&["sleep", "1000"])
+}
+
+/// Runs a script in a terminal of a running container's; returns the exit status and the output.
+async fn exec_script(world: &World, bundle: &Bundle, exec: &str, script: &str) -> (u32, String) {
+    let mut io = Io::terminal(&world.scratch, exec);
+    let process = bundle.process(&["sh", "-c", script]);
+    let exit = world.exec_to_exit(&bundle.id, exec, &process, &io).await.unwrap();
+    (exit.exit_status, io.stdout(SOON).await.unwrap())
+}
+
+/// Starts a script in a terminal; returns when it says "ready".
+async fn start_script(world: &World, bundle: &Bundle, exec: &str, script: &str) -> (Io, File) {
+    let mut io = Io::terminal(&world.scratch, exec);
+    world.exec(&bundle.id, exec, &bundle.process(&["sh", "-c", script]), &io).await.unwrap();
+    world.start(&bundle.id, exec).await.unwrap();
+    let stdin = io.open_stdin(SOON).await.unwrap();
+    io.stdout_with("ready", SOON).await.unwrap();
+    (io, stdin)
+}
+
+async fn ended(shim: &Shim, id: &str, exec: &str) -> u32 {
+    shim.within(SOON).wait(id, exec).await.unwrap().exit_status
+}
+
+#[test]
+fn an_init_has_a_terminal_of_the_containers_own_which_is_its_console() {
+    block_on(async {
+        let script = "tty; stty size; test -t 0 && test -t 1 && test -t 2 && echo three
+            stat -c '%t:%T %u:%g %a' /dev/pts/0 /dev/console; ls /dev/pts | tr '\\n' ' '; echo
+            echo to the console > /dev/console; echo to the tty > /dev/tty; exit 3";
+        let (world, bundle) = World::with("one", |b| {
+            terminal(b.script(script)).edit(|spec| {
+                spec["process"]["consoleSize"] = json!({ "height": 33, "width": 99 });
+            })
+        })
+        .await;
+        let mut io = Io::terminal(&world.scratch, "one");
+        world.create(&bundle, &io).await.unwrap();
+        assert!(world.state("one", "").await.unwrap().terminal);
+        world.start("one", "").await.unwrap();
+        assert_eq!(ended(&world, "one", "").await, 3);
+        let expected = "/dev/pts/0\n33 99\nthree\n88:0 0:5 620\n88:0 0:5 620\n0 ptmx \nto the console\nto the tty\n";
+        assert_eq!(io.stdout(SOON).await.unwrap(), expected.replace('\n', "\r\n"));
+        world.delete("one", "").await.unwrap();
+        world.close().await;
+    });
+}
+
+#[test]
+fn an_exec_has_a_terminal_where_its_request_says_so() {
+    block_on(async {
+        let (world, bundle) = World::running("one", sleeping).await;
+        let script = "tty; stat -c '%t:%T' $(tty); test -e /dev/console || echo no console";
+        let (status, output) = exec_script(&world, &bundle, "x", script).await;
+        assert_eq!((status, &*output), (0, "/dev/pts/0\r\n88:0\r\nno console\r\n"));
+
+        let mut process = bundle.process(&["sh", "-c", "tty"]);
+        process["terminal"] = json!(true);
+        let mut pipes = Io::fifos(&world.scratch, "y");
+        assert_eq!(world.exec_to_exit("one", "y", &process, &pipes).await.unwrap().exit_status, 1);
+        assert_eq!(pipes.stdout(SOON).await.unwrap(), "not a tty\n");
+        assert_eq!(world.end("one").await, 137);
+        world.close().await;
+    });
+}
+
+#[test]
+fn a_terminal_has_the_size_that_it_is_given_at_any_time() {
+    block_on(async {
+        let (world, bundle) = World::with("one", |b| terminal(b.script("stty size; sleep 1000"))).await;
+        let mut init = Io::terminal(&world.scratch, "one");
+        world.create(&bundle, &init).await.unwrap();
+        world.resize_pty("one", "", 81, 26).await.unwrap();
+        world.start("one", "").await.unwrap();
+        init.stdout_with("26 81\r\n", SOON).await.unwrap();
+
+        let script = "trap 'stty size; exit 5' WINCH; stty size; echo ready; while :; do sleep 0.02; done";
+        let mut io = Io::terminal(&world.scratch, "x");
+        world.exec("one", "x", &bundle.process(&["sh", "-c", script]), &io).await.unwrap();
+        world.resize_pty("one", "x", 132, 43).await.unwrap();
+        world.start("one", "x").await.unwrap();
+        assert_eq!(io.stdout_with("ready", SOON).await.unwrap(), "43 132\r\nready\r\n");
+        refused(world.resize_pty("one", "x", 65536, 24).await, Code::INVALID_ARGUMENT, &["65536"]);
+        world.resize_pty("one", "x", 100, 50).await.unwrap();
+        assert_eq!(ended(&world, "one", "x").await, 5);
+        assert_eq!(io.stdout(SOON).await.unwrap(), "43 132\r\nready\r\n50 100\r\n");
+        refused(world.resize_pty("one", "x", 80, 24).await, Code::FAILED_PRECONDITION, &["stopped", "exec x"]);
+        world.delete("one", "x").await.unwrap();
+        refused(world.resize_pty("one", "x", 80, 24).await, Code::NOT_FOUND, &["exec x"]);
+        assert_eq!(world.end("one").await, 137);
+        world.close().await;
+
+        // Without a terminal there is nothing to resize, which is no error.
+        let (world, _bundle) = World::running("one", sleeping).await;
+        world.resize_pty("one", "", 80, 24).await.unwrap();
+        assert_eq!(world.end("one").await, 137);
+        world.close().await;
+    });
+}
+
+#[test]
+fn what_is_typed_reaches_the_program_and_control_c_the_foreground() {
+    block_on(async {
+        let (world, bundle) = World::running("one", sleeping).await;
+        let script = "trap 'echo caught' INT; echo ready; /bin/sleep 1000; read line; echo got $line; exit 7";
+        let (mut io, mut stdin) = start_script(&world, &bundle, "x", script).await;
+        // The sleep ends by it, and the shell's trap runs. One that comes before the sleep is there has to wait for it.
+        let since = Instant::now();
+        while io.stdout_with("caught", Duration::from_millis(500)).await.is_err() {
+            assert!(since.elapsed() < SOON, "{:?}", io.stdout_with("", SOON).await);
+            stdin.write_all(b"\x03").unwrap();
+        }
+        stdin.write_all(b"hello\r").unwrap();
+        assert_eq!(ended(&world, "one", "x").await, 7);
+        let output = io.stdout(SOON).await.unwrap();
+        assert!(
+            output.starts_with("ready\r\n^C") && output.ends_with("caught\r\nhello\r\ngot hello\r\n"),
+            "{output:?}"
+        );
+        world.delete("one", "x").await.unwrap();
+
+        let (_io, mut stdin) = start_script(&world, &bundle, "y", "echo ready; exec sleep 1000").await;
+        stdin.write_all(b"\x03").unwrap();
+        assert_eq!(ended(&world, "one", "y").await, 130);
+        world.delete("one", "y").await.unwrap();
+        assert_eq!(world.end("one").await, 137);
+        world.close().await;
+    });
+}
+
+#[test]
+fn a_client_may_leave_and_another_come() {
+    block_on(async {
+        let (world, bundle) = World::running("one", sleeping).await;
+        let script = "echo ready; read a; echo first $a; read b; echo second $b; sleep 0.3; echo last";
+        let (mut io, mut stdin) = start_script(&world, &bundle, "x", script).await;
+        stdin.write_all(b"1\n").unwrap();
+        io.stdout_with("first 1", SOON).await.unwrap();
+        drop(stdin);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert_eq!(world.status("one", "x").await.unwrap(), Status::RUNNING);
+        io.open_stdin(SOON).await.unwrap().write_all(b"2\n").unwrap();
+        // And even the end of stdin is no end of the session.
+        world.close_io("one", "x").await.unwrap();
+        assert_eq!(ended(&world, "one", "x").await, 0);
+        assert!(io.stdout(SOON).await.unwrap().ends_with("second 2\r\nlast\r\n"));
+        world.delete("one", "x").await.unwrap();
+        assert_eq!(world.end("one").await, 137);
+        world.close().await;
+    });
+}
+
+#[test]
+fn ten_megabytes_come_and_go_as_they_are() {
+    block_on(async {
+        const LINES: u32 = 1_400_000;
+        let (world, bundle) = World::running("one", sleeping).await;
+        let (status, output) = exec_script(&world, &bundle, "out", &format!("seq {LINES}")).await;
+        assert_eq!(status, 0);
+        let mut lines = output.split_terminator("\r\n");
+        assert!((1..=LINES).all(|n| lines.next() == Some(&*n.to_string())), "{} bytes", output.len());
+        assert_eq!((lines.next(), output.ends_with("\r\n")), (None, true));
+
+        // The other way through a terminal that changes nothing, faster than it is read.
+        let sent: Vec<u8> = (0..10 << 20).map(|n: u32| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        let script = format!("stty raw -echo; echo ready; head -c {} | sha256sum", sent.len());
+        let (mut io, stdin) = start_script(&world, &bundle, "in", &script).await;
+        let flags = rustix::fs::fcntl_getfl(&stdin).unwrap();
+        rustix::fs::fcntl_setfl(&stdin, flags - rustix::fs::OFlags::NONBLOCK).unwrap();
+        let sum = sha256(&sent);
+        let writer = std::thread::spawn(move || { stdin }.write_all(&sent).unwrap());
+        assert_eq!(ended(&world, "one", "in").await, 0);
+        writer.join().unwrap();
+        let output = io.stdout(SOON).await.unwrap();
+        assert!(output.contains(&sum), "{output:?} without {sum}");
+        world.delete("one", "in").await.unwrap();
+        assert_eq!(world.end("one").await, 137);
+        world.close().await;
+    });
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    let file = std::env::temp_dir().join(format!("dray-terminal-{}", std::process::id()));
+    fs::write(&file, bytes).unwrap();
+    let output = Command::new("sha256sum").arg(&file).output().unwrap();
+    fs::remove_file(file).unwrap();
+    String::from_utf8(output.stdout).unwrap()[..64].to_string()
+}
+
+#[test]
+fn the_last_line_arrives_and_no_descriptor_stays() {
+    block_on(async {
+        let (world, bundle) = World::running("one", sleeping).await;
+        let shim = world.pid().await.unwrap();
+        exec_script(&world, &bundle, "warm", "true").await;
+        let before = descriptors(shim);
+        for n in 0..30 {
+            let answer = exec_script(&world, &bundle, &format!("x{n}"), "seq 200; echo last").await;
+            assert!(answer.1.ends_with("\r\n200\r\nlast\r\n"), "{n}: {answer:?}");
+        }
+        // The end of a stream without a reader is looked for now and then.
+        until("the descriptors that there were", || descriptors(shim) == before).await;
+        assert_eq!(world.end("one").await, 137);
+        world.close().await;
+    });
+}
+
+#[test]
+fn a_terminal_is_its_users() {
+    block_on(async {
+        let (world, bundle) = World::running("one", sleeping).await;
+        let mut io = Io::terminal(&world.scratch, "x");
+        let script = "stat -c '%u:%g %a' $(tty); echo by name >$(tty); echo by /dev/tty >/dev/tty; id -u";
+        let mut process = bundle.process(&["sh", "-c", script]);
+        process["user"] = json!({ "uid": 1000, "gid": 1001 });
+        process["capabilities"] = json!({});
+        assert_eq!(world.exec_to_exit("one", "x", &process, &io).await.unwrap().exit_status, 0);
+        let expected = "1000:5 620\r\nby name\r\nby /dev/tty\r\n1000\r\n";
+        assert_eq!(io.stdout(SOON).await.unwrap(), expected);
+        assert_eq!(world.end("one").await, 137);
+        world.close().await;
+    });
+}
+
+/// Its stream ends with it: a client waits for that end, and for as long as somebody in the background has the terminal.
+#[test]
+fn what_an_exec_leaves_behind_in_its_terminal_does_not_keep_it() {
+    block_on(async {
+        let (world, bundle) = World::running("one", sleeping).await;
+        let mut io = Io::terminal(&world.scratch, "x");
+        let process = bundle.process(&["sh", "-c", "trap '' HUP; sleep 1000 & echo said"]);
+        world.exec("one", "x", &process, &io).await.unwrap();
+        world.start("one", "x").await.unwrap();
+        assert_eq!(ended(&world, "one", "x").await, 0);
+        let since = Instant::now();
+        assert_eq!(io.stdout(SOON).await.unwrap(), "said\r\n");
+        world.delete("one", "x").await.unwrap();
+        assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
+        assert_eq!(world.end("one").await, 137);
+        world.close().await;
+    });
+}
+
+/// An init system closes its console and opens it again.
+#[test]
+fn a_terminal_that_is_closed_and_opened_again_goes_on() {
+    block_on(async {
+        let script =
+            "echo first; exec <&- >&- 2>&-; sleep 0.5; echo second >/dev/console; sleep 0.5; echo last >/dev/tty";
+        let (world, bundle) = World::with("one", |b| terminal(b.script(script))).await;
+        let mut io = Io::terminal(&world.scratch, "one");
+        world.create(&bundle, &io).await.unwrap();
+        world.start("one", "").await.unwrap();
+        assert_eq!(ended(&world, "one", "").await, 0);
+        assert_eq!(io.stdout(SOON).await.unwrap(), "first\r\nsecond\r\nlast\r\n");
+        world.delete("one", "").await.unwrap();
+        world.close().await;
+    });
+}
+
+#[test]
+fn a_terminal_without_streams_holds_nobody_up() {
+    block_on(async {
+        let (world, bundle) = World::with("one", |b| terminal(b.script("seq 100000; exit 6"))).await;
+        let mut io = Io::null();
+        io.terminal = true;
+        world.create(&bundle, &io).await.unwrap();
+        world.start("one", "").await.unwrap();
+        assert_eq!(ended(&world, "one", "").await, 6);
+        world.delete("one", "").await.unwrap();
+        world.close().await;
+    });
+}
+
+#[test]
+fn what_cannot_be_is_refused_and_leaves_nothing() {
+    block_on(async {
+        for asked in [true, false] {
+            let (world, bundle) = World::with("one", |b| if asked { b } else { terminal(b) }).await;
+            let io = if asked { Io::terminal(&world.scratch, "one") } else { Io::null() };
+            refused(
+                world.create(&bundle, &io).await,
+                Code::INVALID_ARGUMENT,
+                &["process.terminal", &asked.to_string()],
+            );
+            world.close().await;
+        }
+        // Somebody else's pty is not taken: without a devpts of its own there is none.
+        let no_devpts = |b: Bundle| {
+            terminal(b).edit(|spec| {
+                spec["mounts"].as_array_mut().unwrap().retain(|mount| mount["destination"] != "/dev/pts");
+            })
+        };
+        let (world, bundle) = World::with("one", no_devpts).await;
+        let error = world.create(&bundle, &Io::terminal(&world.scratch, "one")).await.unwrap_err();
+        assert!(error.to_string().contains("making the terminal") && error.to_string().contains("/dev/pts"), "{error}");
+        world.close().await;
+
+        // An image's link at /dev/console leads nowhere.
+        let (world, bundle) = World::with("one", |b| {
+            let b = terminal(b).plain_rootfs().edit(|spec| {
+                spec["mounts"].as_array_mut().unwrap().retain(|mount| mount["destination"] != "/dev");
+            });
+            let dev = b.rootfs_dir().join("dev");
+            fs::create_dir_all(&dev).unwrap();
+            fs::write(b.rootfs_dir().join("victim"), "untouched").unwrap();
+            std::os::unix::fs::symlink("/victim", dev.join("console")).unwrap();
+            b
+        })
+        .await;
+        let error = world.create(&bundle, &Io::terminal(&world.scratch, "one")).await.unwrap_err();
+        assert!(error.to_string().contains("/dev/console"), "{error}");
+        assert_eq!(fs::read_to_string(bundle.rootfs_dir().join("victim")).unwrap(), "untouched");
+        world.close().await;
+    });
+}
+
+/// A terminal of the test's, and a client in it.
+struct Client {
+    child: Child,
+    master: OwnedFd,
+    output: Arc<Mutex<String>>,
+}
+
+impl Client {
+    /// Runs `ctr ARGS` in a new terminal of 91 by 37.
+    fn ctr(containerd: &Containerd, args: &[&str]) -> Client {
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let master = openpt(flags).unwrap();
+        unlockpt(&master).unwrap();
+        let slave = ioctl_tiocgptpeer(&master, flags).unwrap();
+        let ctr = containerd.command(args);
+        let mut command = Command::new("setsid");
+        command.args(["--ctty", "--wait"]).arg(ctr.get_program()).args(ctr.get_args());
+        command.stdin(slave.try_clone().unwrap()).stdout(slave.try_clone().unwrap()).stderr(slave);
+        let client = Client { child: command.spawn().expect("setsid"), master, output: Arc::default() };
+        client.resize(91, 37);
+        let (mut reader, output) = (File::from(client.master.try_clone().unwrap()), client.output.clone());
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(n @ 1..) = reader.read(&mut buffer) {
+                output.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..n]));
+            }
+        });
+        client
+    }
+
+    fn resize(&self, width: u16, height: u16) {
+        tcsetwinsize(&self.master, Winsize { ws_row: height, ws_col: width, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
+    }
+
+    fn types(&self, text: &str) {
+        rustix::io::write(&self.master, text.as_bytes()).unwrap();
+    }
+
+    #[track_caller]
+    fn shows(&self, text: &str) {
+        let shown = eventually(|| self.output.lock().unwrap().contains(text));
+        assert!(shown, "no {text:?} in {:?}", self.output.lock().unwrap());
+    }
+
+    #[track_caller]
+    fn ends(&mut self) -> Option<i32> {
+        let ended = eventually(|| self.child.try_wait().unwrap().is_some());
+        assert!(ended, "ctr does not end: {:?}", self.output.lock().unwrap());
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Says its size whenever that changes, and what it is told.
+const SHELL: [&str; 3] = [
+    "sh",
+    "-c",
+    "trap 'echo size $(stty size)' WINCH; trap 'echo caught' INT; tty; test -t 0 && echo ready
+    while :; do read line && echo got $line && [ $line = end ] && exit 9; done",
+];
+
+#[test]
+fn ctr_run_in_a_terminal() {
+    let containerd = Containerd::start();
+    let args = containerd.run_args("tty", &["--rm", "--tty"], &SHELL);
+    let mut ctr = Client::ctr(&containerd, &args.iter().map(String::as_str).collect::<Vec<_>>());
+    ctr.shows("/dev/pts/0\r");
+    ctr.shows("size 37 91\r");
+    ctr.types("hello\r");
+    ctr.shows("got hello\r");
+    ctr.resize(120, 40);
+    ctr.shows("size 40 120\r");
+    ctr.types("\x03");
+    ctr.shows("caught\r");
+    ctr.types("end\r");
+    assert_eq!(ctr.ends(), Some(9));
+    ctr.shows("got end\r");
+    containerd.assert_nothing_left();
+}
+
+#[test]
+fn ctr_exec_and_attach_in_a_terminal() {
+    let containerd = Containerd::start();
+    let args = containerd.run_args("host", &["--detach", "--tty"], &SHELL);
+    let mut run = Client::ctr(&containerd, &args.iter().map(String::as_str).collect::<Vec<_>>());
+    assert_eq!(run.ends(), Some(0));
+
+    let exec =
+        ["task", "exec", "--tty", "--exec-id", "x", "host", "sh", "-c", "tty; read a; stty size; exec sleep 1000"];
+    let mut exec = Client::ctr(&containerd, &exec);
+    exec.shows("/dev/pts/1\r");
+    exec.resize(77, 33);
+    std::thread::sleep(Duration::from_millis(300));
+    exec.types("go\r");
+    exec.shows("33 77\r");
+    exec.types("\x03");
+    assert_eq!(exec.ends(), Some(130));
+
+    let mut attach = Client::ctr(&containerd, &["task", "attach", "host"]);
+    attach.shows("ready\r");
+    attach.types("again\r");
+    attach.shows("got again\r");
+    attach.types("end\r");
+    assert_eq!(attach.ends(), Some(9));
+    // The client that ended it may have deleted the task.
+    if containerd.task("host").is_some() {
+        containerd.delete_task("host");
+    }
+    containerd.ctr_ok(&["container", "delete", "host"]);
+    containerd.assert_nothing_left();
+}
