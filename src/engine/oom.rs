@@ -72,15 +72,16 @@ impl Engine {
         while let Some(container) = weak.upgrade() {
             let Some(oom) = &container.oom else { return };
             let starting = container.init.state() == State::Starting;
+            // The victim may be what has just been started: after its start event, unless there always is another one.
+            let early = starting || looks < LOOKS && container.has_starting_execs();
             // The kernel rings for the last time when the cgroup is removed.
-            let over = looks == LOOKS || container.deleting.get() || !starting && self.tell_oom(&container, true);
+            let over = container.deleting.get() || !early && self.tell_oom(&container, true) || looks == LOOKS;
             oom.looking.set(!over);
             if over {
                 return;
             }
             drop(container);
             tokio::time::sleep(pause).await;
-            // After the start event, whatever comes first.
             if !starting {
                 looks += 1;
                 pause *= 2;
