@@ -237,7 +237,9 @@ fn a_bundle_without_a_start_is_told_which_binary_it_belongs_to() {
         let app = |id, there: Option<&str>| {
             let bundle = Bundle::new(&world.scratch, id).args(&["true"]);
             fs::write(bundle.dir().join("sandbox"), "pod").unwrap();
-            there.map(|text| fs::write(bundle.dir().join("shim-binary-path"), text).unwrap());
+            if let Some(text) = there {
+                fs::write(bundle.dir().join("shim-binary-path"), text).unwrap();
+            }
             bundle
         };
         let own = fs::canonicalize(shim_binary()).unwrap();
@@ -312,7 +314,10 @@ fn the_kernel_kills_the_shim_before_containerd_and_not_its_containers() {
         let own = score(std::process::id() as i32);
         assert_eq!(score(world.pid().await.unwrap()), (own + 1).min(1000));
         let init = world.state(&bundle.id, "").await.unwrap().pid;
-        assert_eq!(score(init as i32), 0);
+        // Below what it once was nobody goes without CAP_SYS_RESOURCE, which root may lack.
+        let capable = rustix::thread::capabilities(None).unwrap();
+        let capable = capable.effective.contains(rustix::thread::CapabilitySet::SYS_RESOURCE);
+        assert!(score(init as i32) == 0 || own > 0 && !capable, "{}", score(init as i32));
         world.end("one").await;
         world.close().await;
     });

@@ -164,8 +164,12 @@ impl Address {
 
     /// Removes the socket unless a shim listens on it.
     pub fn remove_stale(&self) -> Result<()> {
-        let is_socket = std::fs::symlink_metadata(&self.0).is_ok_and(|meta| meta.file_type().is_socket());
-        if is_socket && !self.has_listener()? { self.remove() } else { Ok(()) }
+        match std::fs::symlink_metadata(&self.0) {
+            Ok(meta) if meta.file_type().is_socket() && self.has_listener()? => Ok(()),
+            Ok(meta) if !meta.file_type().is_socket() => Ok(()),
+            // Gone, perhaps: what is beside it may be there still.
+            _ => self.remove(),
+        }
     }
 }
 

@@ -190,7 +190,9 @@ impl Drop for Shim {
                 eprintln!("cleaning up {id}: {e}");
             }
         }
-        let _ = fs::remove_file(self.address.trim_start_matches("unix://"));
+        let socket = self.address.trim_start_matches("unix://");
+        let _ = fs::remove_file(format!("{socket}.dray"));
+        let _ = fs::remove_file(socket);
     }
 }
 
