@@ -18,7 +18,6 @@ fn fields_that_are_not_implemented_are_refused_before_any_effect() {
         ("process.apparmorProfile", json!("x")),
         ("process.selinuxLabel", json!("x")),
         ("linux.seccomp", json!({"defaultAction": "SCMP_ACT_ALLOW"})),
-        ("linux.sysctl", json!({"net.ipv4.ip_forward": "1"})),
         ("linux.rootfsPropagation", json!("shared")),
         ("linux.uidMappings", json!([{"containerID": 0, "hostID": 1000, "size": 1}])),
         ("linux.intelRdt", json!({"closID": "x"})),

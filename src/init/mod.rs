@@ -18,6 +18,7 @@ pub mod plan;
 pub mod rootfs;
 pub mod steps;
 pub mod sync;
+pub mod sysctl;
 
 use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd};

@@ -10,7 +10,7 @@ use crate::sys::{cred, fd, signal};
 
 use super::plan::{Plan, Work};
 use super::sync::ChildEnd;
-use super::{devices, identity, mask, mounts, namespaces, rootfs};
+use super::{devices, identity, mask, mounts, namespaces, rootfs, sysctl};
 
 /// A process of a container while it is still this program.
 pub struct Born<'a> {
@@ -49,6 +49,8 @@ pub const CREATE: &[Step] = &[
     Step("making namespaces", namespaces::make),
     Step("bringing up the loopback interface", namespaces::loopback),
     Step("setting the host name", namespaces::hostname),
+    // With the capabilities over the namespaces that identity takes away, and before anything of the image's is looked at.
+    Step("setting kernel parameters", sysctl::write_all),
     // From here to `entering the rootfs` paths are the container's, resolved in-root; sources are the host's.
     Step("opening the rootfs", rootfs::open),
     Step("mounting", mounts::mount_all),

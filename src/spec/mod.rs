@@ -7,6 +7,7 @@
 //! - [`namespaces`]: which namespaces a container makes and which it joins, and what follows from that.
 //! - [`mounts`]: what each entry of `mounts` is, and where it goes.
 //! - [`mount_options`]: the words of a mount's options, as the kernel's attributes, flags and file system parameters.
+//! - [`sysctl`]: kernel parameters, where they are of a namespace.
 //!
 //! A caller loads, validates, and from then on may rely on every rule that `validate` names: `init` and `cgroup` do not
 //! check again what can be known from the document alone.
@@ -17,4 +18,5 @@ pub mod load;
 pub mod mount_options;
 pub mod mounts;
 pub mod namespaces;
+pub mod sysctl;
 pub mod validate;

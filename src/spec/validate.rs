@@ -29,6 +29,7 @@ pub fn validate(spec: &Spec) -> Result<()> {
     }
     namespace_list(spec)?;
     hostname(spec)?;
+    super::sysctl::sysctls(spec)?;
     spec.linux().as_ref().map_or(Ok(()), linux)
 }
 
