@@ -87,8 +87,8 @@ fn plan(args: &[&str]) -> Plan {
         rlimits: Vec::new(),
         no_new_privileges: false,
     };
-    let work = Work::Create(Create::default());
-    Plan { work, process, stdio: [null(), null(), null()], cgroup_files: Vec::new(), hold: Hold::Socket }
+    let work = Work::Create(Box::default());
+    Plan { work, process, stdio: [null(), null(), null()], cgroup_files: Vec::new(), hold: Hold::Socket, seccomp: None }
 }
 
 /// A child that has done all but become its program.

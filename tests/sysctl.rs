@@ -43,12 +43,12 @@ fn each_kind_is_set_in_the_container_and_nowhere_else() {
 /// Before the identity and the capabilities are the container's, of which none allows it.
 #[test]
 fn it_takes_no_right_of_the_containers() {
-    let ended = run_script("cat /proc/sys/net/ipv4/ip_forward; echo 0 >/proc/sys/net/ipv4/ip_forward", |spec| {
-        spec["linux"]["sysctl"] = json!({"net.ipv4.ip_forward": "1"});
+    let ended = run_script("cd /proc/sys/net/ipv4; cat ip_default_ttl; echo 64 >ip_default_ttl", |spec| {
+        spec["linux"]["sysctl"] = json!({"net.ipv4.ip_default_ttl": "77"});
         spec["process"]["user"] = json!({"uid": 1000, "gid": 1000});
         spec["process"]["capabilities"] = Value::Null;
     });
-    assert_eq!(ended.stdout, "1\n");
+    assert_eq!(ended.stdout, "77\n");
     assert!(ended.status != 0, "{ended:#?}");
 }
 
@@ -58,8 +58,8 @@ fn a_false_proc_is_neither_used_nor_written() {
     block_on(async {
         let host = Host::new();
         let real = json!({"destination": "/real", "type": "bind", "source": "/proc", "options": ["bind"]});
-        let bundle = host.bundle("one").script("cat /real/sys/net/ipv4/ip_forward").edit(|spec| {
-            spec["linux"]["sysctl"] = json!({"net.ipv4.ip_forward": "1"});
+        let bundle = host.bundle("one").script("cat /real/sys/net/ipv4/ip_default_ttl").edit(|spec| {
+            spec["linux"]["sysctl"] = json!({"net.ipv4.ip_default_ttl": "77"});
             let mounts = spec["mounts"].as_array_mut().unwrap();
             mounts.retain(|mount| mount["destination"] != "/proc");
             mounts.push(real);
@@ -68,9 +68,9 @@ fn a_false_proc_is_neither_used_nor_written() {
         });
         let image = host.scratch.dir().join("snapshots/one/fs/proc/sys/net/ipv4");
         fs::create_dir_all(&image).unwrap();
-        fs::write(image.join("ip_forward"), "untouched").unwrap();
-        assert_eq!(host.run(&bundle).await.ok(), "1\n");
-        assert_eq!(fs::read_to_string(image.join("ip_forward")).unwrap(), "untouched");
+        fs::write(image.join("ip_default_ttl"), "untouched").unwrap();
+        assert_eq!(host.run(&bundle).await.ok(), "77\n");
+        assert_eq!(fs::read_to_string(image.join("ip_default_ttl")).unwrap(), "untouched");
     });
 }
 

@@ -18,6 +18,7 @@ use crate::init::plan::{self, Plan, Work};
 use crate::init::sync::{Heard, Hold, ParentEnd};
 use crate::spec::{load, namespaces, validate};
 use crate::sys::ns::{Birthplace, Namespace};
+use crate::sys::seccomp::Filter;
 
 use super::Engine;
 use super::container::{Container, Process};
@@ -58,6 +59,7 @@ struct Judged {
     mount_point: PathBuf,
     cgroup: PathBuf,
     state: StateDir,
+    seccomp: Option<Rc<Filter>>,
 }
 
 /// A child about to be born.
@@ -125,12 +127,14 @@ impl Engine {
         if let Some(resources) = linux.and_then(|linux| linux.resources().as_ref()) {
             cgroup::check(resources)?;
         }
+        let profile = linux.and_then(|linux| linux.seccomp().as_ref());
+        let seccomp = profile.map(|profile| self.filters.get(profile)).transpose()?;
         let process = spec.process().as_ref();
         let process = process.ok_or_else(|| Error::new(Kind::InvalidArgument, "process is required"))?;
         let process = plan::process(process)?;
         let rootfs = load::rootfs(&request.bundle, &spec);
         let mount_point = request.bundle.join("rootfs");
-        Ok((Judged { request, rootfs, mount_point, cgroup, state, spec }, process))
+        Ok((Judged { request, rootfs, mount_point, cgroup, state, spec, seccomp }, process))
     }
 
     /// Makes the state directory. One that is there already is a living container's, or the leftover of one whose shim
@@ -177,7 +181,8 @@ impl Engine {
 
         let child = Process::new(&request.id, "", request.stdio.clone(), State::Creating);
         *child.stdio.borrow_mut() = Some(Rc::new(stdio));
-        let unborn = plan_init(judged, process, ends, &cgroup)?;
+        let mut unborn = plan_init(judged, process, ends, &cgroup)?;
+        unborn.plan.seccomp = judged.seccomp.clone();
         self.birth(&child, unborn)?;
         *init = Some(child.clone());
         let oom_score_adj = judged.spec.process().as_ref().and_then(|process| process.oom_score_adj());
@@ -202,6 +207,7 @@ impl Engine {
             oom_score_adj,
             cgroup,
             init: child,
+            seccomp: judged.seccomp.clone(),
             execs: Default::default(),
             exec_ended: Default::default(),
             init_reaped: Default::default(),
@@ -286,7 +292,7 @@ fn plan_init(judged: &Judged, process: plan::Process, ends: ChildEnds, cgroup: &
     let create = plan::create(&judged.spec, &judged.request.bundle, &judged.rootfs, &views)?;
     let joined = create.joined.iter().find(|(kind, _)| *kind == Namespace::Pid);
     let pid_ns = joined.map(|(kind, fd)| fd.try_clone().map(|fd| (fd, kind.flag()))).transpose().os(|| "dup")?;
-    unborn(Work::Create(create), process, ends, cgroup, pid_ns)
+    unborn(Work::Create(Box::new(create)), process, ends, cgroup, pid_ns)
 }
 
 /// Puts a plan together: work, program, streams, cgroups.
@@ -306,7 +312,7 @@ pub(super) fn unborn(
         cgroup_files.push((UNIFIED.to_owned(), procs.os(|| "openat cgroup.procs")?));
     }
     let stdio = [ends.stdin, ends.stdout, ends.stderr];
-    let plan = Plan { work, process, stdio, cgroup_files, hold: Hold::Socket };
+    let plan = Plan { work, process, stdio, cgroup_files, hold: Hold::Socket, seccomp: None };
     Ok(Unborn { plan, cgroup: joins.unified, place })
 }
 

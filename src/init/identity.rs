@@ -7,6 +7,7 @@ use std::path::Path;
 use crate::error::{Context, Error, Kind, Os, Result};
 use crate::sys::{cred, exec};
 
+use super::seccomp;
 use super::steps::Born;
 
 /// Sets the resource limits, while there may still be a capability to raise them with.
@@ -44,7 +45,11 @@ pub fn change(born: &mut Born<'_>) -> Result<()> {
     if process.no_new_privileges {
         cred::no_new_privileges()?;
     }
-    cred::set_capabilities(&process.capabilities)
+    match &born.plan.seccomp {
+        // To load it takes one more (`seccomp::load_filter`).
+        Some(_) if !process.no_new_privileges => cred::set_capabilities(&seccomp::with_admin(&process.capabilities)),
+        _ => cred::set_capabilities(&process.capabilities),
+    }
 }
 
 fn chdir(path: &Path) -> Result<()> {

@@ -16,6 +16,7 @@ pub mod mounts;
 pub mod namespaces;
 pub mod plan;
 pub mod rootfs;
+pub mod seccomp;
 pub mod steps;
 pub mod sync;
 pub mod sysctl;

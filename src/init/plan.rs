@@ -6,6 +6,7 @@
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, LinuxNamespaceType, Process as SpecProcess, Spec};
 use rustix::fs::FileType;
@@ -18,6 +19,7 @@ use crate::spec::{mounts, namespaces};
 use crate::sys::cred::Capabilities;
 use crate::sys::ns::{self, Namespace};
 use crate::sys::path;
+use crate::sys::seccomp::Filter;
 
 use super::identity_plan::{self, Rlimit};
 use super::sync::Hold;
@@ -35,13 +37,15 @@ pub struct Plan {
     pub cgroup_files: Vec<(String, OwnedFd)>,
     /// What a created init waits for.
     pub hold: Hold,
+    /// The container's seccomp filter.
+    pub seccomp: Option<Rc<Filter>>,
 }
 
 /// First process or a further one.
 #[derive(Debug)]
 pub enum Work {
     /// The first: makes the container.
-    Create(Create),
+    Create(Box<Create>),
     /// A further one: joins it.
     Exec(Exec),
 }

@@ -10,7 +10,7 @@ use crate::sys::{cred, fd, signal};
 
 use super::plan::{Plan, Work};
 use super::sync::ChildEnd;
-use super::{devices, identity, mask, mounts, namespaces, rootfs, sysctl};
+use super::{devices, identity, mask, mounts, namespaces, rootfs, seccomp, sysctl};
 
 /// A process of a container while it is still this program.
 pub struct Born<'a> {
@@ -71,6 +71,8 @@ pub const CREATE: &[Step] = &[
     Step("waiting to be started", |born| born.sync.ready(&born.plan.hold)),
     // It lives by itself now. Also the last defence: nothing of ours survives the execve but 0, 1, 2.
     Step("leaving the shim", leave),
+    // The filter judges every call after it, and need not know ours.
+    Step("loading the seccomp filter", seccomp::load_filter),
 ];
 
 /// A further process of a container.
@@ -91,6 +93,8 @@ pub const EXEC: &[Step] = &[
     Step("finding the program", identity::find_program),
     Step("connecting stdio", identity::stdio),
     Step("leaving the shim", leave),
+    // The filter judges every call after it, and need not know ours.
+    Step("loading the seccomp filter", seccomp::load_filter),
 ];
 
 /// Does every step, then becomes the program. `at` is the step under way, for the error's sake.

@@ -8,6 +8,7 @@
 //! - [`mounts`]: what each entry of `mounts` is, and where it goes.
 //! - [`mount_options`]: the words of a mount's options, as the kernel's attributes, flags and file system parameters.
 //! - [`sysctl`]: kernel parameters, where they are of a namespace.
+//! - `seccomp`: the rules for a profile.
 //!
 //! A caller loads, validates, and from then on may rely on every rule that `validate` names: `init` and `cgroup` do not
 //! check again what can be known from the document alone.
@@ -18,5 +19,6 @@ pub mod load;
 pub mod mount_options;
 pub mod mounts;
 pub mod namespaces;
+mod seccomp;
 pub mod sysctl;
 pub mod validate;

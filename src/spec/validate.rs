@@ -167,6 +167,7 @@ fn linux(linux: &Linux) -> Result<()> {
     for (index, device) in linux.devices().iter().flatten().enumerate() {
         node(device).context(|| format!("linux.devices[{index}]"))?;
     }
+    linux.seccomp().as_ref().map_or(Ok(()), super::seccomp::validate)?;
     linux.resources().as_ref().map_or(Ok(()), resources)
 }
 
@@ -305,6 +306,7 @@ mod tests {
             ),
             (("/linux/maskedPaths", json!(["/a", "b"])), "linux.maskedPaths[1] is not an absolute path"),
             (("/linux/readonlyPaths", json!(["/a", "/b\0"])), "linux.readonlyPaths[1] contains a NUL"),
+            (("/linux/sysctl", json!({ "vm.swappiness": "1" })), "linux.sysctl: \"vm.swappiness\""),
             (("/linux/cgroupsPath", json!("/a\0")), "linux.cgroupsPath contains a NUL"),
             (device(json!({ "path": "a", "type": "c", "major": 1, "minor": 3 })), "linux.devices[0]: path is not"),
             (device(json!({ "path": "/a", "type": "c" })), "linux.devices[0]: major and minor are required"),

@@ -16,4 +16,5 @@ pub mod null;
 pub mod path;
 pub mod pidfd;
 pub mod seal;
+pub mod seccomp;
 pub mod signal;
