@@ -18,7 +18,7 @@ use dray::engine::Engine;
 use dray::engine::create::Request;
 use dray::engine::events::{RootfsMount, StdioUris};
 use dray::error::Kind;
-use dray::init::plan::{Create, Plan, Process, Work};
+use dray::init::plan::{Plan, Process, Work};
 use dray::init::sync::{Heard, Hold, ParentEnd};
 use dray::sys::fork::{Child, PANICKED, exit_now, fork};
 use nix::sys::signal::{Signal, kill};
