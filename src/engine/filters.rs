@@ -37,3 +37,26 @@ impl Filters {
         Ok(filter)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_filter_is_shared_while_somebody_has_it() {
+        let profile = |errno: i32| -> LinuxSeccomp {
+            let rule = json!({ "names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": errno });
+            serde_json::from_value(json!({ "defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule] })).unwrap()
+        };
+        let filters = Filters::default();
+        let one = filters.get(&profile(1)).unwrap();
+        assert!(Rc::ptr_eq(&one, &filters.get(&profile(1)).unwrap()));
+        let other = filters.get(&profile(2)).unwrap();
+        assert!(!Rc::ptr_eq(&one, &other) && *one != *other);
+        drop(other);
+        let again = filters.get(&profile(3)).unwrap();
+        assert_eq!(filters.known.borrow().len(), 2, "the one that nobody has is forgotten");
+        assert_eq!(Rc::strong_count(&again), 1, "the cache keeps none alive");
+    }
+}
