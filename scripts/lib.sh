@@ -8,8 +8,8 @@ RUNTIME=${DRAY_RUNTIME:-io.containerd.dray.v2}
 IMAGE=localhost/busybox:latest
 SHIM_NAME=containerd-shim-dray-v2
 
-# A static glibc binary is linked from libc6-dev's archives; busybox-static is the content of the image.
-PACKAGES=(containerd busybox-static gcc libc6-dev ca-certificates)
+# A static glibc binary is linked from libc6-dev's archives and libseccomp-dev's; busybox-static is the content of the image.
+PACKAGES=(containerd busybox-static gcc libc6-dev libseccomp-dev ca-certificates)
 
 say() { printf 'dray: %s\n' "$*" >&2; }
 die() { say "$@"; exit 1; }

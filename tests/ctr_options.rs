@@ -342,3 +342,25 @@ fn an_unknown_namespace_is_refused_by_its_name() {
     assert!(!output.status.success() && text(&output.stderr).contains("nosuch"), "{output:?}");
     containerd.assert_nothing_left();
 }
+
+/// containerd's default profile: a container lives under it, and what it forbids is forbidden, with every capability too.
+#[test]
+fn the_default_seccomp_profile_is_applied() {
+    let containerd = Containerd::start();
+    let script =
+        "grep ^Seccomp: /proc/self/status; unshare -m true; mount -t tmpfs x /tmp; ls / >/dev/null && echo fine";
+    let output = containerd.run("profiled", &["--seccomp"], &sh(script));
+    let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+    assert!(stdout.contains("Seccomp:\t2\n") && stdout.contains("fine\n"), "{stdout}{stderr}");
+    assert!(stderr.contains("unshare: unshare(0x20000): Operation not permitted"), "{stderr}");
+    assert!(stderr.contains("mount: permission denied"), "{stderr}");
+    // Nobody may do this; without the profile it is the file that is missed.
+    for (id, options, words) in [
+        ("forbidden", &["--privileged", "--seccomp"][..], "Operation not permitted"),
+        ("missing", &["--privileged"], "No such file or directory"),
+    ] {
+        let stderr = text(&containerd.run(id, options, &["swapoff", "/dev/not-there"]).stderr);
+        assert!(stderr.contains(words), "{options:?}: {stderr}");
+    }
+    containerd.assert_nothing_left();
+}

@@ -18,7 +18,7 @@ use dray::engine::Engine;
 use dray::engine::create::Request;
 use dray::engine::events::{RootfsMount, StdioUris};
 use dray::error::Kind;
-use dray::init::plan::{Create, Plan, Process, Streams, Work};
+use dray::init::plan::{Plan, Process, Streams, Work};
 use dray::init::sync::{Heard, Hold, ParentEnd};
 use dray::sys::fork::{Child, PANICKED, exit_now, fork};
 use nix::sys::signal::{Signal, kill};
@@ -89,9 +89,9 @@ fn plan(args: &[&str]) -> Plan {
         session_keyring: true,
         console_size: None,
     };
-    let work = Work::Create(Create::default());
+    let work = Work::Create(Box::default());
     let streams = Streams::Pipes([null(), null(), null()]);
-    Plan { work, process, streams, cgroup_files: Vec::new(), hold: Hold::Socket }
+    Plan { work, process, streams, cgroup_files: Vec::new(), hold: Hold::Socket, seccomp: None }
 }
 
 /// A child that has done all but become its program.

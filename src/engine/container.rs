@@ -14,6 +14,7 @@ use crate::error::{Error, Kind, Result};
 use crate::init::plan::Process as ProcessPlan;
 use crate::init::sync::ParentEnd;
 use crate::sys::pidfd;
+use crate::sys::seccomp::Filter;
 use crate::sys::tty::Size;
 
 use super::events::{Exit, StdioUris};
@@ -42,6 +43,8 @@ pub struct Container {
     pub cgroup: Cgroup,
     /// Its first process.
     pub init: Rc<Process>,
+    /// Its seccomp filter, for execs.
+    pub seccomp: Option<Rc<Filter>>,
     /// Further processes, by exec id.
     pub execs: RefCell<BTreeMap<String, Rc<Process>>>,
     /// Rings when an exec has ended.

@@ -18,6 +18,7 @@ use crate::init::plan::{self, Plan, Streams, Work};
 use crate::init::sync::{Heard, Hold, ParentEnd};
 use crate::spec::{load, namespaces, validate};
 use crate::sys::ns::{Birthplace, Namespace};
+use crate::sys::seccomp::Filter;
 
 use super::Engine;
 use super::console;
@@ -62,6 +63,7 @@ struct Judged {
     mount_point: PathBuf,
     cgroup: PathBuf,
     state: StateDir,
+    seccomp: Option<Rc<Filter>>,
 }
 
 /// A child about to be born.
@@ -129,6 +131,8 @@ impl Engine {
         if let Some(resources) = linux.and_then(|linux| linux.resources().as_ref()) {
             cgroup::check(resources)?;
         }
+        let profile = linux.and_then(|linux| linux.seccomp().as_ref());
+        let seccomp = profile.map(|profile| self.filters.get(profile)).transpose()?;
         let process = spec.process().as_ref();
         let process = process.ok_or_else(|| Error::new(Kind::InvalidArgument, "process is required"))?;
         console::agree(request.stdio.terminal, process.terminal())?;
@@ -136,7 +140,7 @@ impl Engine {
         process.session_keyring = !request.options.no_new_keyring;
         let rootfs = load::rootfs(&request.bundle, &spec);
         let mount_point = request.bundle.join("rootfs");
-        Ok((Judged { request, rootfs, mount_point, cgroup, state, spec }, process))
+        Ok((Judged { request, rootfs, mount_point, cgroup, state, spec, seccomp }, process))
     }
 
     /// Makes the state directory. One that is there already is a living container's, or the leftover of one whose shim
@@ -185,7 +189,8 @@ impl Engine {
         cgroup.apply(&resources.unwrap_or_default())?;
 
         let oom = cgroup.watch_oom()?.map(Oom::new);
-        let unborn = plan_init(judged, process, streams, &cgroup)?;
+        let mut unborn = plan_init(judged, process, streams, &cgroup)?;
+        unborn.plan.seccomp = judged.seccomp.clone();
         self.birth(&child, unborn)?;
         *init = Some(child.clone());
         let oom_score_adj = judged.spec.process().as_ref().and_then(|process| process.oom_score_adj());
@@ -211,6 +216,7 @@ impl Engine {
             options: request.options,
             cgroup,
             init: child,
+            seccomp: judged.seccomp.clone(),
             execs: Default::default(),
             exec_ended: Default::default(),
             init_reaped: Default::default(),
@@ -304,7 +310,7 @@ fn plan_init(judged: &Judged, process: plan::Process, streams: Streams, cgroup: 
     }
     let joined = create.joined.iter().find(|(kind, _)| *kind == Namespace::Pid);
     let pid_ns = joined.map(|(kind, fd)| fd.try_clone().map(|fd| (fd, kind.flag()))).transpose().os(|| "dup")?;
-    unborn(Work::Create(create), process, streams, cgroup, pid_ns)
+    unborn(Work::Create(Box::new(create)), process, streams, cgroup, pid_ns)
 }
 
 /// Puts a plan together: work, program, streams, cgroups.
@@ -323,7 +329,7 @@ pub(super) fn unborn(
         let procs = rustix::fs::openat(unified, "cgroup.procs", flags, rustix::fs::Mode::empty());
         cgroup_files.push((UNIFIED.to_owned(), procs.os(|| "openat cgroup.procs")?));
     }
-    let plan = Plan { work, process, streams, cgroup_files, hold: Hold::Socket };
+    let plan = Plan { work, process, streams, cgroup_files, hold: Hold::Socket, seccomp: None };
     Ok(Unborn { plan, cgroup: joins.unified, place })
 }
 

@@ -55,7 +55,9 @@ impl Engine {
         let init = container.init.pidfd()?;
         let work = Work::Exec(plan::Exec { init: init.try_clone().os(|| "dup")?, namespaces: container.namespaces });
         let place = (init.try_clone().os(|| "dup")?, container.namespaces);
-        self.birth(process, unborn(work, planned, streams, &container.cgroup, Some(place))?)?;
+        let mut unborn = unborn(work, planned, streams, &container.cgroup, Some(place))?;
+        unborn.plan.seccomp = container.seccomp.clone();
+        self.birth(process, unborn)?;
         self.go(process, oom_score_adj.or(container.oom_score_adj))?;
         self.executed(process)
             .await

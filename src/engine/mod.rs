@@ -14,6 +14,7 @@ pub mod create;
 pub mod delete;
 pub mod events;
 pub mod exec;
+mod filters;
 mod helper;
 pub mod lifecycle;
 pub mod oom;
@@ -57,6 +58,8 @@ pub struct Engine {
     creating: RefCell<HashSet<String>>,
     /// Our children by pid, from the moment of their birth until they are reaped.
     children: RefCell<HashMap<i32, helper::Child>>,
+    /// The seccomp filters of its containers.
+    filters: filters::Filters,
 }
 
 impl Engine {
@@ -75,6 +78,7 @@ impl Engine {
             containers: RefCell::default(),
             creating: RefCell::default(),
             children: RefCell::default(),
+            filters: filters::Filters::default(),
         }))
     }
 

@@ -8,6 +8,7 @@ use crate::error::{Context, Error, Kind, Os, Result};
 use crate::sys::{cred, exec};
 
 use super::plan::Streams;
+use super::seccomp;
 use super::steps::Born;
 
 /// A session keyring of its own, unless it is to stay in the shim's.
@@ -50,7 +51,11 @@ pub fn change(born: &mut Born<'_>) -> Result<()> {
     if process.no_new_privileges {
         cred::no_new_privileges()?;
     }
-    cred::set_capabilities(&process.capabilities)
+    match &born.plan.seccomp {
+        // To load it takes one more (`seccomp::load_filter`).
+        Some(_) if !process.no_new_privileges => cred::set_capabilities(&seccomp::with_admin(&process.capabilities)),
+        _ => cred::set_capabilities(&process.capabilities),
+    }
 }
 
 fn chdir(path: &Path) -> Result<()> {

@@ -17,8 +17,10 @@ pub mod mounts;
 pub mod namespaces;
 pub mod plan;
 pub mod rootfs;
+pub mod seccomp;
 pub mod steps;
 pub mod sync;
+pub mod sysctl;
 
 use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd};

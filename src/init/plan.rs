@@ -6,6 +6,7 @@
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, LinuxNamespaceType, Process as SpecProcess, Spec};
 use rustix::fs::FileType;
@@ -13,9 +14,12 @@ use rustix::fs::FileType;
 use crate::error::{Context, Error, Kind, Result};
 use crate::spec::mount_options::MountOptions;
 use crate::spec::mounts::MountKind;
+use crate::spec::sysctl::{self, Sysctl};
 use crate::spec::{mounts, namespaces};
 use crate::sys::cred::Capabilities;
 use crate::sys::ns::{self, Namespace};
+use crate::sys::path;
+use crate::sys::seccomp::Filter;
 use crate::sys::tty::Size;
 
 use super::identity_plan::{self, Rlimit};
@@ -34,6 +38,8 @@ pub struct Plan {
     pub cgroup_files: Vec<(String, OwnedFd)>,
     /// What a created init waits for.
     pub hold: Hold,
+    /// The container's seccomp filter.
+    pub seccomp: Option<Rc<Filter>>,
 }
 
 /// What becomes descriptors 0, 1 and 2.
@@ -49,7 +55,7 @@ pub enum Streams {
 #[derive(Debug)]
 pub enum Work {
     /// The first: makes the container.
-    Create(Create),
+    Create(Box<Create>),
     /// A further one: joins it.
     Exec(Exec),
 }
@@ -65,6 +71,8 @@ pub struct Create {
     pub rootfs: Option<Rootfs>,
     /// Host name, of the container's own uts namespace.
     pub hostname: Option<String>,
+    /// Kernel parameters of its namespaces.
+    pub sysctls: Vec<Sysctl>,
 }
 
 /// What joins a container.
@@ -226,6 +234,11 @@ pub fn create(spec: &Spec, bundle: &Path, rootfs: &Path, cgroups: &[CgroupHierar
             None => create.new.push(kind),
         }
     }
+    create.sysctls = sysctl::sysctls(spec)?;
+    for sysctl in &create.sysctls {
+        let kind = kind_of(sysctl.namespace)?;
+        refuse_ours(kind, &create.joined).context(|| format!("linux.sysctl: {}", sysctl.path.display()))?;
+    }
     // A joined mount namespace last: it takes the host's paths away.
     create.joined.sort_by_key(|(kind, _)| *kind == Namespace::Mount);
     if !namespaces::joins_mount_ns(spec) {
@@ -233,6 +246,18 @@ pub fn create(spec: &Spec, bundle: &Path, rootfs: &Path, cgroups: &[CgroupHierar
         create.rootfs = Some(plan_rootfs(spec, bundle, rootfs, cgroups, own_cgroup_ns)?);
     }
     Ok(create)
+}
+
+/// A namespace that is joined by a path may be the host's own, whose parameters are the host's.
+fn refuse_ours(kind: Namespace, joined: &[(Namespace, OwnedFd)]) -> Result<()> {
+    let Some((_, fd)) = joined.iter().find(|(joined, _)| *joined == kind) else { return Ok(()) };
+    let ours = ns::open_path(kind, &Path::new("/proc/self/ns").join(kind.name()))?;
+    // By number: through a bind mount of it (ip-netns(8)) it is the same namespace in another mount.
+    let place = |fd: &OwnedFd| path::stat(fd).map(|stat| (stat.st_dev, stat.st_ino));
+    match place(fd)? == place(&ours)? {
+        false => Ok(()),
+        true => Err(Error::new(Kind::InvalidArgument, "is the host's: so is the namespace that the container joins")),
+    }
 }
 
 /// The CLONE_NEW* flags of every namespace that the specification lists: what an exec has to join.

@@ -11,7 +11,7 @@ use crate::sys::{cred, fd, signal};
 
 use super::plan::{Plan, Work};
 use super::sync::ChildEnd;
-use super::{console, devices, identity, mask, mounts, namespaces, rootfs};
+use super::{console, devices, identity, mask, mounts, namespaces, rootfs, seccomp, sysctl};
 
 /// A process of a container while it is still this program.
 pub struct Born<'a> {
@@ -52,6 +52,8 @@ pub const CREATE: &[Step] = &[
     Step("making namespaces", namespaces::make),
     Step("bringing up the loopback interface", namespaces::loopback),
     Step("setting the host name", namespaces::hostname),
+    // With the capabilities over the namespaces that identity takes away, and before anything of the image's is looked at.
+    Step("setting kernel parameters", sysctl::write_all),
     // From here to `entering the rootfs` paths are the container's, resolved in-root; sources are the host's.
     Step("opening the rootfs", rootfs::open),
     Step("mounting", mounts::mount_all),
@@ -76,6 +78,8 @@ pub const CREATE: &[Step] = &[
     Step("waiting to be started", |born| born.sync.ready(&born.plan.hold)),
     // It lives by itself now. Also the last defence: nothing of ours survives the execve but 0, 1, 2.
     Step("leaving the shim", leave),
+    // The filter judges every call after it, and need not know ours.
+    Step("loading the seccomp filter", seccomp::load_filter),
 ];
 
 /// A further process of a container.
@@ -98,6 +102,8 @@ pub const EXEC: &[Step] = &[
     Step("finding the program", identity::find_program),
     Step("connecting stdio", identity::stdio),
     Step("leaving the shim", leave),
+    // The filter judges every call after it, and need not know ours.
+    Step("loading the seccomp filter", seccomp::load_filter),
 ];
 
 /// Does every step, then becomes the program. `at` is the step under way, for the error's sake.

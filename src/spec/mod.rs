@@ -9,6 +9,8 @@
 //! - [`mount_options`]: the words of a mount's options, as the kernel's attributes, flags and file system parameters.
 //! - [`capabilities`]: their numbers.
 //! - [`features`]: what of all this there is, for whoever asks.
+//! - [`sysctl`]: kernel parameters, where they are of a namespace.
+//! - `seccomp`: the rules for a profile.
 //!
 //! A caller loads, validates, and from then on may rely on every rule that `validate` names: `init` and `cgroup` do not
 //! check again what can be known from the document alone.
@@ -21,4 +23,6 @@ pub mod load;
 pub mod mount_options;
 pub mod mounts;
 pub mod namespaces;
+mod seccomp;
+pub mod sysctl;
 pub mod validate;

@@ -31,6 +31,7 @@ pub fn validate(spec: &Spec) -> Result<()> {
     }
     namespace_list(spec)?;
     hostname(spec)?;
+    super::sysctl::sysctls(spec)?;
     spec.linux().as_ref().map_or(Ok(()), linux)
 }
 
@@ -185,6 +186,7 @@ fn linux(linux: &Linux) -> Result<()> {
     for (index, device) in linux.devices().iter().flatten().enumerate() {
         node(device).context(|| format!("linux.devices[{index}]"))?;
     }
+    linux.seccomp().as_ref().map_or(Ok(()), super::seccomp::validate)?;
     linux.resources().as_ref().map_or(Ok(()), resources)
 }
 
@@ -334,6 +336,7 @@ mod tests {
             ),
             (("/linux/maskedPaths", json!(["/a", "b"])), "linux.maskedPaths[1] is not an absolute path"),
             (("/linux/readonlyPaths", json!(["/a", "/b\0"])), "linux.readonlyPaths[1] contains a NUL"),
+            (("/linux/sysctl", json!({ "vm.swappiness": "1" })), "linux.sysctl: \"vm.swappiness\""),
             (("/linux/cgroupsPath", json!("/a\0")), "linux.cgroupsPath contains a NUL"),
             (device(json!({ "path": "a", "type": "c", "major": 1, "minor": 3 })), "linux.devices[0]: path is not"),
             (device(json!({ "path": "/a", "type": "c" })), "linux.devices[0]: major and minor are required"),

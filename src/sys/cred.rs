@@ -43,14 +43,22 @@ pub fn limit_bounding(keep: u64) -> Result<()> {
     Ok(())
 }
 
-/// Sets effective, permitted and inheritable, then the ambient set.
-pub fn set_capabilities(caps: &Capabilities) -> Result<()> {
+/// The bit of CAP_SYS_ADMIN.
+pub const SYS_ADMIN: u64 = 1 << 21;
+
+/// Sets effective, permitted and inheritable; the ambient set loses what is no longer in the latter two.
+pub fn capset(caps: &Capabilities) -> Result<()> {
     let sets = CapabilitySets {
         effective: CapabilitySet::from_bits_retain(caps.effective),
         permitted: CapabilitySet::from_bits_retain(caps.permitted),
         inheritable: CapabilitySet::from_bits_retain(caps.inheritable),
     };
-    rustix::thread::set_capabilities(None, sets).os(|| "capset")?;
+    rustix::thread::set_capabilities(None, sets).os(|| "capset")
+}
+
+/// Sets effective, permitted and inheritable, then the ambient set.
+pub fn set_capabilities(caps: &Capabilities) -> Result<()> {
+    capset(caps)?;
     rustix::thread::clear_ambient_capability_set().os(|| "prctl PR_CAP_AMBIENT_CLEAR_ALL")?;
     for number in (0..64).filter(|n| caps.ambient & (1 << n) != 0) {
         let capability = CapabilitySet::from_bits_retain(1 << number);

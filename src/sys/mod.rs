@@ -16,5 +16,6 @@ pub mod null;
 pub mod path;
 pub mod pidfd;
 pub mod seal;
+pub mod seccomp;
 pub mod signal;
 pub mod tty;

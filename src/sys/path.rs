@@ -69,6 +69,12 @@ impl Root {
         self.openat2(path, flags | OFlags::CLOEXEC, ResolveFlags::empty())
     }
 
+    /// Opens `path` where nothing on the way leads elsewhere: neither a link nor a mount, be it of the same file system
+    /// (CVE-2025-52881).
+    pub fn open_beneath(&self, path: &Path, flags: OFlags) -> Result<OwnedFd> {
+        self.openat2(path, flags | OFlags::CLOEXEC, ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV)
+    }
+
     /// A handle on the directory `path`, made with its parents (mode 0755) where missing.
     ///
     /// What exists is resolved in-root, links followed, those to nothing too; below the first missing component
