@@ -33,8 +33,17 @@ fn sleeping(bundle: Bundle) -> Bundle {
 async fn exec_script(world: &World, bundle: &Bundle, exec: &str, script: &str) -> (u32, String) {
     let mut io = Io::terminal(&world.scratch, exec);
     let process = bundle.process(&["sh", "-c", script]);
-    let exit = world.exec_to_exit(&bundle.id, exec, &process, &io).await.unwrap();
-    (exit.exit_status, io.stdout(SOON).await.unwrap())
+    run_exec(world, &bundle.id, exec, &process, &mut io).await
+}
+
+/// The output is read before Delete, with which what nobody has begun to read is gone.
+async fn run_exec(world: &World, id: &str, exec: &str, process: &serde_json::Value, io: &mut Io) -> (u32, String) {
+    world.exec(id, exec, process, io).await.unwrap();
+    world.start(id, exec).await.unwrap();
+    let status = ended(world, id, exec).await;
+    let output = io.stdout(SOON).await.unwrap();
+    world.delete(id, exec).await.unwrap();
+    (status, output)
 }
 
 /// Starts a script in a terminal; returns when it says "ready".
@@ -86,8 +95,7 @@ fn an_exec_has_a_terminal_where_its_request_says_so() {
         let mut process = bundle.process(&["sh", "-c", "tty"]);
         process["terminal"] = json!(true);
         let mut pipes = Io::fifos(&world.scratch, "y");
-        assert_eq!(world.exec_to_exit("one", "y", &process, &pipes).await.unwrap().exit_status, 1);
-        assert_eq!(pipes.stdout(SOON).await.unwrap(), "not a tty\n");
+        assert_eq!(run_exec(&world, "one", "y", &process, &mut pipes).await, (1, "not a tty\n".to_string()));
         assert_eq!(world.end("one").await, 137);
         world.close().await;
     });
@@ -243,9 +251,8 @@ fn a_terminal_is_its_users() {
         let mut process = bundle.process(&["sh", "-c", script]);
         process["user"] = json!({ "uid": 1000, "gid": 1001 });
         process["capabilities"] = json!({});
-        assert_eq!(world.exec_to_exit("one", "x", &process, &io).await.unwrap().exit_status, 0);
         let expected = "1000:5 620\r\nby name\r\nby /dev/tty\r\n1000\r\n";
-        assert_eq!(io.stdout(SOON).await.unwrap(), expected);
+        assert_eq!(run_exec(&world, "one", "x", &process, &mut io).await, (0, expected.to_string()));
         assert_eq!(world.end("one").await, 137);
         world.close().await;
     });
@@ -449,7 +456,6 @@ fn ctr_exec_and_attach_in_a_terminal() {
     assert_eq!(exec.ends(), Some(130));
 
     let mut attach = Client::ctr(&containerd, &["task", "attach", "host"]);
-    attach.shows("ready\r");
     attach.types("again\r");
     attach.shows("got again\r");
     attach.types("end\r");
