@@ -349,7 +349,8 @@ fn a_victim_in_a_cgroup_below_is_told() {
 fn a_container_that_is_stuck_without_memory_is_told() {
     block_on(async {
         let (world, _bundle) = World::running("one", |bundle| {
-            let bundle = limited(bundle.script(&format!("sleep 0.2; {HOG}; sleep 1000")));
+            // Again and again: memory that is wanted in a system call is refused, and only a page fault waits for it.
+            let bundle = limited(bundle.script(&format!("sleep 0.2; while :; do ({HOG}); done")));
             bundle.edit(|spec| spec["linux"]["resources"]["memory"]["disableOOMKiller"] = json!(true))
         })
         .await;
