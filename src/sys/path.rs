@@ -45,11 +45,6 @@ impl Root {
         Self(fd)
     }
 
-    /// The handle on the root itself.
-    pub fn into_fd(self) -> OwnedFd {
-        self.0
-    }
-
     /// A handle on `path`, links followed inside the root.
     ///
     /// # Errors
@@ -62,11 +57,6 @@ impl Root {
     /// and nowhere else (/dev of CVE-2026-41579, /proc and /sys of CVE-2019-19921).
     pub fn resolve_no_links(&self, path: &Path) -> Result<OwnedFd> {
         self.openat2(path, HANDLE, ResolveFlags::NO_SYMLINKS)
-    }
-
-    /// Opens `path`, links followed inside the root.
-    pub fn open_file(&self, path: &Path, flags: OFlags) -> Result<OwnedFd> {
-        self.openat2(path, flags | OFlags::CLOEXEC, ResolveFlags::empty())
     }
 
     /// Opens `path` where nothing on the way leads elsewhere: neither a link nor a mount, be it of the same file system
