@@ -18,4 +18,5 @@ pub mod pidfd;
 pub mod seal;
 pub mod seccomp;
 pub mod signal;
+pub mod spawn;
 pub mod tty;
