@@ -27,7 +27,7 @@ use rustix::pipe::{SpliceFlags, splice};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::log_process::{Logger, Owner};
+use super::log_process::{End, Logger, Owner};
 use super::uri;
 use crate::error::{Context, Error, Kind, Result};
 
@@ -58,7 +58,6 @@ pub(super) struct Log {
     limit: Cell<Option<Instant>>,
     ending: Notify,
     finished: Notify,
-    lost: Cell<u64>,
 }
 
 impl Log {
@@ -74,7 +73,6 @@ impl Log {
             limit: Cell::default(),
             ending: Notify::new(),
             finished: Notify::new(),
-            lost: Cell::default(),
         }))
     }
 
@@ -112,11 +110,7 @@ impl Log {
         tokio::task::spawn_local(async move {
             let over = Over(log.clone());
             log.run(logger, &name).await;
-            let left: u64 = log.pipes.iter().map(held).sum();
-            log.lost.set(log.lost.get() + left);
-            if log.lost.get() > 0 {
-                log::warn!("{name}: {} bytes of output were lost", log.lost.get());
-            }
+            tell_lost(&name, log.pipes.iter().map(held).sum());
             drop(over);
         });
     }
@@ -137,33 +131,35 @@ impl Log {
         self.ending.notify_waiters();
     }
 
-    /// Waits for the end that [`Log::end`] has begun; returns whether nothing was lost.
-    pub(super) async fn ended(&self) -> bool {
+    /// Waits for the end that [`Log::end`] has begun.
+    pub(super) async fn ended(&self) {
         while self.supervised.get() {
             self.finished.notified().await;
         }
-        self.lost.get() == 0
     }
 
     async fn run(&self, mut logger: Logger, name: &str) {
-        let mut pause = Duration::ZERO;
+        let (mut pause, mut last_try) = (Duration::ZERO, false);
         loop {
             logger.report(name.to_owned());
             let since = Instant::now();
-            let mut why = self.attend(&mut logger).await;
+            let mut end = self.attend(&mut logger).await;
             if since.elapsed() >= STEADY {
                 pause = Duration::ZERO;
             }
             logger = loop {
-                if self.is_at_end() || self.is_over() {
+                // One that wants no more when no more comes need not have read everything.
+                if self.is_at_end() || last_try || (end.done && self.has_no_writers()) {
                     return;
                 }
-                log::warn!("{name}: {why} before its streams; it is started again in {} ms", pause.as_millis());
-                self.hold(pause).await;
+                // A delete waits for one more, which may find the last lines.
+                last_try = self.limit.get().is_some();
+                log::warn!("{name}: {} before its streams; next start in {} ms", end.text, pause.as_millis());
+                tell_lost(name, self.hold(pause).await);
                 pause = (pause * 2).clamp(PAUSE.0, PAUSE.1);
                 match self.restart() {
                     Ok(logger) => break logger,
-                    Err(e) => why = e.to_string(),
+                    Err(e) => end = End { done: false, text: e.to_string() },
                 }
             };
         }
@@ -175,7 +171,7 @@ impl Log {
     }
 
     /// Waits for the logger's end, which it brings about where the streams have ended and the logger has not.
-    async fn attend(&self, logger: &mut Logger) -> String {
+    async fn attend(&self, logger: &mut Logger) -> End {
         let ending = async {
             while self.limit.get().is_none() {
                 self.ending.notified().await;
@@ -200,7 +196,7 @@ impl Log {
             if self.is_past(LAST) {
                 logger.kill();
                 let end = tokio::time::timeout(LAST, logger.end()).await;
-                return end.unwrap_or_else(|_| "does not end, even killed".to_owned());
+                return end.unwrap_or_else(|_| End { done: false, text: "does not end, even killed".to_owned() });
             }
         }
     }
@@ -208,10 +204,6 @@ impl Log {
     /// Whether the limit is `by` behind us.
     fn is_past(&self, by: Duration) -> bool {
         self.limit.get().is_some_and(|limit| limit + by <= Instant::now())
-    }
-
-    fn is_over(&self) -> bool {
-        self.is_past(LAST)
     }
 
     /// Whether the writers of both streams are gone, and nothing is left of what they wrote.
@@ -222,20 +214,30 @@ impl Log {
         })
     }
 
-    /// Keeps the process's writes from waiting while there is no logger.
-    async fn hold(&self, pause: Duration) {
-        let until = Instant::now() + pause;
+    fn has_no_writers(&self) -> bool {
+        self.pipes.iter().all(|pipe| events(pipe, PollFlags::IN).contains(PollFlags::HUP))
+    }
+
+    /// Keeps the process's writes from waiting while there is no logger, until the next is due; returns how many bytes
+    /// that has cost.
+    async fn hold(&self, pause: Duration) -> u64 {
+        let (until, mut all) = (Instant::now() + pause, 0);
         loop {
             let lost: u64 = self.pipes.iter().filter(|pipe| is_full(pipe)).map(discard).sum();
-            self.lost.set(self.lost.get() + lost);
+            all += lost;
             let now = Instant::now();
-            // A delete waits for a logger's next try, if not for ever.
-            if now >= until || self.is_at_end() || self.is_over() {
-                return;
+            if now >= until || self.is_at_end() || self.limit.get().is_some() {
+                return all;
             }
             let look = if lost > 0 { LOOK.1 } else { LOOK.0 };
             tokio::time::sleep(look.min(until - now)).await;
         }
+    }
+}
+
+fn tell_lost(name: &str, lost: u64) {
+    if lost > 0 {
+        log::warn!("{name}: {lost} bytes of output were lost");
     }
 }
 

@@ -48,7 +48,15 @@ pub(super) struct Logger {
     /// Kept as long as it lives: a byte written to a pipe that nobody reads would kill it.
     channel: Option<Channel>,
     /// What its end was, once it is known.
-    ended: Option<String>,
+    ended: Option<End>,
+}
+
+/// How a logger has ended.
+#[derive(Clone)]
+pub(super) struct End {
+    /// In its own opinion it was done.
+    pub(super) done: bool,
+    pub(super) text: String,
 }
 
 enum Process {
@@ -117,21 +125,23 @@ impl Logger {
         if let Process::Program(running) = &mut self.process
             && let Ok(end) = tokio::time::timeout(END_BOUND, running.end()).await
         {
-            self.ended = Some(String::new());
-            let exit = end.map_err(not_found)?;
-            return Err(Error::new(Kind::Unavailable, format!("not ready: it {}", described(exit))));
+            self.ended = Some(described(&end));
+            let status = end.map_err(not_found)?.status;
+            return Err(Error::new(Kind::Unavailable, format!("not ready: it has ended with status {status}")));
         }
         Err(Error::new(Kind::Unavailable, "has not said that it is ready"))
     }
 
     /// Waits for its end, and says what that was. May be given up and called again.
-    pub(super) async fn end(&mut self) -> String {
+    pub(super) async fn end(&mut self) -> End {
         if let Some(end) = &self.ended {
             return end.clone();
         }
         let end = match &mut self.process {
-            Process::Program(running) => running.end().await.map_or_else(|e| e.to_string(), described),
-            Process::Writer { exited, .. } => exited.await.map_or_else(|e| e.to_string(), described),
+            Process::Program(running) => described(&running.end().await),
+            Process::Writer { exited, .. } => {
+                described(&exited.await.map_err(|e| Error::new(Kind::Internal, e.to_string())))
+            }
         };
         self.ended = Some(end.clone());
         end
@@ -229,8 +239,11 @@ async fn next(channel: &AsyncFd<ParentEnd>) -> Result<Heard> {
     }
 }
 
-fn described(exit: Exit) -> String {
-    format!("has ended with status {}", exit.status)
+fn described(end: &Result<Exit>) -> End {
+    match end {
+        Ok(exit) => End { done: exit.status == 0, text: format!("has ended with status {}", exit.status) },
+        Err(e) => End { done: false, text: e.to_string() },
+    }
 }
 
 fn not_found(error: Error) -> Error {

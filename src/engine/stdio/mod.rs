@@ -253,12 +253,12 @@ impl Stdio {
                 self.outputs.finished.notified().await;
             }
         };
-        let mut done = tokio::time::timeout(bound, all).await.is_ok();
+        let done = tokio::time::timeout(bound, all).await.is_ok();
         if !done {
             self.abort();
         }
         for log in &self.logs {
-            done &= log.ended().await;
+            log.ended().await;
         }
         done
     }
