@@ -180,7 +180,7 @@ mod tests {
         assert_eq!(logger.path.as_c_str(), c"/bin/l g");
         let args = [c"a", c"1", c"b", c"x y&z", c"c", c"", c"", c"d"];
         assert_eq!(logger.args, args.map(CString::from));
-        assert_eq!(logger.env, [c"K=v=1".into()]);
+        assert_eq!(logger.env, [CString::from(c"K=v=1")]);
         assert!(!logger.says_ready && binary("binary-v2:///x").says_ready);
         let e = Target::parse("binary:///x?token=secret%").unwrap_err();
         assert!(e.kind() == Kind::InvalidArgument && !e.to_string().contains("secret"), "{e}");
