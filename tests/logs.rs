@@ -456,13 +456,12 @@ fn delete_waits_for_a_loggers_last_lines() {
 #[test]
 fn a_create_that_fails_afterwards_leaves_no_logger() {
     block_on(async {
-        let (world, bundle) = World::with("one", |b| b.args(&["/no/such/program"])).await;
-        let logger = Logger::new(world.scratch.dir(), "l", "ready; cat <&3; sleep 1000");
+        let missing = json!({"destination": "/data", "type": "bind", "source": "/no/such/source", "options": ["bind"]});
+        let (world, bundle) = World::with("one", |b| b.mount(missing)).await;
+        let logger = Logger::new(world.scratch.dir(), "l", "trap '' TERM; ready; cat <&3; sleep 1000");
         let created = world.create(&bundle, &logger.io("binary")).await;
-        if created.is_ok() {
-            refused(world.start("one", "").await, Code::NOT_FOUND, &["/no/such/program"]);
-            world.within(SOON).delete("one", "").await.unwrap();
-        }
+        assert!(created.unwrap_err().to_string().contains("/no/such/source"));
+        assert_eq!(logger.pids().len(), 1);
         until("the logger's end", || logger.pids().iter().all(|&pid| !is_running(pid))).await;
         world.close().await;
     });
@@ -521,7 +520,10 @@ fn a_file_gets_everything_by_a_process_of_its_own() {
         assert!(has_it(writer) && !has_it(shim) && !has_it(pid as i32));
         assert_eq!(descriptors(writer), 3 + 4);
         assert_eq!((status(shim, "Threads"), status(writer, "Threads")), (1, 1));
-        println!("{}", fs::read_to_string(format!("/proc/{writer}/smaps_rollup")).unwrap());
+        let memory = fs::read_to_string(format!("/proc/{writer}/smaps_rollup")).unwrap();
+        let private = memory.lines().find_map(|line| line.strip_prefix("Private_Dirty:")).unwrap();
+        let private: u64 = private.trim().trim_end_matches(" kB").parse().unwrap();
+        assert!(private < 512, "{private} KiB of its own");
         fs::write(format!("/proc/{pid}/root/run/end"), "").unwrap();
         assert_eq!(world.wait("one", "").await.unwrap().exit_status, 0);
         world.delete("one", "").await.unwrap();

@@ -149,7 +149,8 @@ impl Log {
             }
             logger = loop {
                 // One that wants no more when no more comes need not have read everything.
-                if self.is_at_end() || last_try || (end.done && self.has_no_writers()) {
+                let content = self.is_at_end() || (end.done && self.has_no_writers());
+                if content || last_try || self.is_past(Duration::ZERO) {
                     return;
                 }
                 // A delete waits for one more, which may find the last lines.
