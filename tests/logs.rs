@@ -468,6 +468,20 @@ fn a_create_that_fails_afterwards_leaves_no_logger() {
 }
 
 #[test]
+fn the_logger_of_an_exec_that_nobody_deletes_ends_with_the_container() {
+    block_on(async {
+        let (world, bundle) = World::running("one", sleeping).await;
+        let logger = Logger::new(world.scratch.dir(), "l", "trap '' TERM; ready; while :; do sleep 0.1; done");
+        world.exec("one", "x", &bundle.process(&["true"]), &logger.io("binary")).await.unwrap();
+        world.start("one", "x").await.unwrap();
+        assert_eq!(world.wait("one", "x").await.unwrap().exit_status, 0);
+        assert_eq!(world.end("one").await, 137);
+        until("the logger's end", || logger.pids().iter().all(|&pid| !is_running(pid))).await;
+        world.close().await;
+    });
+}
+
+#[test]
 fn both_outputs_go_to_one_file_which_is_appended_to() {
     block_on(async {
         let script = "i=0; while [ $i -lt 500 ]; do echo out $i; echo err $i >&2; i=$((i+1)); done; exit 4";
