@@ -163,7 +163,7 @@ impl Engine {
 
     /// Every effect, each in `remains` before it is made.
     async fn make(
-        &self,
+        self: &Rc<Self>,
         judged: &Judged,
         process: plan::Process,
         remains: &mut Remains,
@@ -179,7 +179,8 @@ impl Engine {
         remains.rootfs = saved.rootfs.clone();
         rootfs::mount_all(&request.rootfs, &judged.mount_point)?;
         let child = Process::new(&request.id, "", request.stdio.clone(), State::Creating);
-        let (stdio, streams) = console::open_streams(&child, &process, request.options.pipe_owner(&process))?;
+        let (stdio, streams) =
+            console::open_streams(self, &child, &process, request.options.pipe_owner(&process)).await?;
         *child.stdio.borrow_mut() = Some(Rc::new(stdio));
 
         let cgroup = Cgroup::create(&self.hierarchies, &judged.cgroup)?;
