@@ -2,12 +2,13 @@
 //!
 //! mount(2) takes one page of options, which paths of a snapshotter fill with some fifty layers. Beyond, there are two
 //! ways: fsconfig(2) takes the layers one by one from Linux 6.8 on ("lowerdir+"); before, the layers' paths are made
-//! short by being relative to the directory that they have in common (containerd: compactLowerdirOption).
+//! short by being relative to the directory that most of them have in common (containerd: compactLowerdirOption).
 //!
 //! Paths are written in three ways. In lowerdir ':' is between layers, in a string of options ',' is between these, and
 //! '\' before one of the three takes its meaning; the other directories are unescaped in the same way. Only lowerdir+
 //! takes a path as it is.
 
+use std::collections::BTreeMap;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
@@ -108,7 +109,7 @@ impl Overlay {
         fs.mount(options.attr_set)
     }
 
-    /// The directory that all layers have in common, and the options for mount(2) with it as the working directory.
+    /// The directory that layers have in common, and the options for mount(2) with it as the working directory.
     ///
     /// # Errors
     /// `Unimplemented` where they still are more than mount(2) takes.
@@ -122,7 +123,8 @@ impl Overlay {
                 (_, true) => "::",
             });
             let path = Path::new(&layer.path);
-            let path = path.strip_prefix(&common).unwrap_or(path);
+            // The directory itself has no path from there, and what is elsewhere keeps its own.
+            let path = path.strip_prefix(&common).ok().filter(|path| !path.as_os_str().is_empty()).unwrap_or(path);
             lower.push_str(&escape_commas(&escape(&path.to_string_lossy())));
         }
         let mut options = MountOptions { data: self.others.clone(), ..MountOptions::default() };
@@ -142,15 +144,17 @@ impl Overlay {
         Ok((common, data))
     }
 
-    /// "/" at least, for relative paths mean that of the shim, which has it as its working directory.
+    /// The directory to which paths must be relative to be short: not that of all layers, of which one may be elsewhere.
     fn common_directory(&self) -> PathBuf {
-        let mut parents = self.layers.iter().map(|layer| Path::new(&layer.path).parent().unwrap_or(Path::new("/")));
-        let first = parents.next().unwrap_or(Path::new("/")).to_owned();
-        let common = parents.fold(first, |common, parent| {
-            let pairs = common.components().zip(parent.components());
-            pairs.take_while(|(ours, theirs)| ours == theirs).map(|(component, _)| component).collect()
-        });
-        if common.as_os_str().is_empty() { PathBuf::from("/") } else { common }
+        let mut saved: BTreeMap<&Path, usize> = BTreeMap::new();
+        for layer in &self.layers {
+            for directory in Path::new(&layer.path).ancestors().skip(1) {
+                // Its length with the '/' after it.
+                *saved.entry(directory).or_default() += directory.join("").as_os_str().len();
+            }
+        }
+        let best = saved.into_iter().max_by_key(|(_, bytes)| *bytes).map(|(directory, _)| directory);
+        best.unwrap_or(Path::new("/")).to_owned()
     }
 }
 
@@ -261,9 +265,11 @@ mod tests {
             ("/s/snapshots/1/fs:/s/snapshots/20/fs", "/s/snapshots", "1/fs:20/fs"),
             (r"/s/1/a\:b,c:/s/12::/s/3", "/s", r"1/a\:b\,c:12::3"),
             ("/a:/b", "/", "a:b"),
-            ("/a/b:/a", "/", "a/b:a"),
+            ("/a/b:/a", "/a", "b:/a"),
+            ("/s/1:/other/busybox:/s/2:/s/3", "/s", "1:/other/busybox:2:3"),
+            ("/snapshots/old/1:/snapshots/new/2:/x", "/snapshots", "old/1:new/2:/x"),
             ("/a/b", "/a", "b"),
-            ("/ab/x:/a/x", "/", "ab/x:a/x"),
+            ("/ab/x:/a/x", "/ab", "x:/a/x"),
         ] {
             let (directory, data) =
                 overlay(&[&format!("lowerdir={lower}"), "upperdir=/u"]).relative().expect("short enough");
