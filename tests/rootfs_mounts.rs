@@ -236,12 +236,16 @@ fn several_mounts_are_made_one_after_the_other() {
         std::os::unix::fs::symlink("/data", image.join("link")).unwrap();
         let mut bind = mount_of("bind", &below, &["rbind", "ro"]);
         bind.target = "/link".into();
-        let mut tmpfs = mount_of("tmpfs", Path::new("tmpfs"), &["size=4k", "nosuid"]);
+        let mut tmpfs = mount_of("tmpfs", Path::new("tmpfs"), &["size=4k", "nosuid", "shared"]);
         tmpfs.target = "home".into();
         bundle.rootfs.extend([bind, tmpfs]);
         let bundle =
             bundle.script("cat /data/file; touch /data/x; grep -c ' /home tmpfs .*nosuid.*size=4k' /proc/mounts");
-        let ended = host.run(&bundle).await;
+        let container = host.create(&bundle).await;
+        let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let home = at(&table, bundle.rootfs_dir().join("home").to_str().unwrap());
+        assert!(home.propagation.starts_with("shared:"), "{home:?}");
+        let ended = container.run().await;
         assert_eq!(ended.stdout, "content\n1\n", "{ended:?}");
         assert!(ended.stderr.contains("Read-only file system"), "{ended:?}");
         assert_eq!(host.scratch.leftovers(), [""; 0]);

@@ -7,8 +7,8 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::error::{Context, Error, Kind, Result};
-use crate::spec::mount_options::{MountOptions, Propagation};
+use crate::error::{Context, Error, Kind, Os, Result};
+use crate::spec::mount_options::MountOptions;
 use crate::sys::loop_device;
 use crate::sys::mount::{self, Mount};
 use crate::sys::path::Root;
@@ -110,7 +110,7 @@ impl Engine {
                 done => done,
             },
             How::Device { kind, file } => {
-                self.in_child(WHAT, MOUNT_BOUND, || planned.from_device(kind, *file, rootfs)).await
+                self.in_child(WHAT, MOUNT_BOUND, || planned.device(kind, *file, rootfs)).await
             }
         }
     }
@@ -133,7 +133,7 @@ impl Planned {
             let target = Root::open(target)?;
             tree.attach_with(target.as_fd(), self.options.attr_set, self.options.attr_clr)
         })?;
-        self.propagate(&tree)
+        self.propagate(rootfs)
     }
 
     /// By mount(2), which is one system call.
@@ -147,30 +147,25 @@ impl Planned {
 
     fn mount(&self, kind: &str, source: &str, data: &str, rootfs: &Path) -> Result<()> {
         let flags = u64::from(self.options.ms_flags().bits());
-        self.at_target(rootfs, |target| {
-            mount::mount(source, target, kind, flags, data)?;
-            match self.options.propagation {
-                Some((kind, _)) => mount::propagation(target, u64::from(kind.flag().bits())),
-                None => Ok(()),
-            }
-        })
+        self.at_target(rootfs, |target| mount::mount(source, target, kind, flags, data))?;
+        self.propagate(rootfs)
     }
 
     fn layer_by_layer(&self, overlay: &Overlay, rootfs: &Path) -> Result<()> {
         let mount = overlay.mount(&self.source, &self.options)?;
         self.at_target(rootfs, |target| mount.attach(Root::open(target)?.as_fd()))?;
-        self.propagate(&mount)
+        self.propagate(rootfs)
     }
 
     /// Runs in a process of its own.
     fn relative(&self, overlay: &Overlay, rootfs: &Path) -> Result<()> {
         let (directory, data) = overlay.relative()?;
-        rustix::process::chdir(&directory).map_err(|e| Error::os(e.raw_os_error(), format!("chdir {directory:?}")))?;
+        rustix::process::chdir(&directory).os(|| format!("chdir {}", directory.display()))?;
         self.mount("overlay", &self.source, &data, rootfs)
     }
 
     /// Runs in a process of its own.
-    fn from_device(&self, kind: &str, file: bool, rootfs: &Path) -> Result<()> {
+    fn device(&self, kind: &str, file: bool, rootfs: &Path) -> Result<()> {
         if !file {
             return self.file_system(kind, &self.source, rootfs);
         }
@@ -180,9 +175,15 @@ impl Planned {
         self.file_system(kind, &device.path, rootfs)
     }
 
-    fn propagate(&self, mount: &Mount) -> Result<()> {
-        let flag = |kind: Propagation| u64::from(kind.flag().bits());
-        self.options.propagation.map_or(Ok(()), |(kind, recursive)| mount.propagate(flag(kind), recursive))
+    /// Looks the target up again: it is the mount now.
+    fn propagate(&self, rootfs: &Path) -> Result<()> {
+        let Some((kind, recursive)) = self.options.propagation else { return Ok(()) };
+        let root = Root::open(rootfs)?;
+        let mount = match self.target.as_os_str().is_empty() {
+            true => root.as_fd().try_clone_to_owned().os(|| "dup")?,
+            false => root.resolve(&self.target)?,
+        };
+        Mount::from(mount).propagate(u64::from(kind.flag().bits()), recursive)
     }
 }
 
