@@ -11,6 +11,7 @@ use crate::sys::path::{self, Root};
 
 use super::plan::{CgroupHierarchy, MountPlan, Source};
 use super::rootfs;
+use super::sources::Received;
 use super::steps::Born;
 
 /// Files in /proc that a container may have replaced by a bind mount: lxcfs' and the like, which tell of the machine and
@@ -31,30 +32,48 @@ const PROC_FILES: &[&str] = &[
 
 /// Mounts everything.
 pub fn mount_all(born: &mut Born<'_>) -> Result<()> {
+    let mut sources = born.sources.take();
     let (Some(plan), Some(root)) = (rootfs::plan(born), &born.root) else { return Ok(()) };
     for mount in &plan.mounts {
-        mount_one(root, mount).context(|| mount.destination.display().to_string())?;
+        mount_one(root, mount, &mut sources).context(|| mount.destination.display().to_string())?;
     }
+    born.sources = sources;
     Ok(())
 }
 
-fn mount_one(root: &Root, plan: &MountPlan) -> Result<()> {
+fn mount_one(root: &Root, plan: &MountPlan, sources: &mut Option<Received>) -> Result<()> {
     match &plan.source {
-        Source::Bind(source) => bind(root, plan, source),
+        Source::Bind(source) => match sources {
+            Some(sources) => bind(root, plan, &Mount::from(sources.take()?)).map_err(locked),
+            None => bind(root, plan, &open_source(source, plan.options.recursive_bind)?),
+        },
         Source::FileSystem { kind, name } => file_system(root, plan, kind, name),
         Source::CgroupV1(hierarchies) => cgroup_v1(root, plan, hierarchies),
     }
 }
 
 /// The bind's source is opened as the host, in the host's tree, of which this mount namespace still is a copy.
-fn bind(root: &Root, plan: &MountPlan, source: &Path) -> Result<()> {
-    let mount = Mount::clone_path(None, source, plan.options.recursive_bind)
-        .map_err(|e| if e.errno() == Some(libc::ENOENT) { e.with_kind(Kind::InvalidArgument) } else { e })?;
+pub(super) fn open_source(source: &Path, recursive: bool) -> Result<Mount> {
+    Mount::clone_path(None, source, recursive)
+        .map_err(|e| if e.errno() == Some(libc::ENOENT) { e.with_kind(Kind::InvalidArgument) } else { e })
+}
+
+fn bind(root: &Root, plan: &MountPlan, mount: &Mount) -> Result<()> {
     let target =
-        if path::is_dir(&mount)? { root.mkdir_all(&plan.destination)? } else { root.create_file(&plan.destination)? };
+        if path::is_dir(mount)? { root.mkdir_all(&plan.destination)? } else { root.create_file(&plan.destination)? };
     refuse_by_link(root, plan, &target)?;
-    refuse_in_proc(plan, &target, path::is_procfs(&mount)?)?;
-    attach(&mount, &target, &plan.options)
+    refuse_in_proc(plan, &target, path::is_procfs(mount)?)?;
+    attach(mount, &target, &plan.options)
+}
+
+/// What the host's mount has set stays set in a user namespace: asking to clear it is an error there, as with runc.
+fn locked(error: Error) -> Error {
+    match error.errno() {
+        Some(libc::EPERM) => error.context(
+            "the source's mount has a flag (ro, nosuid, nodev, noexec or atime's) that a user namespace cannot clear",
+        ),
+        _ => error,
+    }
 }
 
 fn file_system(root: &Root, plan: &MountPlan, kind: &str, name: &str) -> Result<()> {

@@ -20,12 +20,18 @@ pub fn plan<'a>(born: &Born<'a>) -> Option<&'a Rootfs> {
 
 /// Cuts the new mount namespace off from the host's and opens the rootfs in it.
 pub fn open(born: &mut Born<'_>) -> Result<()> {
+    let mut sources = born.sources.take();
     let Some(plan) = plan(born) else { return Ok(()) };
     // The host's mounts may still come in (an autofs, a late NFS), ours do not go out: runc's default as well. It also
     // makes pivot_root(2) possible, which refuses a shared parent.
     mount::propagation(Path::new("/"), libc::MS_SLAVE | libc::MS_REC)?;
-    let root = Root::open(&plan.path)?;
-    let root = if path::is_mount_root(&root)? {
+    let root = match &mut sources {
+        Some(sources) => Root::from_fd(sources.take()?),
+        None => Root::open(&plan.path)?,
+    };
+    // In a user namespace's copy of the host's mounts each is locked in its place (mount_namespaces(7)), and pivot_root(2)
+    // refuses it.
+    let root = if sources.is_none() && path::is_mount_root(&root)? {
         root
     } else {
         // pivot_root(2) wants a mount: a plain directory is bound onto itself.
@@ -34,6 +40,7 @@ pub fn open(born: &mut Born<'_>) -> Result<()> {
         Root::from_fd(mount.into())
     };
     born.root = Some(root);
+    born.sources = sources;
     Ok(())
 }
 
@@ -53,5 +60,9 @@ pub fn enter(born: &mut Born<'_>) -> Result<()> {
         let mount = root.as_fd().try_clone_to_owned().os(|| "dup")?;
         Mount::from(mount).restrict(libc::MOUNT_ATTR_RDONLY, 0)?;
     }
-    if plan.no_pivot { mount::move_root(root.as_fd(), &plan.path) } else { mount::pivot_root(root.as_fd()) }
+    if plan.no_pivot {
+        mount::move_root(root.as_fd(), &plan.path, born.sources.is_some())
+    } else {
+        mount::pivot_root(root.as_fd())
+    }
 }

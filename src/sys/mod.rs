@@ -19,3 +19,4 @@ pub mod seal;
 pub mod seccomp;
 pub mod signal;
 pub mod tty;
+pub mod userns;
