@@ -115,33 +115,47 @@ async fn exec_beside(bundle: &Bundle, sink: &EventSink) -> String {
 /// any process of the container could read the host's mounts in its /proc/PID/mountinfo, which asks for no permission.
 #[test]
 fn an_exec_on_its_way_shows_nothing_of_the_hosts_mounts() {
-    block_on(async {
-        let scratch = Scratch::new();
-        let sink = EventSink::start(&scratch);
-        // The mount point of the rootfs is in the host's table alone.
-        let needle = scratch.dir().join("bundles/one/rootfs ");
-        let bundle = attacker(Bundle::new(&scratch, "one"), &format!("mountinfo {}", needle.display()));
-        let text = exec_beside(&bundle, &sink).await;
-        assert!(text.contains("caught=0"), "{text}");
-    });
+    for user in [false, true] {
+        block_on(async {
+            let scratch = Scratch::new();
+            let sink = EventSink::start(&scratch);
+            // The mount point of the rootfs is in the host's table alone.
+            let needle = scratch.dir().join("bundles/one/rootfs ");
+            let bundle = attacker(Bundle::new(&scratch, "one"), &format!("mountinfo {}", needle.display()));
+            let bundle = if user { bundle.edit(in_user_namespace) } else { bundle };
+            let text = exec_beside(&bundle, &sink).await;
+            assert!(text.contains("caught=0"), "{text}");
+        });
+    }
+}
+
+/// The container's root is somebody else on the host.
+fn in_user_namespace(spec: &mut serde_json::Value) {
+    spec["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "user"}));
+    for field in ["uidMappings", "gidMappings"] {
+        spec["linux"][field] = json!([{"containerID": 0, "hostID": 100000, "size": 65536}]);
+    }
 }
 
 /// CAP_SYS_PTRACE opens /proc/PID/root of a process that is not dumpable too: it must be the container's root already.
 #[test]
 fn an_exec_on_its_way_is_no_way_to_the_hosts_files() {
-    block_on(async {
-        let scratch = Scratch::new();
-        let sink = EventSink::start(&scratch);
-        let bundle = Bundle::new(&scratch, "one").edit(|spec| {
-            for set in ["bounding", "effective", "permitted"] {
-                spec["process"]["capabilities"][set].as_array_mut().unwrap().push(json!("CAP_SYS_PTRACE"));
-            }
+    for user in [false, true] {
+        block_on(async {
+            let scratch = Scratch::new();
+            let sink = EventSink::start(&scratch);
+            let bundle = Bundle::new(&scratch, "one").edit(|spec| {
+                for set in ["bounding", "effective", "permitted"] {
+                    spec["process"]["capabilities"][set].as_array_mut().unwrap().push(json!("CAP_SYS_PTRACE"));
+                }
+            });
+            let bundle = if user { bundle.edit(in_user_namespace) } else { bundle };
+            let secret = scratch.dir().join("bundles/one/config.json");
+            let bundle = attacker(bundle, &format!("root {}", secret.display()));
+            let text = exec_beside(&bundle, &sink).await;
+            assert!(text.contains("caught=0"), "{text}");
         });
-        let secret = scratch.dir().join("bundles/one/config.json");
-        let bundle = attacker(bundle, &format!("root {}", secret.display()));
-        let text = exec_beside(&bundle, &sink).await;
-        assert!(text.contains("caught=0"), "{text}");
-    });
+    }
 }
 
 /// root of a container may change the mode of whatever it holds a descriptor of and root owns: that must not be the
