@@ -122,18 +122,10 @@ fn an_exec_on_its_way_shows_nothing_of_the_hosts_mounts() {
             // The mount point of the rootfs is in the host's table alone.
             let needle = scratch.dir().join("bundles/one/rootfs ");
             let bundle = attacker(Bundle::new(&scratch, "one"), &format!("mountinfo {}", needle.display()));
-            let bundle = if user { bundle.edit(in_user_namespace) } else { bundle };
+            let bundle = if user { bundle.user_namespace(100_000) } else { bundle };
             let text = exec_beside(&bundle, &sink).await;
             assert!(text.contains("caught=0"), "{text}");
         });
-    }
-}
-
-/// The container's root is somebody else on the host.
-fn in_user_namespace(spec: &mut serde_json::Value) {
-    spec["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "user"}));
-    for field in ["uidMappings", "gidMappings"] {
-        spec["linux"][field] = json!([{"containerID": 0, "hostID": 100000, "size": 65536}]);
     }
 }
 
@@ -149,7 +141,7 @@ fn an_exec_on_its_way_is_no_way_to_the_hosts_files() {
                     spec["process"]["capabilities"][set].as_array_mut().unwrap().push(json!("CAP_SYS_PTRACE"));
                 }
             });
-            let bundle = if user { bundle.edit(in_user_namespace) } else { bundle };
+            let bundle = if user { bundle.user_namespace(100_000) } else { bundle };
             let secret = scratch.dir().join("bundles/one/config.json");
             let bundle = attacker(bundle, &format!("root {}", secret.display()));
             let text = exec_beside(&bundle, &sink).await;

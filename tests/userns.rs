@@ -3,7 +3,7 @@
 mod common;
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -28,19 +28,8 @@ fn maps(outside: u32) -> Value {
     json!([{"containerID": 0, "hostID": outside, "size": COUNT}])
 }
 
-/// A new user namespace, with a rootfs that its root may write to.
-fn mapped(bundle: Bundle, outside: u32) -> Bundle {
-    let upper = bundle.scratch().dir().join("snapshots").join(&bundle.id).join("fs");
-    chown(upper, Some(outside), Some(outside)).unwrap();
-    bundle.edit(|spec| {
-        spec["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "user"}));
-        spec["linux"]["uidMappings"] = maps(outside);
-        spec["linux"]["gidMappings"] = maps(outside);
-    })
-}
-
 fn userns(bundle: Bundle) -> Bundle {
-    mapped(bundle, ROOT)
+    bundle.user_namespace(ROOT)
 }
 
 /// Runs a script as root of a user namespace; asserts that nothing is left.
@@ -137,7 +126,7 @@ fn devices_are_nodes_of_the_containers_own() {
                     4\n4\nfull\n600 5:5\npts/ptmx\n0\n";
     // Also where root of the container is root of the host, and might change what is the host's.
     for outside in [ROOT, 0] {
-        let ended = common::container::run(|bundle| mapped(bundle, outside).edit(change).script(script));
+        let ended = common::container::run(|bundle| bundle.user_namespace(outside).edit(change).script(script));
         assert_eq!(ended.ok(), expected, "{outside}");
         assert_eq!(["/dev/null", "/dev/zero", "/dev/tty"].map(status), before, "{outside}");
     }
