@@ -377,6 +377,22 @@ fn a_container_joins_the_user_namespace_of_a_pod() {
             assert_eq!(container.run().await.ok(), format!("1\n0\n 0 {ROOT} {COUNT}\nroot:1:3\nproc\n"), "{id}");
             assert_eq!(other_host.scratch.leftovers(), [""; 0]);
         }
+        // A network namespace of the host's, which nobody in the user namespace may enter: it is joined before.
+        let other_host = Host::new();
+        let net = other_host.bundle("net").args(&["sleep", "1000"]);
+        let net = other_host.start(&net).await;
+        let third_host = Host::new();
+        let bundle = userns(third_host.bundle("foreign")).script("echo $$").edit(|spec| {
+            join(spec, &["user"], &["mount", "pid", "ipc", "uts"]);
+            let path = format!("/proc/{}/ns/net", net.pid);
+            spec["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "network", "path": path}));
+            spec["mounts"].as_array_mut().unwrap().retain(|mount| mount["type"] != "sysfs");
+        });
+        let container = third_host.create(&bundle).await;
+        assert_eq!(container.namespace("user"), pod.namespace("user"));
+        assert_eq!(container.namespace("net"), net.namespace("net"));
+        assert_eq!(container.run().await.ok(), "1\n");
+        net.end().await;
         // The pid namespace too (shareProcessNamespace), with an exec into it.
         let other_host = Host::new();
         let bundle = userns(other_host.bundle("shared")).args(&["sleep", "1000"]).edit(|spec| {
@@ -428,6 +444,20 @@ fn a_user_namespace_that_does_not_suit_is_refused() {
         assert!(refusal.message.contains("setns user"), "{refusal:?}");
         pod.end().await;
     });
+}
+
+/// Of the host's namespaces the kernel shows nothing to a user namespace.
+#[test]
+fn the_file_systems_of_the_hosts_namespaces_are_refused() {
+    for (namespace, mount) in [("network", "sysfs"), ("pid", "proc"), ("ipc", "mqueue")] {
+        block_on(async {
+            let host = Host::new();
+            let bundle = userns(host.bundle("one")).without_namespace(namespace);
+            let refusal = host.refused(&bundle).await;
+            let words = format!("{mount} needs a {namespace} namespace");
+            assert!(refusal.message.contains(&words), "{refusal:?}");
+        });
+    }
 }
 
 /// Before any effect: nothing of the rootfs is mounted.

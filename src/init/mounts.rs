@@ -47,7 +47,10 @@ fn mount_one(root: &Root, plan: &MountPlan, sources: &mut Option<Received>) -> R
             Some(sources) => bind(root, plan, &Mount::from(sources.take()?)).map_err(locked),
             None => bind(root, plan, &open_source(source, plan.options.recursive_bind)?),
         },
-        Source::FileSystem { kind, name } => file_system(root, plan, kind, name),
+        Source::FileSystem { kind, name } => {
+            let made = file_system(root, plan, kind, name);
+            if sources.is_some() { made.map_err(|e| foreign(e, kind)) } else { made }
+        }
         Source::CgroupV1(hierarchies) => cgroup_v1(root, plan, hierarchies),
     }
 }
@@ -72,6 +75,22 @@ fn locked(error: Error) -> Error {
         Some(libc::EPERM) => error.context(
             "the source's mount has a flag (ro, nosuid, nodev, noexec or atime's) that a user namespace cannot clear",
         ),
+        _ => error,
+    }
+}
+
+/// In a user namespace the kernel mounts what shows a namespace that is the user namespace's own, and no other.
+fn foreign(error: Error, kind: &str) -> Error {
+    let namespace = match kind {
+        "proc" => "pid",
+        "sysfs" => "network",
+        "mqueue" => "ipc",
+        _ => return error,
+    };
+    match error.errno() {
+        Some(libc::EPERM) => {
+            error.context(format!("{kind} needs a {namespace} namespace that is of the container's user namespace"))
+        }
         _ => error,
     }
 }
