@@ -32,6 +32,8 @@ fn userns(bundle: Bundle) -> Bundle {
     bundle.user_namespace(ROOT)
 }
 
+type Change<'a> = &'a dyn Fn(&mut Value);
+
 /// Runs a script as root of a user namespace; asserts that nothing is left.
 fn run_script(script: &str, change: impl FnOnce(Bundle) -> Bundle) -> common::container::Ended {
     common::container::run(|bundle| change(userns(bundle)).script(script))
@@ -464,7 +466,7 @@ fn the_file_systems_of_the_hosts_namespaces_are_refused() {
 #[test]
 fn mappings_that_are_wrong_are_refused_by_their_names() {
     let one = |inside: u32, outside: u32, size: u32| json!([{"containerID": inside, "hostID": outside, "size": size}]);
-    let cases: [(&dyn Fn(&mut Value), &str); 7] = [
+    let cases: [(Change<'_>, &str); 7] = [
         (&|spec| spec["linux"]["uidMappings"] = json!([]), "linux.uidMappings is required"),
         (&|spec| spec["linux"]["gidMappings"] = json!([]), "linux.gidMappings is required"),
         (&|spec| spec["linux"]["gidMappings"] = one(0, 5, 0), "linux.gidMappings[0].size is 0"),

@@ -221,6 +221,8 @@ mod tests {
         .unwrap()
     }
 
+    type Change<'a> = &'a dyn Fn(&mut Value);
+
     fn one(inside: u32, outside: u32, count: u32) -> Value {
         json!({ "containerID": inside, "hostID": outside, "size": count })
     }
@@ -294,7 +296,7 @@ mod tests {
     #[test]
     fn every_id_of_the_document_has_to_be_mapped() {
         let all = || json!([one(0, 100, 10)]);
-        let judge = |change: &dyn Fn(&mut Value)| {
+        let judge = |change: Change<'_>| {
             let mut document = serde_json::to_value(spec(new(), all(), all())).unwrap();
             document["mounts"] = json!([{ "destination": "/a", "type": "tmpfs", "options": ["gid=9", "uid=9"] }]);
             change(&mut document);
@@ -303,7 +305,7 @@ mod tests {
         };
         judge(&|_| ()).unwrap();
         let device = |id: &str| json!([{ "path": "/d", "type": "c", "major": 1, "minor": 3, id: 10 }]);
-        let cases: [(&dyn Fn(&mut Value), &str); 8] = [
+        let cases: [(Change<'_>, &str); 8] = [
             (&|spec| spec["process"]["user"]["uid"] = json!(10), "process.user.uid: 10 "),
             (&|spec| spec["process"]["user"]["gid"] = json!(10), "process.user.gid: 10 "),
             (&|spec| spec["process"]["user"]["additionalGids"] = json!([1, 10]), "process.user.additionalGids: 10 "),
