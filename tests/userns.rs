@@ -494,6 +494,7 @@ fn it_is_killed_paused_measured_and_limited_like_any_other() {
         world.update("one", &json!({"pids": {"limit": 20}})).await.unwrap();
         assert!(!bundle.cgroups().is_empty());
         assert_eq!(world.pids("one").await.unwrap().len(), 1);
+        assert!(!world.stats("one").await.unwrap().stats.value.is_empty());
         assert_eq!(world.end("one").await, 137);
         world.close().await;
     });
