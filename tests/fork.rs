@@ -20,8 +20,10 @@ use dray::engine::events::{RootfsMount, StdioUris};
 use dray::error::Kind;
 use dray::init::plan::{Plan, Process, Streams, Work};
 use dray::init::sync::{Heard, Hold, ParentEnd};
-use dray::sys::fork::{Child, PANICKED, exit_now, fork};
+use dray::sys::fork::{Child, PANICKED, exit_now, fork, fork_inside};
+use dray::sys::ns::{self, Namespace};
 use dray::sys::spawn::{Program, spawn};
+use dray::sys::userns;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
@@ -42,6 +44,7 @@ const TESTS: &[(&str, fn())] = &[
     ("the_death_of_its_parent_kills_a_waiting_child", the_death_of_its_parent_kills_a_waiting_child),
     ("the_end_of_the_socket_ends_a_parked_child", the_end_of_the_socket_ends_a_parked_child),
     ("clone_serves_where_clone3_is_missing", clone_serves_where_clone3_is_missing),
+    ("a_child_is_born_inside_of_a_joined_user_namespace", a_child_is_born_inside_of_a_joined_user_namespace),
     ("a_cgroup_that_takes_no_birth_is_left_to_the_child", a_cgroup_that_takes_no_birth_is_left_to_the_child),
     ("each_seal_holds_where_mfd_exec_is_missing", each_seal_holds_where_mfd_exec_is_missing),
     ("a_program_is_given_what_it_is_given_and_no_more", a_program_is_given_what_it_is_given_and_no_more),
@@ -406,6 +409,49 @@ fn clone_serves_where_clone3_is_missing() {
     let flags = libc::CLONE_NEWPID as u64;
     let child = fork(flags, None, None, |_| exit_now(std::process::id() as i32)).unwrap();
     exited(&child, 1);
+}
+
+/// With a pid namespace that is the user namespace's: it may mount a procfs of it. With clone3 and with clone.
+fn a_child_is_born_inside_of_a_joined_user_namespace() {
+    let holder = fork(libc::CLONE_NEWUSER as u64, None, None, |_| {
+        loop {
+            std::thread::park();
+        }
+    });
+    let holder = holder.unwrap();
+    let path = format!("/proc/{}/ns/user", holder.pid);
+    let joined = [(Namespace::User, ns::open_path(Namespace::User, path.as_ref()).unwrap())];
+    assert_eq!(userns::maps(joined[0].1.as_fd()).unwrap(), ["", ""]);
+    userns::write_maps(holder.pid as u32, "0 1000 10\n", "0 2000 10\n").unwrap();
+    let maps = userns::maps(joined[0].1.as_fd()).unwrap();
+    let words = maps.each_ref().map(|text| text.split_whitespace().collect::<Vec<_>>());
+    assert_eq!(words, [["0", "1000", "10"], ["0", "2000", "10"]]);
+
+    let wanted = fs::read_link(&path).unwrap();
+    for old in [false, true] {
+        if old {
+            seccomp::take_away(seccomp::OLD);
+        }
+        let flags = (libc::CLONE_NEWPID | libc::CLONE_NEWNS) as u64;
+        let child = fork_inside(&joined, flags, None, |birth| {
+            let here = fs::read_link("/proc/self/ns/user").unwrap();
+            let proc = dray::sys::mount::mount("proc", "/proc".as_ref(), "proc", 0, "");
+            let right = birth.joined && std::process::id() == 1 && here == wanted && proc.is_ok();
+            exit_now(if right { 7 } else { 1 })
+        });
+        let child = child.unwrap();
+        assert!(fs::read_to_string(format!("/proc/self/fdinfo/{}", child.pidfd.as_raw_fd())).unwrap().contains("Pid:"));
+        exited(&child, 7);
+        // Into one's own nobody can go.
+        let own = [(Namespace::User, ns::open_path(Namespace::User, "/proc/self/ns/user".as_ref()).unwrap())];
+        let error = fork_inside(&own, flags, None, |_| exit_now(0)).unwrap_err();
+        assert_eq!((error.errno(), error.to_string().contains("setns user")), (Some(libc::EINVAL), true), "{error}");
+        // Helpers leave nothing to be waited for.
+        let other = waitpid(None, Some(nix::sys::wait::WaitPidFlag::WNOHANG)).unwrap();
+        assert_eq!(other, WaitStatus::StillAlive);
+    }
+    kill(Pid::from_raw(holder.pid), Signal::SIGKILL).unwrap();
+    status(&holder);
 }
 
 /// A domain below a threaded one takes no process (cgroups(7), "domain invalid"): the child hears that it was not born

@@ -30,6 +30,7 @@ pub mod start;
 pub mod state;
 pub mod stdio;
 pub mod update;
+mod userns;
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::{HashMap, HashSet};

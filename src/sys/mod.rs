@@ -21,3 +21,4 @@ pub mod seccomp;
 pub mod signal;
 pub mod spawn;
 pub mod tty;
+pub mod userns;
