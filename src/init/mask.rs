@@ -30,12 +30,9 @@ pub fn masked(born: &mut Born<'_>) -> Result<()> {
     let mut empty = None;
     for path in &plan.masked_paths {
         let Some(target) = existing(root, path)? else { continue };
-        let mut cover = || {
-            if path::is_dir(&target)? {
-                get_or_make(&mut empty, empty_directory)?.attach_copy(&target)
-            } else {
-                get_or_make(&mut null, || null_device(root))?.attach_copy(&target)
-            }
+        let mut cover = || match path::is_dir(&target)? {
+            true => cover(&mut empty, &target, empty_directory),
+            false => cover(&mut null, &target, || copy(&null_device(root)?)),
         };
         cover().context(|| path.display().to_string())?;
     }
@@ -50,40 +47,37 @@ fn existing(root: &Root, path: &Path) -> Result<Option<OwnedFd>> {
     }
 }
 
-fn get_or_make(slot: &mut Option<Cover>, make: impl FnOnce() -> Result<Cover>) -> Result<&Cover> {
-    if slot.is_none() {
-        *slot = Some(make()?);
+/// Mounts what `make` makes on `target`, and a copy of it the next time: a copy of one that is mounted, for nothing can be
+/// copied from a mount that is nowhere before Linux 6.15.
+fn cover(first: &mut Option<Mount>, target: &OwnedFd, make: impl FnOnce() -> Result<Mount>) -> Result<()> {
+    match first {
+        Some(first) => copy(first)?.attach(target.as_fd()),
+        None => first.insert(make()?).attach(target.as_fd()),
     }
-    slot.as_ref().ok_or_else(|| Error::new(Kind::Internal, "just made"))
 }
 
-/// What covers a masked path.
-struct Cover(OwnedFd);
-
-impl Cover {
-    fn attach_copy(&self, target: &OwnedFd) -> Result<()> {
-        Mount::clone_fd(self.0.as_fd(), false)?.attach(target.as_fd())
-    }
+fn copy(mount: &impl AsFd) -> Result<Mount> {
+    Mount::clone_fd(mount.as_fd(), false)
 }
 
 /// The image may have put something else at /dev/null, a link to the host's among it: it is used only if it is the
 /// character device 1:3, by the descriptor that was looked at (CVE-2025-31133). It is the container's own node rather
 /// than the host's, whose mode a container's root could change through the mask.
-fn null_device(root: &Root) -> Result<Cover> {
+fn null_device(root: &Root) -> Result<OwnedFd> {
     let null = root.resolve_no_links(Path::new("/dev/null"))?;
     let stat = path::stat(&null)?;
     let kind = FileType::from_raw_mode(stat.st_mode);
     if kind != FileType::CharacterDevice || stat.st_rdev != rustix::fs::makedev(1, 3) {
         return Err(Error::new(Kind::InvalidArgument, "/dev/null in the rootfs is not the null device"));
     }
-    Ok(Cover(null))
+    Ok(null)
 }
 
-fn empty_directory() -> Result<Cover> {
+fn empty_directory() -> Result<Mount> {
     let fs = FileSystem::open("tmpfs")?;
     // It holds nothing and costs next to nothing: one block, one inode.
     fs.set("nr_blocks", Some("1"))?;
     fs.set("nr_inodes", Some("1"))?;
     let attrs = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
-    Ok(Cover(fs.mount(attrs)?.into()))
+    fs.mount(attrs)
 }
