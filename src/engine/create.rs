@@ -25,6 +25,7 @@ use super::console;
 use super::container::{Container, Process};
 use super::events::{Event, RootfsMount, StdioUris};
 use super::helper::Child;
+use super::hooks::Hooks;
 use super::lifecycle::{self, State};
 use super::oom::Oom;
 use super::options::Options;
@@ -191,27 +192,36 @@ impl Engine {
         let oom = cgroup.watch_oom()?.map(Oom::new);
         let mut unborn = plan_init(judged, process, streams, &cgroup)?;
         unborn.plan.seccomp = judged.seccomp.clone();
+        let hooks = Hooks::of(&request.id, &request.bundle, &judged.spec)?;
+        if let Work::Create(create) = &mut unborn.plan.work {
+            create.hooks = hooks.as_ref().map(Hooks::plan);
+        }
         self.birth(&child, unborn)?;
         *init = Some(child.clone());
         let oom_score_adj = judged.spec.process().as_ref().and_then(|process| process.oom_score_adj());
         self.go(&child, oom_score_adj)?;
         let failed = || "OCI runtime create failed: unable to start container process";
-        match self.heard(&child).await.context(failed)? {
+        let mut heard = self.heard(&child, Some(SET_UP_BOUND)).await.context(failed)?;
+        let poststop = hooks.as_ref().and_then(Hooks::poststop);
+        if let (Heard::Hooks, Some(hooks)) = (&heard, &hooks) {
+            // From the first of them on there may be something to undo, and more processes than the child.
+            saved.poststop = poststop.clone();
+            note_child(&child, &cgroup, judged, &mut saved, remains)?;
+            heard = self.run_create_hooks(hooks, &child).await.context(failed)?;
+        }
+        match heard {
             Heard::Ready => {}
             // The end of the socket alone: it was killed on its way.
             _ => return Err(Error::new(Kind::Internal, "it has died; is its memory limit too low?")).context(failed),
         }
 
-        saved.init = Some(Identity::of(child.pid() as i32)?);
-        saved.cgroup_inode = cgroup.inode()?;
-        judged.state.save(&saved)?;
-        let private_pid_ns = namespaces::has_private_pid_ns(&judged.spec);
-        remains.kill = !private_pid_ns;
+        saved.poststop = poststop;
+        note_child(&child, &cgroup, judged, &mut saved, remains)?;
         Ok(Rc::new(Container {
             id: request.id.clone(),
             bundle: request.bundle.clone(),
             namespaces: plan::namespace_flags(&judged.spec)?,
-            private_pid_ns,
+            private_pid_ns: namespaces::has_private_pid_ns(&judged.spec),
             oom_score_adj,
             options: request.options,
             cgroup,
@@ -223,6 +233,7 @@ impl Engine {
             freezer: Default::default(),
             resumed: Default::default(),
             oom,
+            hooks: std::cell::RefCell::new(hooks.map(Box::new)),
             deleting: Default::default(),
             remains: std::cell::RefCell::new(std::mem::take(remains)),
         }))
@@ -245,11 +256,11 @@ impl Engine {
         sync_of(process)?.get_ref().go()
     }
 
-    /// Waits until the child says that it is created, or has become its program.
+    /// Waits until the child says that it is created, or has become its program; at most for `bound`.
     ///
     /// # Errors
     /// What the child says; that it died without a word; that the bound was reached.
-    pub(super) async fn heard(&self, process: &Process) -> Result<Heard> {
+    pub(super) async fn heard(&self, process: &Process, bound: Option<Duration>) -> Result<Heard> {
         let sync = sync_of(process)?;
         let listen = async {
             loop {
@@ -262,10 +273,20 @@ impl Engine {
                 }
             }
         };
-        tokio::time::timeout(SET_UP_BOUND, listen).await.unwrap_or_else(|_| {
-            let text = format!("no answer from the container's process within {} s", SET_UP_BOUND.as_secs());
+        let Some(bound) = bound else { return listen.await };
+        tokio::time::timeout(bound, listen).await.unwrap_or_else(|_| {
+            let text = format!("no answer from the container's process within {} s", bound.as_secs());
             Err(Error::new(Kind::DeadlineExceeded, text))
         })
+    }
+
+    /// Lets the child go on after the shim's hooks.
+    pub(super) fn hooks_done(&self, process: &Process) -> Result<()> {
+        match sync_of(process)?.get_ref().hooks_done() {
+            // It has died meanwhile: what is heard of it next tells how.
+            Err(e) if e.errno() == Some(libc::EPIPE) => Ok(()),
+            other => other,
+        }
     }
 
     fn created(self: &Rc<Self>, container: Rc<Container>, request: Request) -> u32 {
@@ -300,6 +321,22 @@ impl Engine {
         }
         remains.remove(Unmount::Beside(self)).await
     }
+}
+
+/// Saves that there is something to be ended and undone when the container goes, by this process or by another.
+fn note_child(
+    child: &Process,
+    cgroup: &Cgroup,
+    judged: &Judged,
+    saved: &mut Saved,
+    remains: &mut Remains,
+) -> Result<()> {
+    saved.init = Some(Identity::of(child.pid() as i32)?);
+    saved.cgroup_inode = cgroup.inode()?;
+    judged.state.save(saved)?;
+    remains.poststop = saved.poststop.clone();
+    remains.kill = !namespaces::has_private_pid_ns(&judged.spec);
+    Ok(())
 }
 
 fn plan_init(judged: &Judged, process: plan::Process, streams: Streams, cgroup: &Cgroup) -> Result<Unborn> {

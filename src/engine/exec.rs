@@ -9,7 +9,7 @@ use crate::spec::{load, validate};
 use super::Engine;
 use super::console;
 use super::container::{Container, Process};
-use super::create::unborn;
+use super::create::{SET_UP_BOUND, unborn};
 use super::events::{Event, StdioUris};
 use super::lifecycle::State;
 
@@ -59,7 +59,7 @@ impl Engine {
         unborn.plan.seccomp = container.seccomp.clone();
         self.birth(process, unborn)?;
         self.go(process, oom_score_adj.or(container.oom_score_adj))?;
-        self.executed(process)
+        self.executed(process, Some(SET_UP_BOUND))
             .await
             .context(|| "OCI runtime exec failed: exec failed: unable to start container process")
     }

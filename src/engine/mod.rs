@@ -16,6 +16,7 @@ pub mod events;
 pub mod exec;
 mod filters;
 mod helper;
+pub mod hooks;
 pub mod lifecycle;
 pub mod oom;
 pub mod options;

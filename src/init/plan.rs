@@ -12,6 +12,7 @@ use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, LinuxNamespaceType, Proces
 use rustix::fs::FileType;
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::spec::hooks::{About, Hook};
 use crate::spec::mount_options::MountOptions;
 use crate::spec::mounts::MountKind;
 use crate::spec::sysctl::{self, Sysctl};
@@ -73,6 +74,21 @@ pub struct Create {
     pub hostname: Option<String>,
     /// Kernel parameters of its namespaces.
     pub sysctls: Vec<Sysctl>,
+    /// Its hooks, where it has any.
+    pub hooks: Option<Hooks>,
+}
+
+/// What the child has to do with hooks.
+#[derive(Debug, Default)]
+pub struct Hooks {
+    /// What they are told.
+    pub about: About,
+    /// The shim has some to run during create.
+    pub outside: bool,
+    /// Those in the container's namespaces, by the host's paths.
+    pub create_container: Vec<Hook>,
+    /// Those in the container.
+    pub start_container: Vec<Hook>,
 }
 
 /// What joins a container.

@@ -9,6 +9,10 @@
 //!    |  oom_score_adj, by /proc/CHILD      |
 //!    |  Go ------------------------------->|  namespaces, mounts, ids ... (init/steps.rs)
 //!    |                                     |
+//!    |<------------------------------ Hooks|  mounts are made; waits                } with hooks
+//!    |  runs prestart, createRuntime       |                                         } of create
+//!    |  Hooks ---------------------------->|  runs createContainer                   } only
+//!    |                                     |
 //!    |<----------- Console + the pty master|  its slave is the session's terminal   } with a
 //!    |  relays to and from it              |                                         } terminal
 //!    |                                     |
@@ -42,6 +46,7 @@ const MAX: usize = 16 * 1024;
 const GO: u8 = b'G';
 const RELEASE: u8 = b'S';
 const READY: u8 = b'R';
+const HOOKS: u8 = b'H';
 const CONSOLE: u8 = b'C';
 const FAILED: u8 = b'E';
 
@@ -70,6 +75,8 @@ pub enum Heard {
     Nothing,
     /// The master of its terminal.
     Console(OwnedFd),
+    /// It is at its hooks, and waits for the shim to run its own.
+    Hooks,
     /// It is created, and waits; a helper is done.
     Ready,
     /// It is the container's program now (or has died: waitpid tells).
@@ -90,6 +97,11 @@ impl ParentEnd {
     /// Lets the child do its set-up.
     pub fn go(&self) -> Result<()> {
         self.tell(GO)
+    }
+
+    /// Lets the child go on with its own hooks.
+    pub fn hooks_done(&self) -> Result<()> {
+        self.tell(HOOKS)
     }
 
     /// Lets a created init become its program.
@@ -131,6 +143,7 @@ impl ParentEnd {
             ([CONSOLE], Some(master)) if descriptors.is_empty() => Ok(Heard::Console(master)),
             (_, Some(_)) => Err(no_message()),
             ([], None) => Ok(Heard::Executed),
+            ([HOOKS], None) => Ok(Heard::Hooks),
             ([READY], None) => Ok(Heard::Ready),
             ([FAILED, record @ ..], None) => Ok(Heard::Failed(decode(record))),
             _ => Err(no_message()),
@@ -160,6 +173,12 @@ impl ChildEnd {
         self.wait_for(GO)
     }
 
+    /// Says that it is time for hooks, and waits until the shim has run its own.
+    pub fn wait_for_hooks(&self) -> Result<()> {
+        self.say(HOOKS)?;
+        self.wait_for(HOOKS)
+    }
+
     /// Hands over the master of the terminal.
     pub fn console(&self, master: &OwnedFd) -> Result<()> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -178,7 +197,7 @@ impl ChildEnd {
 
     /// Says that the container is created, and waits to be released.
     pub fn ready(&self, hold: &Hold) -> Result<()> {
-        send(self.0.as_raw_fd(), &[READY], MsgFlags::MSG_NOSIGNAL).os(|| "send to the shim")?;
+        self.say(READY)?;
         self.wait_for(RELEASE)?;
         match hold {
             Hold::Socket => Ok(()),
@@ -189,6 +208,10 @@ impl ChildEnd {
                 rustix::io::retry_on_intr(|| rustix::io::read(fifo, &mut byte)).map(drop).os(|| "read exec fifo")
             }
         }
+    }
+
+    fn say(&self, word: u8) -> Result<()> {
+        send(self.0.as_raw_fd(), &[word], MsgFlags::MSG_NOSIGNAL).map(drop).os(|| "send to the shim")
     }
 
     fn wait_for(&self, word: u8) -> Result<()> {

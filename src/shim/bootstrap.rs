@@ -23,6 +23,7 @@ use super::TTRPC_ADDRESS;
 use super::address::{self, Address, Bound, Speaks};
 use super::daemon::{BINARY, BUNDLE, LISTENER};
 use super::dialect::{self, Call};
+use super::logger::Logger;
 use super::options::{self, Options};
 
 /// How a container whose shim has died is said to have ended: 128 + SIGKILL.
@@ -165,6 +166,7 @@ fn become_server(
 /// When something could not be removed: containerd keeps the bundle then.
 pub fn delete(flags: &Flags) -> Result<()> {
     require_id(flags)?;
+    Logger::stderr(&flags.id).install();
     let state = StateDir::new(Path::new(state::ROOT), &flags.namespace, &flags.id)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().os(|| "epoll_create")?;
     let hierarchies = Hierarchies::discover()?;

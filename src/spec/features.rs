@@ -7,17 +7,16 @@ use oci_spec::runtime::LinuxNamespaceType::{Cgroup, Ipc, Mount, Network, Pid, Ti
 use serde_json::{Value, json};
 
 use super::capabilities::CAPABILITIES;
-use super::mount_options;
 use super::validate::{namespace_name, refuses, refuses_namespace};
+use super::{hooks, mount_options};
 
 /// The versions of the specification whose configurations are judged in full: everything up to the last is either done or
 /// refused by its name.
-const OCI_VERSIONS: (&str, &str) = ("1.0.0", "1.3.0");
+pub const OCI_VERSIONS: (&str, &str) = ("1.0.0", "1.3.0");
 
 /// The features document.
 pub fn features() -> Value {
-    let hooks = ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
-    let hooks: Vec<_> = hooks.into_iter().filter(|name| has(&format!("hooks.{name}"))).collect();
+    let hooks: Vec<_> = hooks::Point::ALL.map(hooks::Point::name).into();
     let namespaces = [Cgroup, Ipc, Mount, Network, Pid, Time, User, Uts];
     let namespaces: Vec<_> =
         namespaces.into_iter().filter(|typ| !refuses_namespace(*typ)).map(namespace_name).collect();

@@ -80,6 +80,21 @@ pub fn fork<F: FnOnce(Birth) -> std::convert::Infallible>(
     }
 }
 
+/// The same in a child of [`fork`], for one of its own in its own namespaces: it has one thread by construction, and may be
+/// where no /proc tells so. Its [`Birth`] is the proof that it is one.
+///
+/// # Errors
+/// What clone3(2) says.
+pub fn fork_again<F: FnOnce() -> std::convert::Infallible>(_: Birth, child: F) -> Result<Child> {
+    match clone(0, None)?.0 {
+        Some(child) => Ok(child),
+        None => {
+            let _ = catch_unwind(AssertUnwindSafe(child));
+            exit_now(PANICKED)
+        }
+    }
+}
+
 /// `None` in the child.
 fn clone(namespaces: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<(Option<Child>, Birth)> {
     if let Some(cgroup) = cgroup {
