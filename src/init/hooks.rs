@@ -184,7 +184,13 @@ fn supervise(spawned: &Spawned, output: OwnedFd, timeout: Option<Duration>) -> R
         return Err(tail.told(late(timeout)));
     }
     if let Some(error) = spawned.refused() {
-        return Err(error.with_kind(Kind::InvalidArgument));
+        // The specification is at fault, not the shim.
+        return Err(match error.errno() {
+            Some(libc::ENOENT | libc::EACCES | libc::ENOEXEC | libc::ENOTDIR | libc::ELOOP) => {
+                error.with_kind(Kind::InvalidArgument)
+            }
+            _ => error,
+        });
     }
     let failed = |how: String| Err(tail.told(Error::new(Kind::Internal, how)));
     match status.map(|status: WaitStatus| (status.exit_status(), status.terminating_signal())) {

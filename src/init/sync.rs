@@ -302,6 +302,17 @@ mod tests {
     }
 
     #[test]
+    fn a_child_is_held_at_its_hooks_until_the_shims_are_done() {
+        let (parent, child) = pair().unwrap();
+        let thread = std::thread::spawn(move || child.wait_for_hooks());
+        assert!(matches!(hear(&parent), Heard::Hooks));
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        assert!(!thread.is_finished(), "not held");
+        parent.hooks_done().unwrap();
+        thread.join().unwrap().unwrap();
+    }
+
+    #[test]
     fn a_fifo_holds_without_the_socket() {
         let path = std::env::temp_dir().join(format!("dray-hold-{}", std::process::id()));
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();

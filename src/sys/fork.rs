@@ -129,7 +129,7 @@ fn clone3(namespaces: u64, cgroup: Option<BorrowedFd<'_>>) -> std::result::Resul
         args.cgroup = cgroup.as_raw_fd() as u64;
     }
     // SAFETY: without CLONE_VM the child has its own copy of this address space and stack, so both sides return from
-    // here and go on; `args` and `pidfd` outlive the call; the process has one thread (checked by `fork`), so no lock
+    // here and go on; `args` and `pidfd` outlive the call; the process has one thread (`fork` checks it, and a child of it has no other), so no lock
     // of libc's is held by anyone.
     let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) };
     finish(pid, pidfd)
