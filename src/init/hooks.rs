@@ -12,7 +12,7 @@ use std::ffi::CString;
 use std::fs::File;
 use std::io::{Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -44,9 +44,6 @@ const DYING_BOUND: Duration = Duration::from_secs(5);
 /// The file mode creation mask of the hooks that do not have the container's.
 const UMASK: u32 = 0o022;
 
-/// The variables by which this program talks to itself, which are no hook's.
-const OWN: &[u8] = b"DRAY_";
-
 /// Runs hooks in the runtime's namespaces, in order, until one fails. `pid` is the container's, if it has one.
 ///
 /// # Errors
@@ -56,19 +53,17 @@ pub fn run_outside(hooks: &[Hook], about: &About, pid: Option<i32>, die_with_par
     let cwd = if about.bundle.is_dir() { &about.bundle } else { Path::new("/") };
     for hook in hooks {
         let start = |program: &Program| spawn::spawn(program);
-        let env = hook.env.clone().unwrap_or_else(own_environment);
+        let env = hook.env.clone().unwrap_or_else(search_path);
         run(hook, env, Some(cwd), die_with_parent, &about.state(hook.point, pid), start)?;
     }
     Ok(())
 }
 
-/// Hooks that are not given an environment have ours, as they do with runc and crun: some need its PATH.
-fn own_environment() -> Vec<CString> {
-    let own = std::env::vars_os().filter(|(name, _)| !name.as_bytes().starts_with(OWN));
-    let variable = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
-        CString::new([name.into_vec(), b"=".to_vec(), value.into_vec()].concat()).ok()
-    };
-    own.filter_map(variable).collect()
+/// Hooks that are not given an environment have the PATH that the runtime was started with: some rely on it, because runc
+/// and crun give them all that they have themselves. By the specification it would be empty.
+fn search_path() -> Vec<CString> {
+    let variable = |value: std::ffi::OsString| CString::new([b"PATH=", value.as_bytes()].concat()).ok();
+    std::env::var_os("PATH").and_then(variable).into_iter().collect()
 }
 
 fn plan<'a>(born: &Born<'a>) -> Option<&'a Hooks> {

@@ -117,6 +117,8 @@ fn leave_server(flags: &Flags, call: &Call, listener: OwnedFd) -> Result<()> {
     // A server's own link is into the seal.
     let binary = std::fs::read_link("/proc/self/exe").os(|| "readlink /proc/self/exe")?;
     env.push(format!("{BINARY}={}", binary.display()));
+    // For hooks.
+    env.extend(std::env::var("PATH").map(|path| format!("PATH={path}")));
     let env = strings(env).map_err(nul)?;
     let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null").os(|| "open /dev/null")?;
     // The pipe closes when the server has been executed, or brings the reason why not: containerd would else find a
