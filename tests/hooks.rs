@@ -302,6 +302,18 @@ fn a_hook_of_create_that_fails_leaves_nothing() {
     });
 }
 
+/// In the container's cgroup, where no pid namespace ends it.
+#[test]
+fn what_a_failed_hook_in_the_container_has_left_behind_is_ended() {
+    block_on(async {
+        let host = Host::new();
+        let hook = sh("setsid sleep 1000.625 & exit 7");
+        let bundle = with_hook(host.bundle("one"), "createContainer", hook).without_namespace("pid");
+        host.refused(&bundle).await.names(Code::INTERNAL, &["exit status 7"]);
+        assert_eq!(running("1000.625"), [""; 0]);
+    });
+}
+
 /// What was created before the hooks are reached is undone without them (runtime.md, "Lifecycle").
 #[test]
 fn a_create_that_fails_before_its_hooks_runs_none() {
@@ -459,7 +471,7 @@ fn the_shim_answers_while_hooks_run() {
             let answer = world.within(Duration::from_secs(5));
             assert_eq!(answer.state("one", "").await.unwrap().status.enum_value(), Ok(Status::RUNNING), "{kind}");
             let state = answer.state("two", "").await;
-            let again = answer.delete("two", "").await;
+            let again = if CREATE.contains(&kind) { None } else { Some(answer.delete("two", "").await) };
             assert_eq!(status(world.pid().await.unwrap(), "Threads"), 1);
             fs::write(shared(&two).join(format!("{kind}.go")), "").unwrap();
             (state.map(|state| state.status.enum_value().unwrap()), again)
@@ -467,9 +479,7 @@ fn the_shim_answers_while_hooks_run() {
         let creating = async { world.create(&two, &Io::null()).await.unwrap() };
         let looking = async {
             for kind in CREATE {
-                let (state, deleted) = at(kind).await;
-                refused(state, Code::NOT_FOUND, &["two"]);
-                refused(deleted, Code::NOT_FOUND, &["two"]);
+                refused(at(kind).await.0, Code::NOT_FOUND, &["two"]);
             }
         };
         futures::join!(creating, looking);
@@ -478,7 +488,7 @@ fn the_shim_answers_while_hooks_run() {
             for (kind, status) in [("startContainer", Status::CREATED), ("poststart", Status::RUNNING)] {
                 let (state, deleted) = at(kind).await;
                 assert_eq!(state.unwrap(), status);
-                refused(deleted, Code::FAILED_PRECONDITION, &["two"]);
+                refused(deleted.unwrap(), Code::FAILED_PRECONDITION, &["two"]);
             }
         };
         futures::join!(starting, looking);
@@ -486,11 +496,41 @@ fn the_shim_answers_while_hooks_run() {
         let looking = async {
             let (state, deleted) = at("poststop").await;
             assert_eq!(state.unwrap(), Status::STOPPED);
-            refused(deleted, Code::FAILED_PRECONDITION, &["two"]);
+            refused(deleted.unwrap(), Code::FAILED_PRECONDITION, &["two"]);
         };
         futures::join!(ending, looking);
         world.end(&one.id).await;
         world.close().await;
+    });
+}
+
+/// As containerd does when its client has given up waiting for Create.
+#[test]
+fn a_delete_gives_up_a_create_that_waits_for_a_hook() {
+    block_on(async {
+        for kind in CREATE {
+            let (world, bundle) = World::with("one", |bundle| {
+                let script = format!("echo > {}/on; exec sleep 1000.375", shared(&bundle).display());
+                with_poststop(with_hook(bundle, kind, sh(&script)))
+            })
+            .await;
+            let creating = async {
+                refused(world.create(&bundle, &Io::null()).await, Code::UNAVAILABLE, &["one", "deleted while"]);
+            };
+            let deleting = async {
+                until(kind, || shared(&bundle).join("on").exists()).await;
+                refused(world.delete("one", "").await, Code::NOT_FOUND, &["one"]);
+                assert_eq!(order(&bundle), ["poststop"], "{kind}");
+            };
+            futures::join!(creating, deleting);
+            until("the hook's end", || running("1000.375").is_empty()).await;
+            let left = leftovers(&world.scratch);
+            assert!(left.len() == 1 && left[0].starts_with("shim"), "{kind}: {left:?}");
+            let good = bundle.edit(|spec| spec["hooks"] = json!({}));
+            world.run(&good).await;
+            world.end("one").await;
+            world.close().await;
+        }
     });
 }
 
@@ -596,7 +636,7 @@ fn a_shim_that_dies_at_a_poststop_hook() {
         let (world, bundle) = World::with("one", |bundle| {
             let dir = shared(&bundle).display().to_string();
             let first = format!(
-                "echo first >> {dir}/order; while ! [ -e {dir}/go ]; do sleep 0.1; done; echo end >> {dir}/order"
+                "echo first >> {dir}/order; while ! [ -e {dir}/go ]; do sleep 0.1; done; echo; echo end >> {dir}/order"
             );
             with_poststop(with_hook(bundle, "poststop", sh(&first)))
         })

@@ -3,13 +3,16 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
 use futures::FutureExt;
+use futures::future::{Either, select};
 use oci_spec::runtime::Spec;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::sync::Notify;
 
 use crate::cgroup::{self, Cgroup};
 use crate::error::{Context, Error, Kind, Os, Result};
@@ -78,12 +81,24 @@ pub(super) struct Unborn {
     pub place: Option<(OwnedFd, u64)>,
 }
 
+/// A create under way.
+#[derive(Default)]
+pub(super) struct Creating {
+    given_up: Notify,
+    ended: Notify,
+}
+
 /// Keeps an id from being created twice at a time.
-struct Reservation<'a>(&'a Engine, String);
+struct Reservation<'a> {
+    engine: &'a Engine,
+    id: String,
+    creating: Rc<Creating>,
+}
 
 impl Drop for Reservation<'_> {
     fn drop(&mut self) {
-        self.0.creating.borrow_mut().remove(&self.1);
+        self.engine.creating.borrow_mut().remove(&self.id);
+        self.creating.ended.notify_waiters();
     }
 }
 
@@ -101,7 +116,13 @@ impl Engine {
         self.take_directory(&judged).await.map_err(name)?;
         let mut remains = Remains { state: Some(judged.state.clone()), ..Remains::default() };
         let mut init = None;
-        let made = AssertUnwindSafe(self.make(&judged, process, &mut remains, &mut init)).catch_unwind().await;
+        let made = {
+            let make = AssertUnwindSafe(self.make(&judged, process, &mut remains, &mut init)).catch_unwind();
+            match select(pin!(make), pin!(reservation.creating.given_up.notified())).await {
+                Either::Left((made, _)) => made,
+                Either::Right(_) => Ok(Err(Error::new(Kind::Unavailable, "deleted while it was being created"))),
+            }
+        };
         let error = match made {
             Ok(Ok(container)) => {
                 drop(reservation);
@@ -115,11 +136,24 @@ impl Engine {
     }
 
     fn reserve(&self, id: &str) -> Result<Reservation<'_>> {
-        let taken = self.containers.borrow().contains_key(id) || !self.creating.borrow_mut().insert(id.to_owned());
-        if taken {
+        let mut all = self.creating.borrow_mut();
+        if self.containers.borrow().contains_key(id) || all.contains_key(id) {
             return Err(Error::new(Kind::AlreadyExists, "already exists"));
         }
-        Ok(Reservation(self, id.to_owned()))
+        let creating = Rc::new(Creating::default());
+        all.insert(id.to_owned(), creating.clone());
+        Ok(Reservation { engine: self, id: id.to_owned(), creating })
+    }
+
+    /// Gives up the create of `id`, if there is one under way, and waits until nothing is left of it. containerd asks for
+    /// a Delete when its own client has given up waiting, which for a hook without a timeout is the only end.
+    pub(super) async fn give_up_create(&self, id: &str) {
+        let creating = self.creating.borrow().get(id).cloned();
+        if let Some(creating) = creating {
+            let ended = creating.ended.notified();
+            creating.given_up.notify_one();
+            ended.await;
+        }
     }
 
     fn judge(&self, request: Request) -> Result<(Judged, plan::Process)> {

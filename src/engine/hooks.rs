@@ -1,7 +1,8 @@
 //! Hooks in the runtime's namespaces, and the time that the container's own may take.
 //!
 //! Each is run by a helper of the shim's ([`crate::init::hooks`]), so that the shim answers meanwhile. A container that is
-//! being created is not to be seen yet: State, Kill and Delete say `NotFound` of it.
+//! being created is not to be seen yet: State and Kill say `NotFound` of it, and so does Delete when it has given the
+//! create up, by which a hook that has no timeout can be ended.
 //!
 //! Hooks die with the shim, and the `delete` action undoes what they did: by the poststop hooks, which are on disk before
 //! the first hook is run. Those themselves live on without the shim. Each is taken note of before it is run, so that it

@@ -34,7 +34,7 @@ pub mod stdio;
 pub mod update;
 
 use std::cell::{OnceCell, RefCell};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -58,7 +58,7 @@ pub struct Engine {
     publish: Box<dyn Fn(Event)>,
     containers: RefCell<HashMap<String, Rc<Container>>>,
     /// Ids on their way into `containers`.
-    creating: RefCell<HashSet<String>>,
+    creating: RefCell<HashMap<String, Rc<create::Creating>>>,
     /// Our children by pid, from the moment of their birth until they are reaped.
     children: RefCell<HashMap<i32, helper::Child>>,
     /// The seccomp filters of its containers.
