@@ -275,7 +275,7 @@ fn a_hook_of_create_that_fails_leaves_nothing() {
                         expected = Some((code, words));
                         let bundle = with_hook(bundle, kind, sh("exit 0"));
                         let bundle = with_hook(bundle, kind, hook);
-                        let bundle = with_poststop(with_hook(bundle, kind, sh("echo after >> /nonexistent")));
+                        let bundle = with_poststop(with_hook(bundle, kind, sh(&format!("echo after >> {dir}/order"))));
                         if private { bundle } else { bundle.without_namespace("pid") }
                     })
                     .await;
@@ -424,6 +424,11 @@ fn a_hook_that_leaves_something_behind_is_done() {
         let left = read(&bundle, "createRuntime.pid").trim().parse().unwrap();
         let left = open_pid(left).expect("what the hook has left behind");
         assert!(await_exit(&left, Duration::ZERO).is_err());
+        // The hooks themselves have been reaped, and may be in the cgroup for a moment yet.
+        let since = Instant::now();
+        while world.pids("one").await.unwrap().len() > 3 && since.elapsed() < SOON {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         assert_eq!(world.pids("one").await.unwrap().len(), 3);
         world.end("one").await;
         pidfd_send_signal(&left, Signal::KILL).unwrap();
