@@ -44,12 +44,12 @@ impl Engine {
     }
 
     /// Gives birth to a recorded exec.
-    pub(super) async fn start_exec(&self, container: &Rc<Container>, process: &Rc<Process>) -> Result<()> {
+    pub(super) async fn start_exec(self: &Rc<Self>, container: &Rc<Container>, process: &Rc<Process>) -> Result<()> {
         let planned = process.planned.borrow_mut().take();
         let (planned, oom_score_adj) =
             planned.ok_or_else(|| Error::new(Kind::FailedPrecondition, "it has failed to start before"))?;
         let owner = container.options.pipe_owner(&planned);
-        let (stdio, streams) = console::open_streams(process, &planned, owner)?;
+        let (stdio, streams) = console::open_streams(self, process, &planned, owner).await?;
         stdio.start();
         *process.stdio.borrow_mut() = Some(Rc::new(stdio));
         let init = container.init.pidfd()?;

@@ -21,7 +21,6 @@ pub mod lifecycle;
 pub mod oom;
 pub mod options;
 pub mod pause;
-#[allow(dead_code)] // Until the next commits.
 mod program;
 pub mod ready;
 pub mod reaper;

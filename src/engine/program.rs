@@ -3,6 +3,7 @@
 use tokio::sync::oneshot;
 
 use crate::error::{Error, Kind, Result};
+use crate::sys::pidfd;
 use crate::sys::spawn::{self, Program, Spawned};
 
 use super::Engine;
@@ -39,6 +40,12 @@ impl Running {
         let lost = |_| Error::new(Kind::Internal, "nobody has waited for the program");
         let exit = (&mut self.exited).await.map_err(lost)?;
         self.spawned.refused().map_or(Ok(exit), Err)
+    }
+
+    /// Sends a signal to it alone.
+    pub(super) fn signal(&self, signal: u32) {
+        // Gone already: its end will tell.
+        let _ = pidfd::kill(&self.spawned.child.pidfd, signal);
     }
 
     /// SIGKILL for it and its process group; not once [`Running::end`] has returned.

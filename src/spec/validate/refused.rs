@@ -42,7 +42,6 @@ const LINUX: &[Row<Linux>] = &[
     ("linux.netDevices", |linux| map(linux.net_devices())),
     ("linux.uidMappings", |linux| list(linux.uid_mappings())),
     ("linux.gidMappings", |linux| list(linux.gid_mappings())),
-    ("linux.rootfsPropagation", |linux| text(linux.rootfs_propagation())),
     ("linux.mountLabel", |linux| text(linux.mount_label())),
     ("linux.intelRdt", |linux| linux.intel_rdt().is_some()),
     ("linux.memoryPolicy", |linux| linux.memory_policy().is_some()),
@@ -202,7 +201,6 @@ mod tests {
             ("process.selinuxLabel", words()),
             ("linux.uidMappings", ids()),
             ("linux.gidMappings", ids()),
-            ("linux.rootfsPropagation", words()),
             ("linux.mountLabel", words()),
             ("linux.resources.memory.kernel", limits()),
             ("linux.resources.memory.kernelTCP", limits()),
@@ -372,7 +370,7 @@ mod tests {
             undecided::<oci::PosixRlimit>("process.rlimits.", "type hard soft"),
             undecided::<Linux>(
                 "linux.",
-                "resources cgroupsPath namespaces devices maskedPaths readonlyPaths sysctl seccomp",
+                "resources cgroupsPath namespaces devices maskedPaths readonlyPaths sysctl seccomp rootfsPropagation",
             ),
             // The listener's are refused where a profile is judged (spec/seccomp.rs).
             undecided::<oci::LinuxSeccomp>(
