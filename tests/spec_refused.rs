@@ -13,7 +13,6 @@ use ttrpc::Code;
 #[test]
 fn fields_that_are_not_implemented_are_refused_before_any_effect() {
     for (field, value) in [
-        ("hooks.createRuntime", json!([{"path": "/bin/touch", "args": ["touch", "/hooked"]}])),
         ("process.apparmorProfile", json!("x")),
         ("process.selinuxLabel", json!("x")),
         ("linux.seccomp.listenerPath", json!("/run/x")),

@@ -19,6 +19,7 @@ use crate::sys::seccomp::Filter;
 use crate::sys::tty::Size;
 
 use super::events::{Exit, StdioUris};
+use super::hooks::Hooks;
 use super::lifecycle::{Event, FreezerState, State};
 use super::oom::Oom;
 use super::options::Options;
@@ -60,6 +61,8 @@ pub struct Container {
     pub resumed: Notify,
     /// Its watch for the OOM killer, where the host has one.
     pub oom: Option<Oom>,
+    /// Its hooks, until it has been started: their environment may hold secrets.
+    pub hooks: RefCell<Option<Box<Hooks>>>,
     /// A delete is under way.
     pub deleting: Cell<bool>,
     /// What is to be taken away at its end.

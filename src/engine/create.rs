@@ -3,13 +3,16 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
 use futures::FutureExt;
+use futures::future::{Either, select};
 use oci_spec::runtime::Spec;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::sync::Notify;
 
 use crate::cgroup::{self, Cgroup};
 use crate::error::{Context, Error, Kind, Os, Result};
@@ -27,6 +30,7 @@ use super::console;
 use super::container::{Container, Process};
 use super::events::{Event, RootfsMount, StdioUris};
 use super::helper::Child;
+use super::hooks::Hooks;
 use super::lifecycle::{self, State};
 use super::oom::Oom;
 use super::options::Options;
@@ -83,12 +87,24 @@ pub(super) struct Unborn {
     pub place: Option<(OwnedFd, u64)>,
 }
 
+/// A create under way.
+#[derive(Default)]
+pub(super) struct Creating {
+    given_up: Notify,
+    ended: Notify,
+}
+
 /// Keeps an id from being created twice at a time.
-struct Reservation<'a>(&'a Engine, String);
+struct Reservation<'a> {
+    engine: &'a Engine,
+    id: String,
+    creating: Rc<Creating>,
+}
 
 impl Drop for Reservation<'_> {
     fn drop(&mut self) {
-        self.0.creating.borrow_mut().remove(&self.1);
+        self.engine.creating.borrow_mut().remove(&self.id);
+        self.creating.ended.notify_waiters();
     }
 }
 
@@ -106,7 +122,13 @@ impl Engine {
         self.take_directory(&judged).await.map_err(name)?;
         let mut remains = Remains { state: Some(judged.state.clone()), ..Remains::default() };
         let mut init = None;
-        let made = AssertUnwindSafe(self.make(&judged, process, &mut remains, &mut init)).catch_unwind().await;
+        let made = {
+            let make = AssertUnwindSafe(self.make(&judged, process, &mut remains, &mut init)).catch_unwind();
+            match select(pin!(make), pin!(reservation.creating.given_up.notified())).await {
+                Either::Left((made, _)) => made,
+                Either::Right(_) => Ok(Err(Error::new(Kind::Unavailable, "deleted while it was being created"))),
+            }
+        };
         let error = match made {
             Ok(Ok(container)) => {
                 drop(reservation);
@@ -120,11 +142,24 @@ impl Engine {
     }
 
     fn reserve(&self, id: &str) -> Result<Reservation<'_>> {
-        let taken = self.containers.borrow().contains_key(id) || !self.creating.borrow_mut().insert(id.to_owned());
-        if taken {
+        let mut all = self.creating.borrow_mut();
+        if self.containers.borrow().contains_key(id) || all.contains_key(id) {
             return Err(Error::new(Kind::AlreadyExists, "already exists"));
         }
-        Ok(Reservation(self, id.to_owned()))
+        let creating = Rc::new(Creating::default());
+        all.insert(id.to_owned(), creating.clone());
+        Ok(Reservation { engine: self, id: id.to_owned(), creating })
+    }
+
+    /// Gives up the create of `id`, if there is one under way, and waits until nothing is left of it. containerd asks for
+    /// a Delete when its own client has given up waiting, which for a hook without a timeout is the only end.
+    pub(super) async fn give_up_create(&self, id: &str) {
+        let creating = self.creating.borrow().get(id).cloned();
+        if let Some(creating) = creating {
+            let ended = creating.ended.notified();
+            creating.given_up.notify_one();
+            ended.await;
+        }
     }
 
     fn judge(&self, request: Request) -> Result<(Judged, plan::Process)> {
@@ -206,15 +241,26 @@ impl Engine {
         unborn.plan.seccomp = judged.seccomp.clone();
         let outside = Outside::of(&unborn.plan, judged.id_maps.as_ref());
         let sources = unborn.plan.sources();
+        let hooks = Hooks::of(&request.id, &request.bundle, &judged.spec)?;
+        if let Work::Create(create) = &mut unborn.plan.work {
+            create.hooks = hooks.as_ref().map(Hooks::plan);
+        }
         self.birth(&child, unborn)?;
         *init = Some(child.clone());
         let oom_score_adj = judged.spec.process().as_ref().and_then(|process| process.oom_score_adj());
         self.go(&child, oom_score_adj, &outside)?;
         let failed = || "OCI runtime create failed: unable to start container process";
-        let mut heard = self.heard(&child).await.context(failed)?;
+        let mut heard = self.heard(&child, Some(SET_UP_BOUND)).await.context(failed)?;
         if let (Heard::WantsSources, Some(sources)) = (&heard, sources) {
             self.send_sources(&child, &sources).await.context(failed)?;
-            heard = self.heard(&child).await.context(failed)?;
+            heard = self.heard(&child, Some(SET_UP_BOUND)).await.context(failed)?;
+        }
+        let poststop = hooks.as_ref().and_then(Hooks::poststop);
+        if let (Heard::Hooks, Some(hooks)) = (&heard, &hooks) {
+            // From the first of them on there may be something to undo, and more processes than the child.
+            saved.poststop = poststop.clone();
+            note_child(&child, &cgroup, judged, &mut saved, remains)?;
+            heard = self.run_create_hooks(hooks, &child).await.context(failed)?;
         }
         match heard {
             Heard::Ready => {}
@@ -222,17 +268,14 @@ impl Engine {
             _ => return Err(Error::new(Kind::Internal, "it has died; is its memory limit too low?")).context(failed),
         }
 
-        saved.init = Some(Identity::of(child.pid() as i32)?);
-        saved.cgroup_inode = cgroup.inode()?;
-        judged.state.save(&saved)?;
-        let private_pid_ns = namespaces::has_private_pid_ns(&judged.spec);
-        remains.kill = !private_pid_ns;
+        saved.poststop = poststop;
+        note_child(&child, &cgroup, judged, &mut saved, remains)?;
         Ok(Rc::new(Container {
             id: request.id.clone(),
             bundle: request.bundle.clone(),
             namespaces: plan::namespace_flags(&judged.spec)?,
             id_maps: judged.id_maps.clone(),
-            private_pid_ns,
+            private_pid_ns: namespaces::has_private_pid_ns(&judged.spec),
             oom_score_adj,
             options: request.options,
             cgroup,
@@ -244,6 +287,7 @@ impl Engine {
             freezer: Default::default(),
             resumed: Default::default(),
             oom,
+            hooks: std::cell::RefCell::new(hooks.map(Box::new)),
             deleting: Default::default(),
             remains: std::cell::RefCell::new(std::mem::take(remains)),
         }))
@@ -267,11 +311,11 @@ impl Engine {
         sync_of(process)?.get_ref().go()
     }
 
-    /// Waits until the child says that it is created, or has become its program.
+    /// Waits until the child says that it is created, or has become its program; at most for `bound`.
     ///
     /// # Errors
     /// What the child says; that it died without a word; that the bound was reached.
-    pub(super) async fn heard(&self, process: &Process) -> Result<Heard> {
+    pub(super) async fn heard(&self, process: &Process, bound: Option<Duration>) -> Result<Heard> {
         let sync = sync_of(process)?;
         let listen = async {
             loop {
@@ -284,10 +328,20 @@ impl Engine {
                 }
             }
         };
-        tokio::time::timeout(SET_UP_BOUND, listen).await.unwrap_or_else(|_| {
-            let text = format!("no answer from the container's process within {} s", SET_UP_BOUND.as_secs());
+        let Some(bound) = bound else { return listen.await };
+        tokio::time::timeout(bound, listen).await.unwrap_or_else(|_| {
+            let text = format!("no answer from the container's process within {} s", bound.as_secs());
             Err(Error::new(Kind::DeadlineExceeded, text))
         })
+    }
+
+    /// Lets the child go on after the shim's hooks.
+    pub(super) fn hooks_done(&self, process: &Process) -> Result<()> {
+        match sync_of(process)?.get_ref().hooks_done() {
+            // It has died meanwhile: what is heard of it next tells how.
+            Err(e) if e.errno() == Some(libc::EPIPE) => Ok(()),
+            other => other,
+        }
     }
 
     fn created(self: &Rc<Self>, container: Rc<Container>, request: Request) -> u32 {
@@ -322,6 +376,22 @@ impl Engine {
         }
         remains.remove(Unmount::Beside(self)).await
     }
+}
+
+/// Saves that there is something to be ended and undone when the container goes, by this process or by another.
+fn note_child(
+    child: &Process,
+    cgroup: &Cgroup,
+    judged: &Judged,
+    saved: &mut Saved,
+    remains: &mut Remains,
+) -> Result<()> {
+    saved.init = Some(Identity::of(child.pid() as i32)?);
+    saved.cgroup_inode = cgroup.inode()?;
+    judged.state.save(saved)?;
+    remains.poststop = saved.poststop.clone();
+    remains.kill = !namespaces::has_private_pid_ns(&judged.spec);
+    Ok(())
 }
 
 fn plan_init(judged: &Judged, process: plan::Process, streams: Streams, cgroup: &Cgroup) -> Result<Unborn> {

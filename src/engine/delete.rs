@@ -41,8 +41,12 @@ impl Engine {
     /// Deletes a container (`exec` empty) or an exec. Can be called again after an error, and goes on where it was.
     ///
     /// # Errors
+    /// `NotFound`; of a container that is being created too, when that has been given up.
     /// `FailedPrecondition` while it runs; what could not be removed.
     pub async fn delete(self: Rc<Self>, id: String, exec: String) -> Result<Deleted> {
+        if exec.is_empty() {
+            self.give_up_create(&id).await;
+        }
         let container = self.container(&id)?;
         let process = container.process(&exec)?;
         process.state().after(lifecycle::Event::Delete).map_err(|e| e.context(process.to_string()))?;

@@ -9,7 +9,7 @@ use crate::spec::{load, validate};
 use super::Engine;
 use super::console;
 use super::container::{Container, Process};
-use super::create::unborn;
+use super::create::{SET_UP_BOUND, unborn};
 use super::events::{Event, StdioUris};
 use super::lifecycle::State;
 use super::userns::Outside;
@@ -62,7 +62,7 @@ impl Engine {
         let outside = Outside::of(&unborn.plan, container.id_maps.as_ref());
         self.birth(process, unborn)?;
         self.go(process, oom_score_adj.or(container.oom_score_adj), &outside)?;
-        self.executed(process)
+        self.executed(process, Some(SET_UP_BOUND))
             .await
             .context(|| "OCI runtime exec failed: exec failed: unable to start container process")
     }

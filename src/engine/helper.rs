@@ -4,7 +4,7 @@
 //! containers of the pod, and containerd's questions about them (2 s for State), must not wait for it.
 
 use std::convert::Infallible;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::Duration;
@@ -62,8 +62,8 @@ impl Engine {
         let (done, exited) = oneshot::channel();
         self.children.borrow_mut().insert(child.pid, Child::Helper(done));
         drop(theirs);
+        let _killed = KilledOnDrop(child.pidfd);
         if tokio::time::timeout(bound, exited).await.is_err() {
-            let _ = pidfd::kill(&child.pidfd, libc::SIGKILL as u32);
             let text = format!("{what}: not done within {} s", bound.as_secs());
             return Err(Error::new(Kind::DeadlineExceeded, text));
         }
@@ -72,6 +72,15 @@ impl Engine {
             Heard::Failed(error) => Err(error),
             _ => Err(Error::new(Kind::Internal, format!("{what}: the helper died without a word"))),
         }
+    }
+}
+
+/// A helper for which nobody waits any more is to end. To one that has ended it is nothing.
+struct KilledOnDrop(OwnedFd);
+
+impl Drop for KilledOnDrop {
+    fn drop(&mut self) {
+        let _ = pidfd::kill(&self.0, libc::SIGKILL as u32);
     }
 }
 

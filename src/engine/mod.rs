@@ -5,7 +5,7 @@
 //! to die, holds up no other and not even questions about itself.
 //!
 //! [`lifecycle`] says what may happen when; [`create`], [`exec`], [`signal`] and [`delete`] do it; [`pause`] and
-//! [`update`] change it while it runs; [`reaper`] is the only one who waits for children, [`oom`] hears of lack of memory; [`remains`] takes away what is left of a container, whoever made it; [`state`] is what of
+//! [`update`] change it while it runs; [`hooks`] are run on its way; [`reaper`] is the only one who waits for children, [`oom`] hears of lack of memory; [`remains`] takes away what is left of a container, whoever made it; [`state`] is what of
 //! it is on disk.
 
 mod console;
@@ -16,6 +16,7 @@ pub mod events;
 pub mod exec;
 mod filters;
 mod helper;
+pub mod hooks;
 pub mod lifecycle;
 pub mod oom;
 pub mod options;
@@ -33,7 +34,7 @@ pub mod update;
 mod userns;
 
 use std::cell::{OnceCell, RefCell};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -57,7 +58,7 @@ pub struct Engine {
     publish: Box<dyn Fn(Event)>,
     containers: RefCell<HashMap<String, Rc<Container>>>,
     /// Ids on their way into `containers`.
-    creating: RefCell<HashSet<String>>,
+    creating: RefCell<HashMap<String, Rc<create::Creating>>>,
     /// Our children by pid, from the moment of their birth until they are reaped.
     children: RefCell<HashMap<i32, helper::Child>>,
     /// The seccomp filters of its containers.

@@ -10,6 +10,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::sys::pidfd;
 
 use super::Engine;
+use super::hooks::Poststop;
 use super::ready::watch;
 use super::rootfs;
 use super::state::{Identity, Saved, StateDir};
@@ -33,11 +34,13 @@ pub struct Remains {
     pub kill: bool,
     /// The directory on which its root file system was mounted by us.
     pub rootfs: Option<PathBuf>,
+    /// The hooks to be run when it is gone.
+    pub poststop: Option<Poststop>,
     /// Its state.
     pub state: Option<StateDir>,
 }
 
-/// Where an unmount may block.
+/// Where an unmount may block, and a hook be waited for.
 pub enum Unmount<'a> {
     /// In this process, which has nothing else to do: the action `delete`.
     Here,
@@ -57,8 +60,7 @@ impl Unmount<'_> {
 }
 
 impl Remains {
-    /// Removes, in order: what still runs in the cgroup, the cgroup, the mounts, the state. (Between mounts and state is
-    /// the place of the poststop hooks.)
+    /// Removes, in order: what still runs in the cgroup, the cgroup, the mounts; runs the poststop hooks; removes the state.
     ///
     /// # Errors
     /// Says what could not be removed; that, and what comes after it, is still in `self`.
@@ -73,6 +75,10 @@ impl Remains {
         if let Some(target) = &self.rootfs {
             unmount.rootfs(target).await?;
             self.rootfs = None;
+        }
+        if let Some(poststop) = &mut self.poststop {
+            poststop.run(self.state.as_ref(), &unmount).await;
+            self.poststop = None;
         }
         if let Some(state) = &self.state {
             state.remove()?;
@@ -102,7 +108,8 @@ pub async fn remove_saved(hierarchies: &Hierarchies, state: &StateDir, unmount: 
         Some(Err(e)) if e.kind() != Kind::NotFound => return Err(e),
         _ => {}
     }
-    let mut remains = Remains { rootfs: saved.rootfs, state: Some(state.clone()), ..Remains::default() };
+    let mut remains =
+        Remains { rootfs: saved.rootfs, poststop: saved.poststop, state: Some(state.clone()), ..Remains::default() };
     let cgroup = saved.cgroup.as_ref().map(|path| Cgroup::open(hierarchies, path)).transpose();
     match (cgroup, saved.cgroup_inode) {
         // Another container may have been given the path since: its cgroup is another directory.

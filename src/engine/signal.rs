@@ -3,6 +3,7 @@
 use crate::error::{Error, Kind, Result};
 
 use super::Engine;
+use super::container::{Container, Process};
 use super::lifecycle::State;
 
 const SIGKILL: u32 = libc::SIGKILL as u32;
@@ -23,6 +24,12 @@ impl Engine {
     pub fn kill(&self, id: &str, exec: &str, signal: u32) -> Result<()> {
         let container = self.container(id)?;
         let process = container.process(exec)?;
+        Self::kill_process(&container, &process, signal)
+    }
+
+    /// The same, of a process of this container.
+    pub(super) fn kill_process(container: &Container, process: &Process, signal: u32) -> Result<()> {
+        let (id, exec) = (&container.id, &process.exec);
         if !exec.is_empty() || signal != SIGKILL || container.private_pid_ns {
             process.signal(signal)?;
             return match exec.is_empty() && signal == SIGKILL {

@@ -2,6 +2,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
+use std::time::Duration;
 
 use futures::FutureExt;
 
@@ -10,6 +11,7 @@ use crate::init::sync::Heard;
 
 use super::Engine;
 use super::container::{Container, Process};
+use super::create::SET_UP_BOUND;
 use super::events::Event;
 use super::lifecycle::{self, State};
 
@@ -29,7 +31,7 @@ impl Engine {
         process.advance(lifecycle::Event::Start)?;
         let starting = async {
             match exec.as_str() {
-                "" => self.release(&process).await,
+                "" => self.release(&container).await,
                 _ => self.start_exec(&container, &process).await,
             }
         };
@@ -42,6 +44,9 @@ impl Engine {
                 self.emit_start(&process);
                 let pid = process.pid();
                 self.exited(&process);
+                if exec.is_empty() {
+                    self.run_poststart_hooks(&container).await.context(|| process.to_string())?;
+                }
                 Ok(pid)
             }
             Err(error) => {
@@ -51,16 +56,18 @@ impl Engine {
         }
     }
 
-    async fn release(&self, init: &Process) -> Result<()> {
+    async fn release(&self, container: &Container) -> Result<()> {
+        let init = &container.init;
+        let bound = container.hooks.borrow().as_ref().map_or(Some(SET_UP_BOUND), |hooks| hooks.start_bound());
         let sync = init.sync.borrow().clone();
         let sync = sync.ok_or_else(|| Error::new(Kind::Internal, "no child to talk to"))?;
         sync.get_ref().release()?;
-        self.executed(init).await.context(|| "OCI runtime start failed: unable to start container process")
+        self.executed(init, bound).await.context(|| "OCI runtime start failed: unable to start container process")
     }
 
-    /// Waits until the child is its program.
-    pub(super) async fn executed(&self, process: &Process) -> Result<()> {
-        match self.heard(process).await? {
+    /// Waits until the child is its program, at most for `bound`.
+    pub(super) async fn executed(&self, process: &Process, bound: Option<Duration>) -> Result<()> {
+        match self.heard(process, bound).await? {
             Heard::Executed => Ok(()),
             other => Err(Error::new(Kind::Internal, format!("the child said {other:?} instead of executing"))),
         }

@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Kind, Os, Result};
 use crate::sys::pidfd;
 
+use super::hooks::Poststop;
+
 /// Where the state of all containers is kept.
 pub const ROOT: &str = "/run/dray";
 
@@ -51,6 +53,9 @@ pub struct Saved {
     /// before, nothing of ours can be in it but a child that ends with its shim, and nothing in it may be killed.
     #[serde(default)]
     pub cgroup_inode: Option<u64>,
+    /// The hooks to be run when all of it is gone, once there is something that they may have to undo.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub poststop: Option<Poststop>,
 }
 
 /// A process, for all time: the pid with the time of its start.
@@ -94,6 +99,7 @@ impl Saved {
             rootfs: None,
             cgroup: None,
             cgroup_inode: None,
+            poststop: None,
         })
     }
 }

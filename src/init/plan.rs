@@ -12,6 +12,7 @@ use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, LinuxNamespaceType, Proces
 use rustix::fs::FileType;
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::spec::hooks::{About, Hook};
 use crate::spec::mount_options::{self, MountOptions, Propagation};
 use crate::spec::mounts::MountKind;
 use crate::spec::sysctl::{self, Sysctl};
@@ -76,6 +77,8 @@ pub struct Create {
     pub sysctls: Vec<Sysctl>,
     /// What the host opens for it, in a user namespace.
     pub sources: Option<Rc<Sources>>,
+    /// Its hooks, where it has any.
+    pub hooks: Option<Hooks>,
 }
 
 impl Create {
@@ -88,6 +91,19 @@ impl Create {
     pub fn in_user_namespace(&self) -> bool {
         self.new.contains(&Namespace::User) || self.joins_user_namespace()
     }
+}
+
+/// What the child has to do with hooks.
+#[derive(Debug, Default)]
+pub struct Hooks {
+    /// What they are told.
+    pub about: About,
+    /// The shim has some to run during create.
+    pub outside: bool,
+    /// Those in the container's namespaces, by the host's paths.
+    pub create_container: Vec<Hook>,
+    /// Those in the container.
+    pub start_container: Vec<Hook>,
 }
 
 /// What joins a container.

@@ -13,7 +13,7 @@ use crate::sys::{cred, fd, signal};
 use super::plan::{Plan, Work};
 use super::sources::{self, Received};
 use super::sync::ChildEnd;
-use super::{console, devices, identity, mask, mounts, namespaces, rootfs, seccomp, sysctl};
+use super::{console, devices, hooks, identity, mask, mounts, namespaces, rootfs, seccomp, sysctl};
 
 /// A process of a container while it is still this program.
 pub struct Born<'a> {
@@ -69,6 +69,8 @@ pub const CREATE: &[Step] = &[
     Step("mounting", mounts::mount_all),
     // After the mounts: /dev is one of them.
     Step("making devices", devices::make),
+    // With the host's root still there, before anything is covered or made read-only (runtime-spec: config.md, "Prestart").
+    Step("running the createContainer hooks", hooks::at_create),
     // After the devices: one that the image or the specification has at /dev/console is covered. As root, who may open
     // the pty whatever the devpts says, and before the root is the container's and its /dev read-only.
     Step("making the terminal", console::make),
@@ -86,10 +88,12 @@ pub const CREATE: &[Step] = &[
     Step("finding the program", identity::find_program),
     Step("connecting stdio", identity::stdio),
     Step("waiting to be started", |born| born.sync.ready(&born.plan.hold)),
+    // As its user, as with runc; the shim's death ends it still.
+    Step("running the startContainer hooks", hooks::at_start),
     // It lives by itself now. Also the last defence: nothing of ours survives the execve but 0, 1, 2.
     Step("leaving the shim", leave),
     // The filter judges every call after it, and need not know ours.
-    Step("loading the seccomp filter", seccomp::load_filter),
+    Step("loading the seccomp filter", |born| seccomp::load_filter(born.plan)),
 ];
 
 /// A further process of a container.
@@ -115,7 +119,7 @@ pub const EXEC: &[Step] = &[
     Step("connecting stdio", identity::stdio),
     Step("leaving the shim", leave),
     // The filter judges every call after it, and need not know ours.
-    Step("loading the seccomp filter", seccomp::load_filter),
+    Step("loading the seccomp filter", |born| seccomp::load_filter(born.plan)),
 ];
 
 /// Does every step, then becomes the program. `at` is the step under way, for the error's sake.

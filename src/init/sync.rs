@@ -12,6 +12,10 @@
 //!    |<------------------------ WantSources|  in its namespaces, nobody to the host  } in a user
 //!    |  Sources + their descriptors ------>|  mounts them                            } namespace
 //!    |                                     |
+//!    |<------------------------------ Hooks|  mounts are made; waits                } with hooks
+//!    |  runs prestart, createRuntime       |                                         } of create
+//!    |  Hooks ---------------------------->|  runs createContainer                   } only
+//!    |                                     |
 //!    |<----------- Console + the pty master|  its slave is the session's terminal   } with a
 //!    |  relays to and from it              |                                         } terminal
 //!    |                                     |
@@ -45,6 +49,7 @@ const MAX: usize = 16 * 1024;
 const GO: u8 = b'G';
 const RELEASE: u8 = b'S';
 const READY: u8 = b'R';
+const HOOKS: u8 = b'H';
 const CONSOLE: u8 = b'C';
 const WANT_SOURCES: u8 = b'W';
 const SOURCES: u8 = b'O';
@@ -80,6 +85,8 @@ pub enum Heard {
     Console(OwnedFd),
     /// It waits for what the host has to open for it.
     WantsSources,
+    /// It is at its hooks, and waits for the shim to run its own.
+    Hooks,
     /// It is created, and waits; a helper is done.
     Ready,
     /// It is the container's program now (or has died: waitpid tells).
@@ -100,6 +107,11 @@ impl ParentEnd {
     /// Lets the child do its set-up.
     pub fn go(&self) -> Result<()> {
         self.tell(GO)
+    }
+
+    /// Lets the child go on with its own hooks.
+    pub fn hooks_done(&self) -> Result<()> {
+        self.tell(HOOKS)
     }
 
     /// Lets a created init become its program.
@@ -155,6 +167,7 @@ impl ParentEnd {
             ([CONSOLE], Some(master)) if descriptors.is_empty() => Ok(Heard::Console(master)),
             (_, Some(_)) => Err(no_message()),
             ([], None) => Ok(Heard::Executed),
+            ([HOOKS], None) => Ok(Heard::Hooks),
             ([READY], None) => Ok(Heard::Ready),
             ([WANT_SOURCES], None) => Ok(Heard::WantsSources),
             ([FAILED, record @ ..], None) => Ok(Heard::Failed(decode(record))),
@@ -183,6 +196,12 @@ impl ChildEnd {
     /// Waits until the parent has done its part.
     pub fn wait_for_go(&self) -> Result<()> {
         self.wait_for(GO)
+    }
+
+    /// Says that it is time for hooks, and waits until the shim has run its own.
+    pub fn wait_for_hooks(&self) -> Result<()> {
+        self.say(HOOKS)?;
+        self.wait_for(HOOKS)
     }
 
     /// Hands over the master of the terminal.
@@ -232,7 +251,7 @@ impl ChildEnd {
 
     /// Says that the container is created, and waits to be released.
     pub fn ready(&self, hold: &Hold) -> Result<()> {
-        send(self.0.as_raw_fd(), &[READY], MsgFlags::MSG_NOSIGNAL).os(|| "send to the shim")?;
+        self.say(READY)?;
         self.wait_for(RELEASE)?;
         match hold {
             Hold::Socket => Ok(()),
@@ -243,6 +262,10 @@ impl ChildEnd {
                 rustix::io::retry_on_intr(|| rustix::io::read(fifo, &mut byte)).map(drop).os(|| "read exec fifo")
             }
         }
+    }
+
+    fn say(&self, word: u8) -> Result<()> {
+        send(self.0.as_raw_fd(), &[word], MsgFlags::MSG_NOSIGNAL).map(drop).os(|| "send to the shim")
     }
 
     fn wait_for(&self, word: u8) -> Result<()> {
@@ -330,6 +353,17 @@ mod tests {
         rx.recv().unwrap();
         thread.join().unwrap();
         assert!(matches!(hear(&parent), Heard::Executed));
+    }
+
+    #[test]
+    fn a_child_is_held_at_its_hooks_until_the_shims_are_done() {
+        let (parent, child) = pair().unwrap();
+        let thread = std::thread::spawn(move || child.wait_for_hooks());
+        assert!(matches!(hear(&parent), Heard::Hooks));
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        assert!(!thread.is_finished(), "not held");
+        parent.hooks_done().unwrap();
+        thread.join().unwrap().unwrap();
     }
 
     #[test]

@@ -23,6 +23,7 @@ use super::TTRPC_ADDRESS;
 use super::address::{self, Address, Bound, Speaks};
 use super::daemon::{BINARY, BUNDLE, LISTENER};
 use super::dialect::{self, Call};
+use super::logger::Logger;
 use super::options::{self, Options};
 
 /// How a container whose shim has died is said to have ended: 128 + SIGKILL.
@@ -116,6 +117,8 @@ fn leave_server(flags: &Flags, call: &Call, listener: OwnedFd) -> Result<()> {
     // A server's own link is into the seal.
     let binary = std::fs::read_link("/proc/self/exe").os(|| "readlink /proc/self/exe")?;
     env.push(format!("{BINARY}={}", binary.display()));
+    // For hooks.
+    env.extend(std::env::var("PATH").map(|path| format!("PATH={path}")));
     let env = strings(env).map_err(nul)?;
     let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null").os(|| "open /dev/null")?;
     // The pipe closes when the server has been executed, or brings the reason why not: containerd would else find a
@@ -165,6 +168,7 @@ fn become_server(
 /// When something could not be removed: containerd keeps the bundle then.
 pub fn delete(flags: &Flags) -> Result<()> {
     require_id(flags)?;
+    Logger::stderr(&flags.id).install();
     let state = StateDir::new(Path::new(state::ROOT), &flags.namespace, &flags.id)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().os(|| "epoll_create")?;
     let hierarchies = Hierarchies::discover()?;

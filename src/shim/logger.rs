@@ -30,6 +30,12 @@ impl Logger {
         Self { fifo: open_fifo(path), id: id.to_owned(), level }
     }
 
+    /// A logger to stderr: of an action, whose stderr containerd puts into its own log (`delete`: "cleanup warnings").
+    pub fn stderr(id: &str) -> Self {
+        let stderr = rustix::stdio::stderr().try_clone_to_owned().ok();
+        Self { fifo: stderr, id: id.to_owned(), level: LevelFilter::Warn }
+    }
+
     /// Makes it the process's logger. The first call wins; returns whether this was it.
     pub fn install(self) -> bool {
         let level = self.level;

@@ -8,13 +8,12 @@ use oci_spec::runtime::{Arch, LinuxSeccompFilterFlag};
 use serde_json::{Value, json};
 
 use super::capabilities::CAPABILITIES;
-use super::mount_options;
-use super::seccomp;
 use super::validate::{namespace_name, refuses, refuses_namespace};
+use super::{hooks, mount_options, seccomp};
 
 /// The versions of the specification whose configurations are judged in full: everything up to the last is either done or
 /// refused by its name.
-const OCI_VERSIONS: (&str, &str) = ("1.0.0", "1.3.0");
+pub const OCI_VERSIONS: (&str, &str) = ("1.0.0", "1.3.0");
 
 /// What of seccomp is not ours to know: the library's and the kernel's part.
 #[derive(Debug)]
@@ -29,8 +28,7 @@ pub struct Abilities {
 
 /// The features document.
 pub fn features(abilities: &Abilities) -> Value {
-    let hooks = ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
-    let hooks: Vec<_> = hooks.into_iter().filter(|name| has(&format!("hooks.{name}"))).collect();
+    let hooks: Vec<_> = hooks::Point::ALL.map(hooks::Point::name).into();
     let namespaces = [Cgroup, Ipc, Mount, Network, Pid, Time, User, Uts];
     let namespaces: Vec<_> =
         namespaces.into_iter().filter(|typ| !refuses_namespace(*typ)).map(namespace_name).collect();

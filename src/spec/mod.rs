@@ -9,6 +9,7 @@
 //! - [`mount_options`]: the words of a mount's options, as the kernel's attributes, flags and file system parameters.
 //! - [`capabilities`]: their numbers.
 //! - [`features`]: what of all this there is, for whoever asks.
+//! - [`hooks`]: programs of the specification's own, and the state that they are told.
 //! - [`sysctl`]: kernel parameters, where they are of a namespace.
 //! - `seccomp`: the rules for a profile.
 //!
@@ -19,6 +20,7 @@ mod locate;
 
 pub mod capabilities;
 pub mod features;
+pub mod hooks;
 pub mod id_map;
 pub mod load;
 pub mod mount_options;

@@ -36,6 +36,7 @@ pub fn validate(spec: &Spec) -> Result<()> {
     }
     hostname(spec)?;
     super::sysctl::sysctls(spec)?;
+    super::hooks::validate(spec)?;
     spec.linux().as_ref().map_or(Ok(()), linux)
 }
 
@@ -68,7 +69,7 @@ pub(super) fn no_nul(field: &str, text: impl AsRef<OsStr>) -> Result<()> {
     }
 }
 
-fn absolute(field: &str, path: &Path) -> Result<()> {
+pub(super) fn absolute(field: &str, path: &Path) -> Result<()> {
     no_nul(field, path)?;
     match path.is_absolute() {
         true => Ok(()),
@@ -343,6 +344,7 @@ mod tests {
                 ("/linux/namespaces", json!([{ "type": "mount" }, { "type": "network", "path": "a" }])),
                 "linux.namespaces[1].path is not an absolute path",
             ),
+            (("/hooks", json!({ "poststop": [{ "path": "a" }] })), "hooks.poststop[0].path is not an absolute path"),
             (("/linux/maskedPaths", json!(["/a", "b"])), "linux.maskedPaths[1] is not an absolute path"),
             (("/linux/readonlyPaths", json!(["/a", "/b\0"])), "linux.readonlyPaths[1] contains a NUL"),
             (("/linux/rootfsPropagation", json!("both")), "linux.rootfsPropagation is no propagation: \"both\""),

@@ -155,6 +155,21 @@ pub(super) fn wait_for(pid: i32) -> Result<()> {
     waited.map(drop).os(|| "waitpid")
 }
 
+/// The same in a child of [`fork`], for one of its own in its own namespaces: it has one thread by construction, and may be
+/// where no /proc tells so. Its [`Birth`] is the proof that it is one.
+///
+/// # Errors
+/// What clone3(2) says.
+pub fn fork_again<F: FnOnce() -> std::convert::Infallible>(_: Birth, child: F) -> Result<Child> {
+    match clone(0, None)?.0 {
+        Some(child) => Ok(child),
+        None => {
+            let _ = catch_unwind(AssertUnwindSafe(child));
+            exit_now(PANICKED)
+        }
+    }
+}
+
 /// `None` in the child.
 fn clone(namespaces: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<(Option<Child>, Birth)> {
     if let Some(cgroup) = cgroup {
@@ -190,7 +205,7 @@ fn clone3(namespaces: u64, cgroup: Option<BorrowedFd<'_>>) -> std::result::Resul
         args.cgroup = cgroup.as_raw_fd() as u64;
     }
     // SAFETY: without CLONE_VM the child has its own copy of this address space and stack, so both sides return from
-    // here and go on; `args` and `pidfd` outlive the call; the process has one thread (checked by `fork`), so no lock
+    // here and go on; `args` and `pidfd` outlive the call; the process has one thread (`fork` checks it, and a child of it has no other), so no lock
     // of libc's is held by anyone.
     let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) };
     finish(pid, pidfd)

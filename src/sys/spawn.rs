@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use rustix::pipe::PipeFlags;
 
 use crate::error::{Error, Os, Result};
-use crate::sys::fork::{self, Child, exit_now};
+use crate::sys::fork::{self, Birth, Child, exit_now};
 use crate::sys::{cred, exec, fd, signal};
 
 /// The exit status of a child that could not become its program, as a shell has it for one that is not there.
@@ -47,8 +47,20 @@ pub struct Spawned {
 /// # Errors
 /// As [`fork::fork`]. That it cannot be executed is told by [`Spawned::refused`].
 pub fn spawn(program: &Program) -> Result<Spawned> {
+    start(program, |tell| fork::fork(0, None, None, |_| become_program(program, tell, || Ok(()))))
+}
+
+/// The same in a child of ours, in its namespaces and as its user. `last` is done right before the program is executed.
+///
+/// # Errors
+/// As [`fork::fork_again`].
+pub fn spawn_again(birth: Birth, program: &Program, last: impl FnOnce() -> Result<()>) -> Result<Spawned> {
+    start(program, |tell| fork::fork_again(birth, || become_program(program, tell, last)))
+}
+
+fn start(program: &Program, fork: impl FnOnce(&OwnedFd) -> Result<Child>) -> Result<Spawned> {
     let (failure, tell) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).os(|| "pipe2")?;
-    let child = fork::fork(0, None, None, |_| become_program(program, &tell))?;
+    let child = fork(&tell)?;
     Ok(Spawned { child, failure, name: program.path.to_string_lossy().into_owned() })
 }
 
@@ -73,16 +85,16 @@ impl Spawned {
     }
 }
 
-fn become_program(program: &Program, tell: &OwnedFd) -> Infallible {
+fn become_program(program: &Program, tell: &OwnedFd, last: impl FnOnce() -> Result<()>) -> Infallible {
     // Behind the program's descriptors, where nothing is put in its place.
     let Ok(tell) = above(program.fds.len(), tell.as_fd()) else { exit_now(NOT_EXECUTED) };
-    let Err(error) = prepare_and_execute(program, &tell);
+    let Err(error) = prepare_and_execute(program, &tell, last);
     let errno = error.errno().unwrap_or(libc::EIO).to_ne_bytes();
     let _ = rustix::io::write(&tell, &errno);
     exit_now(NOT_EXECUTED)
 }
 
-fn prepare_and_execute(program: &Program, tell: &OwnedFd) -> Result<Infallible> {
+fn prepare_and_execute(program: &Program, tell: &OwnedFd, last: impl FnOnce() -> Result<()>) -> Result<Infallible> {
     place(&program.fds)?;
     fd::close_all_but(&kept(program.fds.len(), tell))?;
     if program.die_with_parent {
@@ -93,6 +105,7 @@ fn prepare_and_execute(program: &Program, tell: &OwnedFd) -> Result<Infallible> 
         rustix::process::chdir(cwd).os(|| "chdir")?;
     }
     signal::reset()?;
+    last()?;
     exec::execve(&program.path, &program.args, &program.env)
 }
 

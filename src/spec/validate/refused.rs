@@ -9,7 +9,7 @@ use super::unsupported;
 use crate::error::Result;
 use crate::spec::namespaces::namespaces;
 use oci_spec::runtime::{
-    Hooks, Linux, LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxNamespaceType, LinuxResources, Process, Spec,
+    Linux, LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxNamespaceType, LinuxResources, Process, Spec,
 };
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -24,16 +24,6 @@ const SPEC: &[Row<Spec>] = &[
     ("windows", |spec| spec.windows().is_some()),
     ("zos", |spec| spec.zos().is_some()),
     // And "freebsd", which the types do not have: `load` refuses it.
-];
-
-#[allow(deprecated)] // `prestart` is deprecated for those who write configurations, not for those who read them.
-const HOOKS: &[Row<Hooks>] = &[
-    ("hooks.prestart", |hooks| list(hooks.prestart())),
-    ("hooks.createRuntime", |hooks| list(hooks.create_runtime())),
-    ("hooks.createContainer", |hooks| list(hooks.create_container())),
-    ("hooks.startContainer", |hooks| list(hooks.start_container())),
-    ("hooks.poststart", |hooks| list(hooks.poststart())),
-    ("hooks.poststop", |hooks| list(hooks.poststop())),
 ];
 
 const PROCESS: &[Row<Process>] = &[
@@ -68,7 +58,7 @@ const RESOURCES: &[Row<LinuxResources>] = &[
     ("linux.resources.unified", |resources| map(resources.unified())),
 ];
 
-#[allow(deprecated)] // `kernel`: as with `prestart`.
+#[allow(deprecated)] // `kernel` is deprecated for those who write configurations, not for those who read them.
 const MEMORY: &[Row<LinuxMemory>] = &[
     ("linux.resources.memory.kernel", |memory| memory.kernel().is_some_and(|limit| limit != 0)),
     ("linux.resources.memory.kernelTCP", |memory| memory.kernel_tcp().is_some_and(|limit| limit != 0)),
@@ -84,7 +74,6 @@ const CPU: &[Row<LinuxCpu>] = &[
 /// Refuses what a specification asks for and this version does not have.
 pub(super) fn in_spec(spec: &Spec) -> Result<()> {
     refuse(SPEC, Some(spec))?;
-    refuse(HOOKS, spec.hooks().as_ref())?;
     spec.process().as_ref().map_or(Ok(()), in_process)?;
     for (index, namespace) in namespaces(spec).enumerate() {
         if refuses_namespace(namespace.typ) {
@@ -128,7 +117,6 @@ pub(in crate::spec) fn refuses(field: &str) -> bool {
         rows.iter().any(|(name, _)| *name == field)
     }
     has(SPEC, field)
-        || has(HOOKS, field)
         || has(PROCESS, field)
         || has(LINUX, field)
         || has(RESOURCES, field)
@@ -196,7 +184,6 @@ mod tests {
 
     /// The list again, as documents: what asks for each field, and what does not.
     fn examples() -> Vec<(&'static str, Vec<Value>, Vec<Value>)> {
-        let hooks = || (vec![json!([{ "path": "/bin/true" }])], vec![json!([]), Value::Null]);
         let words = || (vec![json!("x")], vec![json!(""), Value::Null]);
         let limits = || (vec![json!(1)], vec![json!(0), Value::Null]);
         let flags = || (vec![json!(true)], vec![json!(false), Value::Null]);
@@ -205,12 +192,6 @@ mod tests {
         let pairs = |(name, (asks, passes))| (name, asks, passes);
         let several = [
             ("domainname", words()),
-            ("hooks.prestart", hooks()),
-            ("hooks.createRuntime", hooks()),
-            ("hooks.createContainer", hooks()),
-            ("hooks.startContainer", hooks()),
-            ("hooks.poststart", hooks()),
-            ("hooks.poststop", hooks()),
             ("process.user.username", words()),
             ("process.commandLine", words()),
             ("process.apparmorProfile", words()),
@@ -293,8 +274,7 @@ mod tests {
             rows.iter().map(|(name, _)| *name).collect()
         }
         let mut rows =
-            [names(SPEC), names(HOOKS), names(PROCESS), names(LINUX), names(RESOURCES), names(MEMORY), names(CPU)]
-                .concat();
+            [names(SPEC), names(PROCESS), names(LINUX), names(RESOURCES), names(MEMORY), names(CPU)].concat();
         let mut examples: Vec<_> = examples().into_iter().map(|(name, ..)| name).collect();
         rows.sort_unstable();
         examples.sort_unstable();
@@ -366,7 +346,11 @@ mod tests {
             ),
             undecided::<oci::Root>("root.", "path readonly"),
             undecided::<oci::Mount>("mounts.", "destination type source options uidMappings gidMappings"),
-            undecided::<Hooks>("hooks.", ""),
+            undecided::<oci::Hooks>(
+                "hooks.",
+                "prestart createRuntime createContainer startContainer poststart poststop",
+            ),
+            undecided::<oci::Hook>("hooks.*.", "path args env timeout"),
             undecided::<Process>(
                 "process.",
                 "terminal consoleSize user args env cwd capabilities rlimits noNewPrivileges oomScoreAdj",
