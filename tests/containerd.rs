@@ -91,7 +91,8 @@ fn a_killed_container_ends_with_128_and_the_signal(containerd: Containerd) {
 }
 
 fn stdin_reaches_the_container_and_ends(containerd: Containerd) {
-    let mut ctr = containerd.run_attached("stdin", &[], &sh("cat; echo end"));
+    // It stays a while: what ctr has not read at the exit is lost.
+    let mut ctr = containerd.run_attached("stdin", &[], &sh("cat; echo end; sleep 0.5"));
     let mut stdin = ctr.stdin.take().unwrap();
     let lines: String = (0..100_000).map(|i| format!("{i}\n")).collect();
     let writer = {
