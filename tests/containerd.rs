@@ -314,6 +314,7 @@ fn containerd_killed_and_restarted_finds_its_tasks_as_they_were(mut containerd: 
     containerd.run_detached("frozen", &[], SLEEP);
     containerd.ctr_ok(&["task", "pause", "frozen"]);
     let before = [containerd.task("runs").unwrap(), containerd.task("frozen").unwrap()];
+    assert_eq!((&*before[0].status, &*before[1].status), ("RUNNING", "PAUSED"));
     let shims = containerd.shims();
     for round in 0..3 {
         let goes = processes_of(&containerd, "runs").into_iter().find(|pid| command_of(*pid) == "sleep 3000");

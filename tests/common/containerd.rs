@@ -10,11 +10,11 @@
 mod attached;
 mod events;
 mod machine;
-mod version;
+pub mod version;
 
 pub use events::Events;
 pub use machine::*;
-pub use version::{V1_6, V1_7, V2_1, Version, on};
+use version::Version;
 
 use std::collections::BTreeSet;
 use std::fs;
