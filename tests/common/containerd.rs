@@ -29,8 +29,12 @@ pub struct Containerd {
     pub dir: PathBuf,
     /// The parent of its containers' cgroups, in every hierarchy; begins with '/'.
     pub cgroup: String,
-    runtime: String,
-    snapshotter: &'static str,
+    /// The runtime under test.
+    pub runtime: String,
+    /// The snapshotter that works there.
+    pub snapshotter: &'static str,
+    /// containerd's namespace of the containers.
+    namespace: &'static str,
     daemon: Option<Child>,
     ids: Mutex<BTreeSet<String>>,
 }
@@ -38,6 +42,11 @@ pub struct Containerd {
 impl Containerd {
     /// Starts one and imports the image.
     pub fn start() -> Self {
+        Self::start_with("default", Self::configuration)
+    }
+
+    /// The same for the containers of another of containerd's namespaces, with a configuration file of the caller's.
+    pub fn start_with(namespace: &'static str, configuration: fn(&Self) -> String) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("dray-ctr.{}.{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         // Below /tmp whatever TMPDIR says: the path of a socket has 107 bytes at most.
@@ -46,16 +55,17 @@ impl Containerd {
         let runtime = std::env::var("DRAY_RUNTIME").unwrap_or_else(|_| "io.containerd.dray.v2".into());
         let snapshotter = if can_overlay(&dir) { "overlayfs" } else { "native" };
         let ids = Mutex::default();
-        let mut containerd = Self { dir, cgroup: format!("/{name}"), runtime, snapshotter, daemon: None, ids };
-        containerd.configure();
+        let cgroup = format!("/{name}");
+        let mut containerd = Self { dir, cgroup, runtime, snapshotter, namespace, daemon: None, ids };
+        fs::write(containerd.dir.join("config.toml"), configuration(&containerd)).unwrap();
         containerd.restart();
         containerd.ctr_ok(&["image", "import", "--snapshotter", snapshotter, &variable("DRAY_IMAGE")]);
         containerd
     }
 
-    fn configure(&self) {
+    fn configuration(&self) -> String {
         let dir = self.dir.display();
-        let config = format!(
+        format!(
             r#"version = 2
 root = "{dir}/root"
 state = "{dir}/state"
@@ -67,8 +77,14 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.a
   path = "{dir}/opt"
 "#,
             self.address()
-        );
-        fs::write(self.dir.join("config.toml"), config).unwrap();
+        )
+    }
+
+    /// Its major version.
+    pub fn major(&self) -> u32 {
+        // containerd github.com/containerd/containerd 1.6.20~ds1 1.6.20~ds1-1+deb12u3
+        let version = text(&Command::new("containerd").arg("--version").output().unwrap().stdout);
+        version.split_whitespace().nth(2).and_then(|v| v.split('.').next()?.parse().ok()).expect("a version")
     }
 
     /// Its socket.
@@ -120,6 +136,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.a
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new("ctr");
         command.arg("--address").arg(self.address()).args(args).stdin(Stdio::null());
+        command.env("CONTAINERD_NAMESPACE", self.namespace);
         command
     }
 
@@ -127,6 +144,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.a
     pub fn ctr(&self, args: &[&str]) -> Output {
         let mut command = Command::new("timeout");
         command.args(["--signal=KILL", "120", "ctr", "--address"]).arg(self.address()).args(args);
+        command.env("CONTAINERD_NAMESPACE", self.namespace);
         command.stdin(Stdio::null()).output().expect("ctr is installed")
     }
 
@@ -269,7 +287,17 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.a
 
     /// The container's bundle directory.
     pub fn bundle(&self, id: &str) -> PathBuf {
-        self.dir.join("state/io.containerd.runtime.v2.task/default").join(id)
+        self.dir.join("state/io.containerd.runtime.v2.task").join(self.namespace).join(id)
+    }
+
+    /// Where the shim keeps the container's state.
+    pub fn state_of(&self, id: &str) -> PathBuf {
+        Path::new("/run/dray").join(self.namespace).join(id)
+    }
+
+    /// Makes `leftovers` look for a container that `run_args` did not name.
+    pub fn expect_id(&self, id: &str) {
+        self.ids.lock().unwrap().insert(id.to_string());
     }
 
     /// The container's cgroup, in every hierarchy.
@@ -289,7 +317,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.a
     /// The socket of the container's shim (containerd: pkg/shim SocketAddress).
     pub fn socket(&self, id: &str) -> PathBuf {
         let sum = Command::new("sh")
-            .args(["-c", "printf %s \"$1\" | sha256sum", "sh", &format!("{}/default/{id}", self.address())])
+            .args(["-c", "printf %s \"$1\" | sha256sum", "sh", &format!("{}/{}/{id}", self.address(), self.namespace)])
             .output()
             .unwrap();
         Path::new("/run/containerd/s").join(&text(&sum.stdout)[..64])
@@ -313,7 +341,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.a
             if listening.contains(socket.to_str().unwrap()) {
                 left.push(format!("a listener at the socket of {id}"));
             }
-            let state = Path::new("/run/dray/default").join(id);
+            let state = self.state_of(id);
             left.extend(
                 [socket, state, self.bundle(id)].into_iter().filter(|p| p.exists()).map(|p| p.display().to_string()),
             );
@@ -358,7 +386,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.a
         let ids = self.ids.lock().unwrap();
         let ours = |point: &&str| {
             Path::new(point).starts_with(&self.dir)
-                || ids.iter().any(|id| Path::new(point).starts_with(Path::new("/run/dray/default").join(id)))
+                || ids.iter().any(|id| Path::new(point).starts_with(self.state_of(id)))
         };
         points.filter(ours).map(Into::into).collect()
     }
@@ -398,7 +426,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.a
         }
         for id in self.ids.lock().unwrap().iter() {
             let _ = fs::remove_file(self.socket(id));
-            let _ = fs::remove_dir_all(Path::new("/run/dray/default").join(id));
+            let _ = fs::remove_dir_all(self.state_of(id));
         }
         let _ = fs::remove_dir_all(&self.dir);
     }
