@@ -7,6 +7,7 @@
 pub mod grpc;
 pub mod stream;
 
+use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -117,7 +118,7 @@ impl Cri {
             "image": {"image": IMAGE},
             "command": ["sh", "-c", command],
             "log_path": format!("{name}.log"),
-            "linux": {},
+            "linux": {"security_context": {"namespace_options": {"pid": "CONTAINER"}}},
         });
         merge(&mut whole, config);
         let request = json!({"pod_sandbox_id": pod.id, "config": whole, "sandbox_config": pod.config});
@@ -224,17 +225,21 @@ impl Cri {
     }
 }
 
-/// The lines of a log file.
+/// The lines of a log file, in the order in which they began.
 pub fn log_lines(path: &Path) -> Vec<(String, String)> {
     let mut lines: Vec<(String, String)> = Vec::new();
-    let mut unfinished = false;
+    // Of each stream, the line that goes on: the other's may come between its parts.
+    let mut unfinished: HashMap<String, usize> = HashMap::new();
     for line in fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display())).lines() {
         let [_time, stream, tag, content] = line.splitn(4, ' ').collect::<Vec<_>>()[..] else { panic!("{line:?}") };
-        match lines.last_mut().filter(|_| unfinished) {
-            Some(last) => last.1.push_str(content),
-            None => lines.push((stream.into(), content.into())),
+        let index = unfinished.remove(stream).unwrap_or_else(|| {
+            lines.push((stream.into(), String::new()));
+            lines.len() - 1
+        });
+        lines[index].1.push_str(content);
+        if tag == "P" {
+            unfinished.insert(stream.into(), index);
         }
-        unfinished = tag == "P";
     }
     lines
 }
@@ -290,7 +295,13 @@ fn configuration(containerd: &Containerd) -> String {
     let (version, images, cri, sandbox_image, snapshotter_of_old) = match containerd.major() {
         1 => {
             let cri = "io.containerd.grpc.v1.cri";
-            (2, String::new(), cri, format!("sandbox_image = \"{PAUSE_IMAGE}\""), format!("snapshotter = \"{snapshotter}\""))
+            (
+                2,
+                String::new(),
+                cri,
+                format!("sandbox_image = \"{PAUSE_IMAGE}\""),
+                format!("snapshotter = \"{snapshotter}\""),
+            )
         }
         _ => {
             let images = format!(

@@ -83,7 +83,9 @@ impl Session {
         let mut head = [0; 2];
         match self.socket.read_exact(&mut head) {
             Ok(()) => {}
-            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => panic!("the session says nothing: {:?}", self.stdout),
+            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {
+                panic!("the session says nothing: {:?}", self.stdout)
+            }
             Err(_) => return false,
         }
         let length = match head[1] & 0x7f {
