@@ -64,7 +64,9 @@ impl Cri {
         let is_ready = || {
             let status = self.try_call("Status", &json!({})).ok()?;
             let conditions = status["status"]["conditions"].as_array()?.clone();
-            conditions.iter().all(|condition| condition["status"] == true).then_some(())
+            // A third is that containerd has nothing to say about its configuration.
+            let is_true = |name| conditions.iter().any(|it| it["type"] == name && it["status"] == true);
+            (is_true("RuntimeReady") && is_true("NetworkReady")).then_some(())
         };
         assert!(
             eventually(|| is_ready().is_some() && has_image(IMAGE) && has_image(PAUSE_IMAGE)),
@@ -292,29 +294,23 @@ fn configuration(containerd: &Containerd) -> String {
     network(&containerd.dir.join("cni"));
     let (address, snapshotter, runtime) = (containerd.address(), containerd.snapshotter, &containerd.runtime);
     let shim = super::shim_binary();
-    let (version, images, cri, sandbox_image, snapshotter_of_old) = match containerd.major() {
-        1 => {
-            let cri = "io.containerd.grpc.v1.cri";
-            (
-                2,
-                String::new(),
-                cri,
-                format!("sandbox_image = \"{PAUSE_IMAGE}\""),
-                format!("snapshotter = \"{snapshotter}\""),
-            )
-        }
-        _ => {
-            let images = format!(
-                r#"[plugins."io.containerd.cri.v1.images"]
-  snapshotter = "{snapshotter}"
+    let own = format!("snapshotter = \"{snapshotter}\"");
+    let bin = format!("\"{dir}/cni/bin\"");
+    let (version, images, cri, sandbox_image, own, bin_dirs) = if containerd.major() < 2 {
+        let sandbox_image = format!("sandbox_image = \"{PAUSE_IMAGE}\"");
+        (2, String::new(), "io.containerd.grpc.v1.cri", sandbox_image, own, format!("bin_dir = {bin}"))
+    } else {
+        let images = format!(
+            r#"[plugins."io.containerd.cri.v1.images"]
+  {own}
 [plugins."io.containerd.cri.v1.images".pinned_images]
   sandbox = "{PAUSE_IMAGE}"
+# It would listen at a path of the machine's.
 [plugins."io.containerd.nri.v1.nri"]
   disable = true
 "#
-            );
-            (3, images, "io.containerd.cri.v1.runtime", String::new(), String::new())
-        }
+        );
+        (3, images, "io.containerd.cri.v1.runtime", String::new(), String::new(), format!("bin_dirs = [{bin}]"))
     };
     format!(
         r#"version = {version}
@@ -334,10 +330,10 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
   restrict_oom_score_adj = true
   netns_mounts_under_state_dir = true
 [plugins."{cri}".cni]
-  bin_dir = "{dir}/cni/bin"
+  {bin_dirs}
   conf_dir = "{dir}/cni/conf"
 [plugins."{cri}".containerd]
-  {snapshotter_of_old}
+  {own}
   default_runtime_name = "tested"
 [plugins."{cri}".containerd.runtimes.tested]
   runtime_type = "{runtime}"
