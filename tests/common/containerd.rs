@@ -1,16 +1,19 @@
 //! A containerd of the test's own: its root, state, sockets and configuration lie in a scratch directory, its shims are
 //! those of this tree. When it is dropped, nothing of it is left; whether something was left before, `leftovers` says.
 //!
-//! `scripts/test` sets what is needed: DRAY_SHIM, the shim's binary, DRAY_IMAGE, an image to import, and DRAY_RUNTIME.
+//! `scripts/test` sets what is needed: DRAY_SHIM, the shim's binary, DRAY_IMAGE, an image to import, DRAY_RUNTIME, and where
+//! each version of containerd is.
 
 // Each test binary has this module for itself and uses its part of it.
 #![allow(dead_code)]
 
 mod events;
 mod machine;
+mod version;
 
 pub use events::Events;
 pub use machine::*;
+pub use version::{Driven, V1_6, V1_7, V2_1, Version, on};
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -29,24 +32,30 @@ pub struct Containerd {
     pub dir: PathBuf,
     /// The parent of its containers' cgroups, in every hierarchy; begins with '/'.
     pub cgroup: String,
+    /// Its namespace of containerd: the state below /run of containers of another containerd is not to be met.
+    namespace: String,
+    /// The test's name, with its module: for `skip`.
+    test: String,
+    version: &'static Version,
+    bin: PathBuf,
     /// The runtime under test.
     pub runtime: String,
-    /// The snapshotter that works there.
+    /// The snapshotter that works in its directory.
     pub snapshotter: &'static str,
-    /// containerd's namespace of the containers.
-    namespace: &'static str,
     daemon: Option<Child>,
     ids: Mutex<BTreeSet<String>>,
 }
 
 impl Containerd {
-    /// Starts one and imports the image.
-    pub fn start() -> Self {
-        Self::start_with("default", Self::configuration)
-    }
-
-    /// The same for the containers of another of containerd's namespaces, with a configuration file of the caller's.
-    pub fn start_with(namespace: &'static str, configuration: fn(&Self) -> String) -> Self {
+    /// Starts one whose programs are in `bin`, and imports the image. Its containers are in a namespace of the caller's
+    /// or one of their own; `config` makes its configuration.
+    pub fn start_with(
+        version: &'static Version,
+        bin: PathBuf,
+        test: String,
+        namespace: Option<&str>,
+        config: fn(&Self) -> String,
+    ) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("dray-ctr.{}.{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         // Below /tmp whatever TMPDIR says: the path of a socket has 107 bytes at most.
@@ -54,37 +63,35 @@ impl Containerd {
         fs::create_dir(&dir).expect("a new scratch directory");
         let runtime = std::env::var("DRAY_RUNTIME").unwrap_or_else(|_| "io.containerd.dray.v2".into());
         let snapshotter = if can_overlay(&dir) { "overlayfs" } else { "native" };
-        let ids = Mutex::default();
-        let cgroup = format!("/{name}");
-        let mut containerd = Self { dir, cgroup, runtime, snapshotter, namespace, daemon: None, ids };
-        fs::write(containerd.dir.join("config.toml"), configuration(&containerd)).unwrap();
+        let (cgroup, namespace, ids) = (format!("/{name}"), namespace.map_or(name, Into::into), Mutex::default());
+        let mut containerd =
+            Self { dir, cgroup, namespace, test, version, bin, runtime, snapshotter, daemon: None, ids };
+        fs::write(containerd.dir.join("config.toml"), config(&containerd)).unwrap();
         containerd.restart();
-        containerd.ctr_ok(&["image", "import", "--snapshotter", snapshotter, &variable("DRAY_IMAGE")]);
+        let image = variable("DRAY_IMAGE");
+        let local: &[&str] = if version.has_transfer() { &["--local"] } else { &[] };
+        containerd.ctr_ok(&[&["image", "import", "--snapshotter", snapshotter], local, &[&image]].concat());
         containerd
     }
 
-    fn configuration(&self) -> String {
-        let dir = self.dir.display();
-        format!(
-            r#"version = 2
-root = "{dir}/root"
-state = "{dir}/state"
-disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.aufs",
-  "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs"]
-[grpc]
-  address = "{}"
-[plugins."io.containerd.internal.v1.opt"]
-  path = "{dir}/opt"
-"#,
-            self.address()
-        )
+    /// Makes `leftovers` look for a container that `run_args` did not name.
+    pub fn expect_id(&self, id: &str) {
+        self.ids.lock().unwrap().insert(id.to_string());
     }
 
-    /// Its major version.
-    pub fn major(&self) -> u32 {
-        // containerd github.com/containerd/containerd 1.6.20~ds1 1.6.20~ds1-1+deb12u3
-        let version = text(&Command::new("containerd").arg("--version").output().unwrap().stdout);
-        version.split_whitespace().nth(2).and_then(|v| v.split('.').next()?.parse().ok()).expect("a version")
+    /// The version of its configuration's format.
+    pub fn config_version(&self) -> u32 {
+        self.version.config
+    }
+
+    /// The module of its tests, which says its version.
+    pub fn module(&self) -> &'static str {
+        self.version.module
+    }
+
+    /// Says that the test cannot run here.
+    pub fn skip(&self, why: &str) {
+        crate::common::skipped(&self.test, why);
     }
 
     /// Its socket.
@@ -98,7 +105,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.a
         let log = fs::File::options().create(true).append(true).open(self.dir.join("log")).unwrap();
         let shims = PathBuf::from(variable("DRAY_SHIM"));
         let path = format!("{}:{}", shims.parent().unwrap().display(), std::env::var("PATH").unwrap());
-        let daemon = Command::new("containerd")
+        let daemon = Command::new(self.bin.join("containerd"))
             .arg("--config")
             .arg(self.dir.join("config.toml"))
             .env("PATH", path)
@@ -106,7 +113,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.a
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .spawn()
-            .expect("containerd is installed");
+            .expect("containerd");
         self.daemon = Some(daemon);
         assert!(
             eventually(|| self.ctr(&["version"]).status.success()),
@@ -134,18 +141,20 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.a
 
     /// The command `ctr ARGS`, to be run against this containerd.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new("ctr");
-        command.arg("--address").arg(self.address()).args(args).stdin(Stdio::null());
-        command.env("CONTAINERD_NAMESPACE", self.namespace);
+        let mut command = Command::new(self.bin.join("ctr"));
+        command.args(self.connection()).args(args).stdin(Stdio::null());
         command
+    }
+
+    fn connection(&self) -> [String; 4] {
+        ["--address".into(), self.address(), "--namespace".into(), self.namespace.clone()]
     }
 
     /// Runs `ctr ARGS`. It has `PATIENCE` and more to end by itself.
     pub fn ctr(&self, args: &[&str]) -> Output {
         let mut command = Command::new("timeout");
-        command.args(["--signal=KILL", "120", "ctr", "--address"]).arg(self.address()).args(args);
-        command.env("CONTAINERD_NAMESPACE", self.namespace);
-        command.stdin(Stdio::null()).output().expect("ctr is installed")
+        command.args(["--signal=KILL", "120"]).arg(self.bin.join("ctr")).args(self.connection()).args(args);
+        command.stdin(Stdio::null()).output().expect("timeout, ctr")
     }
 
     /// Runs `ctr ARGS`, which must succeed, and returns its output.
@@ -287,17 +296,12 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.a
 
     /// The container's bundle directory.
     pub fn bundle(&self, id: &str) -> PathBuf {
-        self.dir.join("state/io.containerd.runtime.v2.task").join(self.namespace).join(id)
+        self.dir.join("state/io.containerd.runtime.v2.task").join(&self.namespace).join(id)
     }
 
-    /// Where the shim keeps the container's state.
-    pub fn state_of(&self, id: &str) -> PathBuf {
-        Path::new("/run/dray").join(self.namespace).join(id)
-    }
-
-    /// Makes `leftovers` look for a container that `run_args` did not name.
-    pub fn expect_id(&self, id: &str) {
-        self.ids.lock().unwrap().insert(id.to_string());
+    /// Where the shims keep the state of this containerd's containers.
+    fn state(&self) -> PathBuf {
+        Path::new("/run/dray").join(&self.namespace)
     }
 
     /// The container's cgroup, in every hierarchy.
@@ -341,7 +345,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.a
             if listening.contains(socket.to_str().unwrap()) {
                 left.push(format!("a listener at the socket of {id}"));
             }
-            let state = self.state_of(id);
+            let state = self.state().join(id);
             left.extend(
                 [socket, state, self.bundle(id)].into_iter().filter(|p| p.exists()).map(|p| p.display().to_string()),
             );
@@ -386,7 +390,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.a
         let ids = self.ids.lock().unwrap();
         let ours = |point: &&str| {
             Path::new(point).starts_with(&self.dir)
-                || ids.iter().any(|id| Path::new(point).starts_with(self.state_of(id)))
+                || ids.iter().any(|id| Path::new(point).starts_with(self.state().join(id)))
         };
         points.filter(ours).map(Into::into).collect()
     }
@@ -426,9 +430,16 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.a
         }
         for id in self.ids.lock().unwrap().iter() {
             let _ = fs::remove_file(self.socket(id));
-            let _ = fs::remove_dir_all(self.state_of(id));
+            let _ = fs::remove_dir_all(self.state().join(id));
         }
+        let _ = fs::remove_dir(self.state());
         let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+impl Driven for Containerd {
+    fn start(version: &'static Version, bin: PathBuf, test: String) -> Self {
+        Self::start_with(version, bin, test, None, |it| it.version.config(&it.dir, &it.address()))
     }
 }
 

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::containerd::{Containerd, IMAGE, eventually, text};
+use super::containerd::{Containerd, Driven, IMAGE, Version, eventually, text};
 use grpc::{Client, Status};
 
 /// A command that does nothing and ends at SIGTERM, though it is its namespace's init.
@@ -45,16 +45,18 @@ pub struct Output {
     pub stderr: String,
 }
 
-impl Cri {
-    /// Starts one, ready to run pods.
-    pub fn start() -> Self {
-        let containerd = Containerd::start_with("k8s.io", configuration);
+impl Driven for Cri {
+    fn start(version: &'static Version, bin: PathBuf, test: String) -> Self {
+        // The namespace in which the plugin has its containers.
+        let containerd = Containerd::start_with(version, bin, test, Some("k8s.io"), configuration);
         let client = Client::new(Path::new(&containerd.address()));
         let cri = Self { containerd, client };
         cri.wait_until_ready();
         cri
     }
+}
 
+impl Cri {
     /// Waits until the plugin is there, has its network, and knows the imported images, of which events tell it.
     pub fn wait_until_ready(&self) {
         let has_image = |image: &str| {
@@ -296,7 +298,7 @@ fn configuration(containerd: &Containerd) -> String {
     let shim = super::shim_binary();
     let own = format!("snapshotter = \"{snapshotter}\"");
     let bin = format!("\"{dir}/cni/bin\"");
-    let (version, images, cri, sandbox_image, own, bin_dirs) = if containerd.major() < 2 {
+    let (version, images, cri, sandbox_image, own, bin_dirs) = if containerd.config_version() < 3 {
         let sandbox_image = format!("sandbox_image = \"{PAUSE_IMAGE}\"");
         (2, String::new(), "io.containerd.grpc.v1.cri", sandbox_image, own, format!("bin_dir = {bin}"))
     } else {
