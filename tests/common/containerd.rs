@@ -13,7 +13,7 @@ mod version;
 
 pub use events::Events;
 pub use machine::*;
-pub use version::{Driven, V1_6, V1_7, V2_1, Version, on};
+pub use version::*;
 
 use std::collections::BTreeSet;
 use std::fs;
