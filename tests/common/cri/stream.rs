@@ -3,6 +3,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::time::Instant;
 
 use super::super::containerd::PATIENCE;
 
@@ -15,6 +16,8 @@ const RESIZE: u8 = 4;
 /// An open session.
 pub struct Session {
     socket: TcpStream,
+    /// When it should long have ended, though it may still be talking.
+    deadline: Instant,
     /// What came so far on stdout.
     pub stdout: String,
     /// What came so far on stderr.
@@ -43,7 +46,13 @@ impl Session {
         }
         let head = String::from_utf8(head).unwrap();
         assert!(head.starts_with("HTTP/1.1 101 "), "{url}: {head}");
-        Self { socket, stdout: String::new(), stderr: String::new(), status: None }
+        Self {
+            socket,
+            deadline: Instant::now() + 2 * PATIENCE,
+            stdout: String::new(),
+            stderr: String::new(),
+            status: None,
+        }
     }
 
     /// Writes to the program's stdin.
@@ -80,6 +89,7 @@ impl Session {
 
     /// Takes the next frame; false at the end.
     fn receive(&mut self) -> bool {
+        assert!(Instant::now() < self.deadline, "the session does not end: {:?} {:?}", self.stdout, self.stderr);
         let mut head = [0; 2];
         match self.socket.read_exact(&mut head) {
             Ok(()) => {}
