@@ -14,7 +14,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::containerd::{Containerd, Driven, IMAGE, Version, eventually, text};
+use super::containerd::version::{Driven, Version};
+use super::containerd::{Containerd, IMAGE, eventually, text};
 use grpc::{Client, Status};
 
 /// A command that does nothing and ends at SIGTERM, though it is its namespace's init.
