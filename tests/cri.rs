@@ -272,7 +272,7 @@ fn a_container_is_stopped_by_sigterm_then_sigkill(cri: Cri) {
     cri.call("StopContainer", &json!({"container_id": polite, "timeout": "100"}));
     let status = cri.status(&polite);
     assert_eq!((&status["exit_code"], &status["reason"]), (&json!(4), &json!("Error")), "{status}");
-    assert_eq!(cri.log_lines(&status).last().unwrap().1, "bye");
+    assert_eq!(cri.finished_log(&status).last().unwrap().1, "bye");
     let pid = cri.pid(&deaf);
     let start = Instant::now();
     cri.call("StopContainer", &json!({"container_id": deaf, "timeout": "1"}));
@@ -370,7 +370,7 @@ fn many_short_containers_report_their_exits(cri: Cri) {
                     let id = cri.run(pod, &name, &format!("echo {name}; exit {round}"), json!({}));
                     let status = cri.wait(&id);
                     assert_eq!(status["exit_code"], round, "{status}");
-                    assert_eq!(cri.log_lines(&status), [("stdout".to_string(), name)]);
+                    assert_eq!(cri.finished_log(&status), [("stdout".to_string(), name)]);
                     cri.call("RemoveContainer", &json!({"container_id": id}));
                 }
             });
@@ -408,7 +408,7 @@ fn pods_live_side_by_side(cri: Cri) {
 fn a_flood_of_output_is_logged_whole(cri: Cri) {
     let pod = cri.run_pod("pod", json!({}));
     let id = cri.run(&pod, "flood", "seq 200000; seq 200000 >&2", json!({}));
-    let log = cri.log_lines(&cri.wait(&id));
+    let log = cri.finished_log(&cri.wait(&id));
     for stream in ["stdout", "stderr"] {
         let lines = log.iter().filter(|line| line.0 == stream).map(|line| &line.1);
         assert!(lines.eq(&(1..=200_000).map(|i| i.to_string()).collect::<Vec<_>>()), "{stream}: {} lines", log.len());

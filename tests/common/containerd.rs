@@ -80,6 +80,13 @@ impl Containerd {
         self.ids.lock().unwrap().insert(id.to_string());
     }
 
+    /// Whether it has the file open.
+    pub fn has_open(&self, path: &Path) -> bool {
+        let pid = self.daemon.as_ref().expect("containerd runs").id();
+        let files = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+        files.filter_map(|file| fs::read_link(file.path()).ok()).any(|open| open == path)
+    }
+
     /// The version of its configuration's format.
     pub fn config_version(&self) -> u32 {
         self.version.config

@@ -159,7 +159,7 @@ impl Cri {
     pub fn output(&self, pod: &Pod, name: &str, command: &str, config: Value) -> String {
         let id = self.run(pod, name, command, config);
         let status = self.wait(&id);
-        let log = self.log_lines(&status);
+        let log = self.finished_log(&status);
         assert_eq!(status["exit_code"], 0, "{name}: {command}: {log:?}");
         log.iter().map(|(_, line)| format!("{line}\n")).collect()
     }
@@ -205,6 +205,14 @@ impl Cri {
     /// a buffer ended is put together (CRI: `TIME STREAM P|F CONTENT`).
     pub fn log_lines(&self, status: &Value) -> Vec<(String, String)> {
         log_lines(Path::new(status["log_path"].as_str().unwrap()))
+    }
+
+    /// The same of one that has exited: containerd says so before it has written the last lines.
+    #[track_caller]
+    pub fn finished_log(&self, status: &Value) -> Vec<(String, String)> {
+        let path = Path::new(status["log_path"].as_str().unwrap());
+        assert!(eventually(|| !self.containerd.has_open(path)), "{} is not closed", path.display());
+        log_lines(path)
     }
 
     /// The pid of a container's init.
