@@ -182,9 +182,10 @@ fn attach_reaches_the_container(cri: Cri) {
     session.finish();
     assert_eq!(cri.wait(&terminal)["exit_code"], 5);
     // What went to an attached client is in the log as well.
-    let log = cri.log_lines(&cri.status(&id));
+    let status = cri.status(&id);
     for line in [("stdout", "got one"), ("stderr", "err two")] {
-        assert!(log.contains(&(line.0.into(), line.1.into())), "{line:?} {log:?}");
+        let is_there = || cri.log_lines(&status).contains(&(line.0.into(), line.1.into()));
+        assert!(eventually(is_there), "{line:?} {:?}", cri.log_lines(&status));
     }
     cri.remove_all(&[pod]);
 }
@@ -197,6 +198,7 @@ fn logs_are_tagged_and_reopened(cri: Cri) {
     let path = cri.status(&id)["log_path"].as_str().unwrap().to_string();
     let line = |stream: &str, content: &str| (stream.to_string(), content.to_string());
     let long = line("stdout", &"x".repeat(40000));
+    assert!(eventually(|| log_lines(Path::new(&path)).len() == 3), "{path}");
     assert!(eventually(|| log_lines(Path::new(&path)).contains(&long)), "{path}");
     let mut log = log_lines(Path::new(&path));
     log.sort();
