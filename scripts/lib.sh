@@ -6,6 +6,7 @@ REPO=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck disable=SC2034 # used by the scripts that source this
 RUNTIME=${DRAY_RUNTIME:-io.containerd.dray.v2}
 IMAGE=localhost/busybox:latest
+PAUSE_IMAGE=localhost/pause:latest
 SHIM_NAME=containerd-shim-dray-v2
 
 # A static glibc binary is linked from libc6-dev's archives and libseccomp-dev's; busybox-static is the content of the image.
@@ -78,7 +79,7 @@ target_dir() {
 make_image() {
     local busybox key dir arch
     busybox=$(command -v busybox) || die "no busybox found"
-    key=$({ cat "$busybox"; declare -f image_rootfs image_layout; } | sha256sum | cut -c1-16)
+    key=$({ cat "$busybox"; declare -f image_rootfs image_layout image_manifest; } | sha256sum | cut -c1-16)
     dir=$(target_dir)/image
     IMAGE_TAR=$dir/busybox-$key.tar
     [ ! -e "$IMAGE_TAR" ] || return 0
@@ -108,35 +109,45 @@ image_rootfs() {
     printf '%s\n' root:x:0: user:x:1000: extra:x:2000:user >"$root/etc/group"
 }
 
-# Packs $1/rootfs as the one layer of an image into $1/image.tar.
+# Packs $1/rootfs as the one layer of two images into $1/image.tar: IMAGE, and PAUSE_IMAGE, which does nothing until it is
+# killed, as the container that holds a pod's namespaces is to.
 image_layout() {
     local work=$1 arch=$2
-    local layout=$work/layout blobs=$work/layout/blobs/sha256
-    mkdir -p "$blobs"
+    local layout=$work/layout
+    mkdir -p "$layout/blobs/sha256"
     reproducible_tar "$work/rootfs" "$work/layer"
-    local layer_size config_size layer config manifest
+    local layer_size layer
     layer_size=$(stat -c %s "$work/layer")
     layer=$(add_blob "$work/layer")
-    cat >"$work/config" <<JSON
-{"architecture":"$arch","os":"linux","config":{"Env":["PATH=/bin:/usr/bin"],"Cmd":["/bin/sh"]},
-"rootfs":{"type":"layers","diff_ids":["sha256:$layer"]}}
-JSON
-    config_size=$(stat -c %s "$work/config")
-    config=$(add_blob "$work/config")
-    local oci=application/vnd.oci.image
-    cat >"$work/manifest" <<JSON
-{"schemaVersion":2,"mediaType":"$oci.manifest.v1+json",
-"config":{"mediaType":"$oci.config.v1+json","digest":"sha256:$config","size":$config_size},
-"layers":[{"mediaType":"$oci.layer.v1.tar","digest":"sha256:$layer","size":$layer_size}]}
-JSON
-    local manifest_size; manifest_size=$(stat -c %s "$work/manifest")
-    manifest=$(add_blob "$work/manifest")
     cat >"$layout/index.json" <<JSON
-{"schemaVersion":2,"manifests":[{"mediaType":"$oci.manifest.v1+json","digest":"sha256:$manifest","size":$manifest_size,
-"platform":{"architecture":"$arch","os":"linux"},"annotations":{"io.containerd.image.name":"$IMAGE"}}]}
+{"schemaVersion":2,"manifests":[
+$(image_manifest "$IMAGE" '"Env":["PATH=/bin:/usr/bin"],"Cmd":["/bin/sh"]'),
+$(image_manifest "$PAUSE_IMAGE" '"Entrypoint":["/bin/sleep","2147483647"]')]}
 JSON
     printf '{"imageLayoutVersion":"1.0.0"}' >"$layout/oci-layout"
     reproducible_tar "$layout" "$work/image.tar"
+}
+
+# Adds the image $1, whose configuration is $2, to the layout; prints its entry in the index.
+image_manifest() {
+    local name=$1 config=$2
+    local config_size digest manifest_size oci=application/vnd.oci.image
+    cat >"$work/config" <<JSON
+{"architecture":"$arch","os":"linux","config":{$config},"rootfs":{"type":"layers","diff_ids":["sha256:$layer"]}}
+JSON
+    config_size=$(stat -c %s "$work/config")
+    digest=$(add_blob "$work/config")
+    cat >"$work/manifest" <<JSON
+{"schemaVersion":2,"mediaType":"$oci.manifest.v1+json",
+"config":{"mediaType":"$oci.config.v1+json","digest":"sha256:$digest","size":$config_size},
+"layers":[{"mediaType":"$oci.layer.v1.tar","digest":"sha256:$layer","size":$layer_size}]}
+JSON
+    manifest_size=$(stat -c %s "$work/manifest")
+    digest=$(add_blob "$work/manifest")
+    cat <<JSON
+{"mediaType":"$oci.manifest.v1+json","digest":"sha256:$digest","size":$manifest_size,
+"platform":{"architecture":"$arch","os":"linux"},"annotations":{"io.containerd.image.name":"$name"}}
+JSON
 }
 
 add_blob() {

@@ -14,7 +14,7 @@ pub mod version;
 
 pub use events::Events;
 pub use machine::*;
-use version::Version;
+use version::{Driven, Version};
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -39,15 +39,24 @@ pub struct Containerd {
     test: String,
     version: &'static Version,
     bin: PathBuf,
-    runtime: String,
-    snapshotter: &'static str,
+    /// The runtime under test.
+    pub runtime: String,
+    /// The snapshotter that works in its directory.
+    pub snapshotter: &'static str,
     daemon: Option<Child>,
     ids: Mutex<BTreeSet<String>>,
 }
 
 impl Containerd {
-    /// Starts one whose programs are in `bin`, and imports the image.
-    pub fn start(version: &'static Version, bin: PathBuf, test: String) -> Self {
+    /// Starts one whose programs are in `bin`, and imports the image. Its containers are in a namespace of the caller's
+    /// or one of their own; `config` makes its configuration.
+    pub fn start_with(
+        version: &'static Version,
+        bin: PathBuf,
+        test: String,
+        namespace: Option<&str>,
+        config: fn(&Self) -> String,
+    ) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("dray-ctr.{}.{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         // Below /tmp whatever TMPDIR says: the path of a socket has 107 bytes at most.
@@ -55,15 +64,32 @@ impl Containerd {
         fs::create_dir(&dir).expect("a new scratch directory");
         let runtime = std::env::var("DRAY_RUNTIME").unwrap_or_else(|_| "io.containerd.dray.v2".into());
         let snapshotter = if can_overlay(&dir) { "overlayfs" } else { "native" };
-        let (cgroup, ids) = (format!("/{name}"), Mutex::default());
+        let (cgroup, namespace, ids) = (format!("/{name}"), namespace.map_or(name, Into::into), Mutex::default());
         let mut containerd =
-            Self { dir, cgroup, namespace: name, test, version, bin, runtime, snapshotter, daemon: None, ids };
-        fs::write(containerd.dir.join("config.toml"), version.config(&containerd.dir, &containerd.address())).unwrap();
+            Self { dir, cgroup, namespace, test, version, bin, runtime, snapshotter, daemon: None, ids };
+        fs::write(containerd.dir.join("config.toml"), config(&containerd)).unwrap();
         containerd.restart();
         let image = variable("DRAY_IMAGE");
         let local: &[&str] = if version.has_transfer() { &["--local"] } else { &[] };
         containerd.ctr_ok(&[&["image", "import", "--snapshotter", snapshotter], local, &[&image]].concat());
         containerd
+    }
+
+    /// Makes `leftovers` look for a container that `run_args` did not name.
+    pub fn expect_id(&self, id: &str) {
+        self.ids.lock().unwrap().insert(id.to_string());
+    }
+
+    /// Whether it has the file open.
+    pub fn has_open(&self, path: &Path) -> bool {
+        let pid = self.daemon.as_ref().expect("containerd runs").id();
+        let files = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+        files.filter_map(|file| fs::read_link(file.path()).ok()).any(|open| open == path)
+    }
+
+    /// The version of its configuration's format.
+    pub fn config_version(&self) -> u32 {
+        self.version.config
     }
 
     /// The module of its tests, which says its version.
@@ -437,6 +463,12 @@ impl Containerd {
         }
         let _ = fs::remove_dir(self.state());
         let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+impl Driven for Containerd {
+    fn start(version: &'static Version, bin: PathBuf, test: String) -> Self {
+        Self::start_with(version, bin, test, None, |it| it.version.config(&it.dir, &it.address()))
     }
 }
 

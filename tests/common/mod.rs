@@ -4,6 +4,7 @@
 pub mod bundle;
 pub mod container;
 pub mod containerd;
+pub mod cri;
 pub mod driver;
 pub mod events;
 pub mod floor;

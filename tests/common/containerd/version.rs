@@ -1,6 +1,5 @@
 //! The containerds that the tests drive, each of which `scripts/daemons` has fetched, or has said why not.
 
-use super::Containerd;
 use std::path::{Path, PathBuf};
 
 /// A containerd by its version.
@@ -10,7 +9,7 @@ pub struct Version {
     /// The variable that has its directory, or why there is none.
     variable: &'static str,
     /// The version of its configuration's format.
-    config: u32,
+    pub(super) config: u32,
 }
 
 pub const V1_6: Version = Version { module: "containerd_1_6", variable: "DRAY_CONTAINERD_1_6", config: 2 };
@@ -60,16 +59,22 @@ disabled_plugins = [{disabled}]
     }
 }
 
+/// How a scenario drives its containerd.
+pub trait Driven {
+    /// Starts one whose programs are in `bin`; `test` is the scenario's name, with its module.
+    fn start(version: &'static Version, bin: PathBuf, test: String) -> Self;
+}
+
 /// Runs a scenario on this containerd, if that is there.
-pub fn on(version: &'static Version, scenario: &str, run: fn(Containerd)) {
+pub fn on<D: Driven>(version: &'static Version, scenario: &str, run: impl FnOnce(D)) {
     let name = format!("{}::{scenario}", version.module);
     match version.bin() {
-        Ok(bin) => run(Containerd::start(version, bin, name)),
+        Ok(bin) => run(D::start(version, bin, name)),
         Err(why) => crate::common::skipped(&name, &why),
     }
 }
 
-/// Makes a test of each scenario, a `fn(Containerd)`, for each containerd: `containerd_1_7::a_scenario`.
+/// Makes a test of each scenario, a `fn(Containerd)` or one of what drives it otherwise, for each containerd: `containerd_1_7::a_scenario`.
 #[macro_export]
 macro_rules! on_each_containerd {
     ($($scenario:ident),* $(,)?) => {
