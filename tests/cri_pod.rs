@@ -7,6 +7,8 @@ use common::containerd::{cgroup_value, eventually};
 use common::cri::{Cri, IDLE, Pod};
 use serde_json::{Value, json};
 use std::fs;
+use std::path::Path;
+use std::process::Command;
 
 on_each_containerd! {
     resources_are_set_and_updated,
@@ -17,6 +19,7 @@ on_each_containerd! {
     the_security_context_is_obeyed,
     a_privileged_container_has_the_hosts_devices,
     sysctls_are_the_pods,
+    mounts_propagate_as_asked,
     devices_are_there_as_permitted,
 }
 
@@ -219,6 +222,39 @@ fn sysctls_are_the_pods(cri: Cri) {
     let script = "nc -l -p 80 -e true & sleep 0.3; cat /proc/net/tcp* | grep -c :0050; kill $!";
     assert_eq!(cri.sh(&id, script), "1");
     cri.remove_all(&[pod]);
+}
+
+fn mounts_propagate_as_asked(cri: Cri) {
+    let volume = cri.containerd.dir.join("volume");
+    for name in ["host", "container"] {
+        fs::create_dir_all(volume.join(name)).unwrap();
+    }
+    mount(&["--bind"], &volume, &volume);
+    mount(&["--make-shared"], "none", &volume);
+    let pod = cri.run_pod("pod", json!({"linux": {"security_context": {"privileged": true}}}));
+    let ids = ["PRIVATE", "HOST_TO_CONTAINER", "BIDIRECTIONAL"].map(|name| {
+        let propagation = format!("PROPAGATION_{name}");
+        let volume = json!({"container_path": "/volume", "host_path": volume, "propagation": propagation});
+        let config = json!({"mounts": [volume], "linux": {"security_context": {"privileged": true}}});
+        cri.run(&pod, &name.to_lowercase(), IDLE, config)
+    });
+    mount(&["-t", "tmpfs"], "host", &volume.join("host"));
+    let sees = |id: &str, name: &str| cri.sh(id, &format!("grep -c ' /volume/{name} ' /proc/mounts || true"));
+    assert_eq!(ids.each_ref().map(|id| sees(id, "host")), ["0", "1", "1"]);
+    cri.sh(&ids[2], "mount -t tmpfs container /volume/container");
+    assert_eq!(ids.each_ref().map(|id| sees(id, "container")), ["0", "1", "1"]);
+    let table = || fs::read_to_string("/proc/self/mounts").unwrap();
+    let by_container = volume.join("container");
+    assert!(table().contains(by_container.to_str().unwrap()), "{}", table());
+    for path in [by_container, volume.join("host"), volume] {
+        assert!(Command::new("umount").arg("-l").arg(&path).status().unwrap().success(), "{}", path.display());
+    }
+    cri.remove_all(&[pod]);
+}
+
+fn mount(options: &[&str], source: impl AsRef<Path>, target: &Path) {
+    let mut command = Command::new("mount");
+    assert!(command.args(options).arg(source.as_ref()).arg(target).status().unwrap().success(), "{command:?}");
 }
 
 fn devices_are_there_as_permitted(cri: Cri) {
