@@ -11,7 +11,7 @@ use crate::sys::{cred, fd, signal};
 
 use super::plan::{Plan, Work};
 use super::sync::ChildEnd;
-use super::{console, devices, identity, mask, mounts, namespaces, rootfs, seccomp, sysctl};
+use super::{console, devices, home, identity, mask, mounts, namespaces, rootfs, seccomp, sysctl};
 
 /// A process of a container while it is still this program.
 pub struct Born<'a> {
@@ -25,6 +25,8 @@ pub struct Born<'a> {
     pub root: Option<Root>,
     /// The slave of its terminal, where it has one, from `making the terminal` to `connecting stdio`.
     pub console: Option<OwnedFd>,
+    /// `HOME=...` where the environment has none, from `finding the home directory` on.
+    pub home: Option<CString>,
     /// The program's path, from `finding the program` on.
     pub program: CString,
 }
@@ -69,6 +71,8 @@ pub const CREATE: &[Step] = &[
     Step("making paths read-only", mask::read_only),
     Step("masking paths", mask::masked),
     Step("entering the rootfs", rootfs::enter),
+    // As root, who may read what the user may not.
+    Step("finding the home directory", home::find),
     // Limits may need CAP_SYS_RESOURCE, which the ids and capabilities below take away.
     Step("setting resource limits", identity::limits),
     Step("changing identity", identity::change),
@@ -97,6 +101,7 @@ pub const EXEC: &[Step] = &[
     Step("joining the container's cgroup namespace", namespaces::enter_container),
     // As root, and in the container's mount namespace: its devpts, not the host's.
     Step("making the terminal", console::make),
+    Step("finding the home directory", home::find),
     Step("setting resource limits", identity::limits),
     Step("changing identity", identity::change),
     Step("finding the program", identity::find_program),
@@ -108,7 +113,7 @@ pub const EXEC: &[Step] = &[
 
 /// Does every step, then becomes the program. `at` is the step under way, for the error's sake.
 pub fn run(plan: &Plan, sync: &ChildEnd, birth: Birth, at: &mut &'static str) -> Result<Infallible> {
-    let mut born = Born { plan, birth, sync, root: None, console: None, program: CString::default() };
+    let mut born = Born { plan, birth, sync, root: None, console: None, home: None, program: CString::default() };
     let steps = match plan.work {
         Work::Create(_) => CREATE,
         Work::Exec(_) => EXEC,
@@ -118,7 +123,8 @@ pub fn run(plan: &Plan, sync: &ChildEnd, birth: Birth, at: &mut &'static str) ->
         step(&mut born)?;
     }
     *at = "executing the program";
-    crate::sys::exec::execve(&born.program, &plan.process.args, &plan.process.env)
+    let env = home::environment(&plan.process.env, born.home);
+    crate::sys::exec::execve(&born.program, &plan.process.args, &env)
         .map_err(|e| identity::exec_error(&plan.process.args[0], e))
 }
 
