@@ -4,10 +4,14 @@
 pub mod bundle;
 pub mod container;
 pub mod containerd;
+pub mod docker;
+pub mod docker_cli;
+pub mod docker_scenarios;
 pub mod driver;
 pub mod events;
 pub mod floor;
 pub mod mountinfo;
+pub mod pty;
 pub mod scratch;
 pub mod seccomp;
 pub mod stdio;
