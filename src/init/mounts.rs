@@ -5,11 +5,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Context, Error, Kind, Os, Result};
-use crate::spec::mount_options::MountOptions;
+use crate::spec::mount_options::{MountOptions, Propagation};
 use crate::sys::mount::{FileSystem, Mount};
 use crate::sys::path::{self, Root};
 
-use super::plan::{CgroupHierarchy, MountPlan, Source};
+use super::plan::{CgroupHierarchy, MountPlan, Rootfs, Source};
 use super::rootfs;
 use super::steps::Born;
 
@@ -32,24 +32,45 @@ const PROC_FILES: &[&str] = &[
 /// Mounts everything.
 pub fn mount_all(born: &mut Born<'_>) -> Result<()> {
     let (Some(plan), Some(root)) = (rootfs::plan(born), &born.root) else { return Ok(()) };
-    for mount in &plan.mounts {
-        mount_one(root, mount).context(|| mount.destination.display().to_string())?;
+    let mut shared = std::mem::take(&mut born.shared).into_iter().peekable();
+    for (index, mount) in plan.mounts.iter().enumerate() {
+        let shared = shared.next_if(|(at, _)| *at == index).map(|(_, mount)| mount);
+        mount_one(root, mount, shared).context(|| mount.destination.display().to_string())?;
     }
     Ok(())
 }
 
-fn mount_one(root: &Root, plan: &MountPlan) -> Result<()> {
+/// The sources of those bind mounts whose mounts are to appear on the host's side too: peers of the host's mounts, of
+/// which the others become slaves. They are those that ask for it (`rshared`), and where the rootfs is to be shared
+/// those that do not ask for anything else.
+pub fn open_shared(plan: &Rootfs) -> Result<Vec<(usize, Mount)>> {
+    let root_is = matches!(plan.propagation, Some((Propagation::Shared, _)));
+    let mut shared = Vec::new();
+    for (index, mount) in plan.mounts.iter().enumerate() {
+        let Source::Bind(source) = &mount.source else { continue };
+        if mount.options.propagation.map_or(root_is, |(kind, _)| kind == Propagation::Shared) {
+            let mount = open(mount, source).context(|| mount.destination.display().to_string())?;
+            shared.push((index, mount));
+        }
+    }
+    Ok(shared)
+}
+
+fn mount_one(root: &Root, plan: &MountPlan, shared: Option<Mount>) -> Result<()> {
     match &plan.source {
-        Source::Bind(source) => bind(root, plan, source),
+        Source::Bind(source) => bind(root, plan, shared.map_or_else(|| open(plan, source), Ok)?),
         Source::FileSystem { kind, name } => file_system(root, plan, kind, name),
         Source::CgroupV1(hierarchies) => cgroup_v1(root, plan, hierarchies),
     }
 }
 
 /// The bind's source is opened as the host, in the host's tree, of which this mount namespace still is a copy.
-fn bind(root: &Root, plan: &MountPlan, source: &Path) -> Result<()> {
-    let mount = Mount::clone_path(None, source, plan.options.recursive_bind)
-        .map_err(|e| if e.errno() == Some(libc::ENOENT) { e.with_kind(Kind::InvalidArgument) } else { e })?;
+fn open(plan: &MountPlan, source: &Path) -> Result<Mount> {
+    Mount::clone_path(None, source, plan.options.recursive_bind)
+        .map_err(|e| if e.errno() == Some(libc::ENOENT) { e.with_kind(Kind::InvalidArgument) } else { e })
+}
+
+fn bind(root: &Root, plan: &MountPlan, mount: Mount) -> Result<()> {
     let target =
         if path::is_dir(&mount)? { root.mkdir_all(&plan.destination)? } else { root.create_file(&plan.destination)? };
     refuse_by_link(root, plan, &target)?;
@@ -178,5 +199,6 @@ fn cgroup_v1(root: &Root, plan: &MountPlan, hierarchies: &[CgroupHierarchy]) -> 
                 .os(|| format!("symlink {link}"))?;
         }
     }
-    top.restrict(plan.options.attr_set, plan.options.attr_clr)
+    top.restrict(plan.options.attr_set, plan.options.attr_clr)?;
+    propagate(&top, &plan.options)
 }

@@ -12,7 +12,7 @@ use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, LinuxNamespaceType, Proces
 use rustix::fs::FileType;
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::spec::mount_options::MountOptions;
+use crate::spec::mount_options::{self, MountOptions, Propagation};
 use crate::spec::mounts::MountKind;
 use crate::spec::sysctl::{self, Sysctl};
 use crate::spec::{mounts, namespaces};
@@ -93,6 +93,8 @@ pub struct Rootfs {
     pub readonly: bool,
     /// Entered by moving its mount and chroot(2) instead of pivot_root(2).
     pub no_pivot: bool,
+    /// How mounts spread between it and others, and whether that is for all mounts on it too.
+    pub propagation: Option<(Propagation, bool)>,
     /// The mounts, in order.
     pub mounts: Vec<MountPlan>,
     /// The nodes of /dev; `None` where /dev is the host's, by a bind mount.
@@ -293,6 +295,7 @@ fn plan_rootfs(
     let mut plan = Rootfs {
         path: rootfs.to_owned(),
         readonly: spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false),
+        propagation: linux.and_then(|linux| mount_options::propagation(linux.rootfs_propagation().as_deref()?)),
         masked_paths: paths(linux.map(|linux| linux.masked_paths())),
         readonly_paths: paths(linux.map(|linux| linux.readonly_paths())),
         ..Rootfs::default()

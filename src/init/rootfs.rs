@@ -4,9 +4,11 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use crate::error::{Context, Os, Result};
+use crate::spec::mount_options::Propagation;
 use crate::sys::mount::{self, Mount};
 use crate::sys::path::{self, Root};
 
+use super::mounts;
 use super::plan::{Rootfs, Work};
 use super::steps::Born;
 
@@ -21,8 +23,11 @@ pub fn plan<'a>(born: &Born<'a>) -> Option<&'a Rootfs> {
 /// Cuts the new mount namespace off from the host's and opens the rootfs in it.
 pub fn open(born: &mut Born<'_>) -> Result<()> {
     let Some(plan) = plan(born) else { return Ok(()) };
+    // Before they are cut off: what is to be shared with the host.
+    let shared = mounts::open_shared(plan)?;
     // The host's mounts may still come in (an autofs, a late NFS), ours do not go out: runc's default as well. It also
-    // makes pivot_root(2) possible, which refuses a shared parent.
+    // makes pivot_root(2) possible, which refuses a shared parent. And whatever propagation is asked for, what is being
+    // mounted on the rootfs here must not appear on the host's.
     mount::propagation(Path::new("/"), libc::MS_SLAVE | libc::MS_REC)?;
     let root = Root::open(&plan.path)?;
     let root = if path::is_mount_root(&root)? {
@@ -33,7 +38,10 @@ pub fn open(born: &mut Born<'_>) -> Result<()> {
         mount.attach(root.as_fd())?;
         Root::from_fd(mount.into())
     };
+    // No master either: what the host mounts in the bundle later is not the container's (runc: rootfsParentMountPrivate).
+    mount_of(&root)?.propagate(libc::MS_PRIVATE, false)?;
     born.root = Some(root);
+    born.shared = shared;
     Ok(())
 }
 
@@ -50,8 +58,24 @@ pub fn enter(born: &mut Born<'_>) -> Result<()> {
     if plan.readonly {
         // This namespace's view of the mount only; what is mounted below it stays as its own options say. By the
         // descriptor and not by the path again: that finds what has been mounted on it since.
-        let mount = root.as_fd().try_clone_to_owned().os(|| "dup")?;
-        Mount::from(mount).restrict(libc::MOUNT_ATTR_RDONLY, 0)?;
+        mount_of(root)?.restrict(libc::MOUNT_ATTR_RDONLY, 0)?;
     }
-    if plan.no_pivot { mount::move_root(root.as_fd(), &plan.path) } else { mount::pivot_root(root.as_fd()) }
+    if plan.no_pivot { mount::move_root(root.as_fd(), &plan.path) } else { mount::pivot_root(root.as_fd()) }?;
+    propagate(plan)
+}
+
+/// The mount that this is the root of.
+fn mount_of(root: &Root) -> Result<Mount> {
+    root.as_fd().try_clone_to_owned().map(Mount::from).os(|| "dup")
+}
+
+/// Gives the root its propagation: now that it is the root, no peer of it is the host's.
+///
+/// Like runc's, `rshared`, `rslave` and `runbindable` are for all mounts in the container, and `rprivate` is for none that
+/// asks for another propagation itself: all are cut off from the host's to begin with.
+fn propagate(plan: &Rootfs) -> Result<()> {
+    let Some((kind, recursive)) = plan.propagation else { return Ok(()) };
+    let recursive = recursive && kind != Propagation::Private;
+    let recursive = if recursive { libc::MS_REC } else { 0 };
+    mount::propagation(Path::new("/"), u64::from(kind.flag().bits()) | recursive)
 }

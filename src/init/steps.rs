@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 
 use crate::error::Result;
 use crate::sys::fork::Birth;
+use crate::sys::mount::Mount;
 use crate::sys::path::Root;
 use crate::sys::{cred, fd, signal};
 
@@ -23,6 +24,8 @@ pub struct Born<'a> {
     pub sync: &'a ChildEnd,
     /// The container's root file system, from `opening the rootfs` on.
     pub root: Option<Root>,
+    /// Copies of the host's mounts that stay the host's peers, by the index of the mount: from `opening the rootfs` to `mounting`.
+    pub shared: Vec<(usize, Mount)>,
     /// The slave of its terminal, where it has one, from `making the terminal` to `connecting stdio`.
     pub console: Option<OwnedFd>,
     /// `HOME=...` where the environment has none, from `finding the home directory` on.
@@ -113,7 +116,8 @@ pub const EXEC: &[Step] = &[
 
 /// Does every step, then becomes the program. `at` is the step under way, for the error's sake.
 pub fn run(plan: &Plan, sync: &ChildEnd, birth: Birth, at: &mut &'static str) -> Result<Infallible> {
-    let mut born = Born { plan, birth, sync, root: None, console: None, home: None, program: CString::default() };
+    let (shared, program) = (Vec::new(), CString::default());
+    let mut born = Born { plan, birth, sync, root: None, shared, console: None, home: None, program };
     let steps = match plan.work {
         Work::Create(_) => CREATE,
         Work::Exec(_) => EXEC,

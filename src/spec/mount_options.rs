@@ -129,6 +129,15 @@ pub fn supported() -> impl Iterator<Item = &'static str> {
     WORDS.iter().filter(|(_, word)| !matches!(word, Word::Unsupported)).map(|(text, _)| *text)
 }
 
+/// What a word for a propagation means (`linux.rootfsPropagation` has the same as a mount), and whether it is for the
+/// mounts below as well.
+pub fn propagation(word: &str) -> Option<(Propagation, bool)> {
+    WORDS.iter().find(|(known, _)| *known == word).and_then(|(_, meaning)| match meaning {
+        Word::Propagation(propagation, recursive) => Some((*propagation, *recursive)),
+        _ => None,
+    })
+}
+
 /// The attributes and their mount(2) flags, but for the access time modes.
 const ATTRS: &[(MountAttrFlags, MountFlags)] = &[
     (MountAttrFlags::MOUNT_ATTR_RDONLY, MountFlags::RDONLY),

@@ -8,6 +8,7 @@ mod refused;
 
 pub(super) use refused::{namespace_name, refuses, refuses_namespace};
 
+use super::mount_options;
 use super::namespaces::{namespace, namespaces};
 use crate::error::{Context, Error, Kind, Result};
 use oci_spec::runtime::{
@@ -184,6 +185,11 @@ fn linux(linux: &Linux) -> Result<()> {
         absolute(&format!("linux.readonlyPaths[{index}]"), Path::new(path))?;
     }
     linux.cgroups_path().iter().try_for_each(|path| no_nul("linux.cgroupsPath", path))?;
+    match linux.rootfs_propagation().as_deref() {
+        None | Some("") => {}
+        Some(word) if mount_options::propagation(word).is_some() => {}
+        Some(word) => return Err(invalid(format!("linux.rootfsPropagation is no propagation: {word:?}"))),
+    }
     for (index, device) in linux.devices().iter().flatten().enumerate() {
         node(device).context(|| format!("linux.devices[{index}]"))?;
     }
@@ -336,6 +342,8 @@ mod tests {
             ),
             (("/linux/maskedPaths", json!(["/a", "b"])), "linux.maskedPaths[1] is not an absolute path"),
             (("/linux/readonlyPaths", json!(["/a", "/b\0"])), "linux.readonlyPaths[1] contains a NUL"),
+            (("/linux/rootfsPropagation", json!("both")), "linux.rootfsPropagation is no propagation: \"both\""),
+            (("/linux/rootfsPropagation", json!("rbind")), "linux.rootfsPropagation is no propagation: \"rbind\""),
             (("/linux/sysctl", json!({ "vm.swappiness": "1" })), "linux.sysctl: \"vm.swappiness\""),
             (("/linux/cgroupsPath", json!("/a\0")), "linux.cgroupsPath contains a NUL"),
             (device(json!({ "path": "a", "type": "c", "major": 1, "minor": 3 })), "linux.devices[0]: path is not"),
@@ -394,6 +402,8 @@ mod tests {
             ),
             ("/linux/resources/pids", json!({ "limit": -1 })),
             ("/linux/resources/memory", json!({ "limit": -1, "swappiness": 100, "disableOOMKiller": true })),
+            ("/linux/rootfsPropagation", json!("")),
+            ("/linux/rootfsPropagation", json!("runbindable")),
             ("/annotations", json!({ "a": "b" })),
             ("/anUnknownField", json!({ "seccomp": 1 })),
         ];

@@ -1,0 +1,141 @@
+//! linux.rootfsPropagation and the propagation of single mounts: what is mounted on one side and seen on the other.
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use common::block_on;
+use common::bundle::Bundle;
+use common::container::{Container, Host};
+use common::mountinfo::{at, parse};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use serde_json::{Value, json};
+
+/// A directory of the host's, on a mount of its own that is shared with whoever has a copy of it.
+fn volume(host: &Host, name: &str) -> PathBuf {
+    let path = host.scratch.dir().join(name);
+    fs::create_dir(&path).unwrap();
+    mount_tmpfs(&path);
+    mount(None::<&str>, &path, None::<&str>, MsFlags::MS_SHARED, None::<&str>).unwrap();
+    fs::create_dir(path.join("ours")).unwrap();
+    fs::create_dir(path.join("theirs")).unwrap();
+    path
+}
+
+fn mount_tmpfs(path: &Path) {
+    mount(Some("tmpfs"), path, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+}
+
+fn unmount(path: &Path) {
+    umount2(path, MntFlags::MNT_DETACH).unwrap();
+}
+
+fn bind(source: &Path, options: &[&str]) -> Value {
+    json!({"destination": "/vol", "type": "bind", "source": source, "options": options})
+}
+
+/// That may mount, and sleeps.
+fn privileged(host: &Host, propagation: Option<&str>, mount: Value) -> Bundle {
+    let bundle = host.bundle("one").args(&["sleep", "1000"]).mount(mount);
+    bundle.edit(|spec| {
+        let admin = json!(["CAP_SYS_ADMIN"]);
+        spec["process"]["capabilities"] = json!({"bounding": admin, "effective": admin, "permitted": admin});
+        spec["linux"]["rootfsPropagation"] = json!(propagation);
+    })
+}
+
+/// Where a mount of the container's and one of the host's in the volume are seen: by the host, by the container.
+async fn spreads(container: &Container<'_>, volume: &Path) -> (bool, bool) {
+    container.exec_script("mount", "mount -t tmpfs tmpfs /vol/theirs && touch /vol/theirs/x").await.ok();
+    let out = volume.join("theirs/x").exists();
+    mount_tmpfs(&volume.join("ours"));
+    fs::write(volume.join("ours/x"), "").unwrap();
+    let seen = container.exec_script("look", "test -e /vol/ours/x && echo seen; umount /vol/theirs").await.ok();
+    assert!(!volume.join("theirs/x").exists(), "an unmount goes where the mount went");
+    unmount(&volume.join("ours"));
+    (out, seen == "seen\n")
+}
+
+#[test]
+fn a_volume_is_shared_as_it_and_the_rootfs_ask() {
+    // What Docker, CRI (None, HostToContainer, Bidirectional) and ctr write; and what contradicts itself.
+    let cases: &[(Option<&str>, &[&str], (bool, bool))] = &[
+        (None, &["rbind"], (false, true)),
+        (None, &["rbind", "rprivate"], (false, false)),
+        (None, &["rbind", "rslave"], (false, true)),
+        (None, &["rbind", "rshared"], (true, true)),
+        (None, &["bind", "shared"], (true, true)),
+        (Some(""), &["rbind"], (false, true)),
+        (Some("rslave"), &["rbind", "rslave"], (false, true)),
+        (Some("rslave"), &["rbind", "rprivate"], (false, false)),
+        (Some("slave"), &["rbind", "private"], (false, false)),
+        (Some("shared"), &["rbind", "rshared"], (true, true)),
+        (Some("shared"), &["rbind", "rprivate"], (false, false)),
+        (Some("rshared"), &["rbind", "rshared"], (true, true)),
+        (Some("rshared"), &["rbind", "rslave"], (false, true)),
+        (Some("rshared"), &["rbind", "rprivate"], (false, false)),
+        (Some("rshared"), &["rbind"], (true, true)),
+        (Some("private"), &["rbind", "rshared"], (true, true)),
+        (Some("rprivate"), &["rbind", "rshared"], (true, true)),
+        (Some("unbindable"), &["rbind", "rshared"], (true, true)),
+    ];
+    block_on(async {
+        for (rootfs, options, wanted) in cases {
+            let host = Host::new();
+            let volume = volume(&host, "volume");
+            let bundle = privileged(&host, *rootfs, bind(&volume, options));
+            let container = host.start(&bundle).await;
+            assert_eq!(spreads(&container, &volume).await, *wanted, "{rootfs:?} {options:?}");
+            container.end().await;
+            unmount(&volume);
+            assert_eq!(host.scratch.leftovers(), [""; 0], "{rootfs:?} {options:?}");
+        }
+    });
+}
+
+/// By the kernel's own words; and whatever it is, nothing of the container's set-up appears on the host.
+#[test]
+fn the_root_has_the_propagation_that_is_asked_for() {
+    let (nothing, shared): (&[&str], &[&str]) = (&[""], &["shared"]);
+    let cases: &[(Option<&str>, &[&str], &[&str])] = &[
+        // The root's, and that of the tmpfs that is mounted on it.
+        (None, nothing, nothing),
+        (Some("private"), nothing, nothing),
+        (Some("rprivate"), nothing, nothing),
+        (Some("slave"), nothing, nothing),
+        (Some("rslave"), nothing, nothing),
+        (Some("shared"), shared, nothing),
+        (Some("rshared"), shared, shared),
+        (Some("unbindable"), &["unbindable"], nothing),
+        (Some("runbindable"), &["unbindable"], &["unbindable"]),
+    ];
+    block_on(async {
+        for (word, root, below) in cases {
+            let host = Host::new();
+            // As below a /run that systemd has made shared: so is what is mounted in it, the rootfs among it.
+            let top = volume(&host, "bundles");
+            let mount = json!({"destination": "/vol", "type": "tmpfs", "source": "tmpfs"});
+            let bundle = privileged(&host, *word, mount);
+            let container = host.start(&bundle).await;
+            let table = container.exec_script("look", "cat /proc/self/mountinfo").await.ok();
+            for (point, wanted) in [("/", root), ("/vol", below)] {
+                let found = at(&table, point).propagation;
+                let kinds: Vec<_> = found.split(' ').map(|word| word.split(':').next().unwrap()).collect();
+                assert_eq!(kinds, *wanted, "{word:?}: {point} {found}");
+            }
+            let ours = fs::read_to_string("/proc/self/mountinfo").unwrap();
+            let rootfs = bundle.rootfs_dir();
+            assert_ne!(at(&ours, rootfs.to_str().unwrap()).propagation, "", "the host's is shared");
+            let leaked = parse(&ours).into_iter().filter(|line| Path::new(&line.point).starts_with(&rootfs));
+            assert_eq!(leaked.count(), 1, "{word:?}: {ours}");
+            mount_tmpfs(&rootfs.join("home"));
+            let homes = container.exec_script("home", "grep -c ' /home ' /proc/self/mountinfo").await;
+            assert_eq!(homes.stdout, "0\n", "{word:?}: what the host mounts in the bundle");
+            unmount(&rootfs.join("home"));
+            container.end().await;
+            unmount(&top);
+            assert_eq!(host.scratch.leftovers(), [""; 0], "{word:?}");
+        }
+    });
+}
