@@ -7,6 +7,26 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::process::{Command, Stdio};
 
+on_each_containerd! {
+    by_default_the_namespaces_are_new,
+    the_host_s_network_and_one_by_path_are_joined,
+    limits_are_those_of_the_cgroup,
+    a_number_of_cpus_is_a_quota_and_a_pids_limit_holds,
+    the_process_has_its_directory_environment_limits_and_privileges,
+    capabilities_are_added_and_dropped,
+    a_user_has_its_ids_and_no_capabilities,
+    bind_mounts_are_there_and_read_only_where_asked,
+    the_root_is_writable_and_read_only_where_asked,
+    the_default_mounts_have_their_types_and_options,
+    masked_paths_are_empty_and_read_only_paths_refuse,
+    devices_are_the_default_ones_and_those_asked_for,
+    a_cgroup_mount_shows_the_container_its_own,
+    a_hostname_of_the_specification_is_set_in_the_container_alone,
+    oom_score_and_resource_limits_are_the_specification_s,
+    an_unknown_namespace_is_refused_by_its_name,
+    the_default_seccomp_profile_is_applied,
+}
+
 fn sh(script: &str) -> [&str; 3] {
     ["sh", "-c", script]
 }
@@ -28,9 +48,7 @@ const CAP_SYS_BOOT: u64 = 1 << 22;
 /// sys_chroot, mknod, audit_write, setfcap.
 const DEFAULT_CAPABILITIES: u64 = 0xa804_25fb;
 
-#[test]
-fn by_default_the_namespaces_are_new() {
-    let containerd = Containerd::start();
+fn by_default_the_namespaces_are_new(containerd: Containerd) {
     let script =
         "for n in ipc mnt net pid uts cgroup; do readlink /proc/self/ns/$n; done; echo pid $$; cat /proc/net/dev";
     let output = containerd.run_ok("namespaces", &[], &sh(script));
@@ -48,13 +66,11 @@ fn by_default_the_namespaces_are_new() {
     containerd.assert_nothing_left();
 }
 
-#[test]
-fn the_host_s_network_and_one_by_path_are_joined() {
+fn the_host_s_network_and_one_by_path_are_joined(containerd: Containerd) {
     // ctr binds both into a container with the host's network; an image of Debian has no hosts before its first boot.
     if !std::path::Path::new("/etc/hosts").exists() {
-        return common::skipped("the_host_s_network_and_one_by_path_are_joined", "this machine has no /etc/hosts");
+        return containerd.skip("this machine has no /etc/hosts");
     }
-    let containerd = Containerd::start();
     let own = fs::read_link("/proc/self/ns/net").unwrap();
     let output = containerd.run_ok("host", &["--net-host"], &["readlink", "/proc/self/ns/net"]);
     assert_eq!(output.trim(), own.to_str().unwrap());
@@ -72,9 +88,7 @@ fn the_host_s_network_and_one_by_path_are_joined() {
     containerd.assert_nothing_left();
 }
 
-#[test]
-fn limits_are_those_of_the_cgroup() {
-    let containerd = Containerd::start();
+fn limits_are_those_of_the_cgroup(containerd: Containerd) {
     let options =
         ["--memory-limit", "67108864", "--cpu-quota", "50000", "--cpu-period", "200000", "--cpu-shares", "512"];
     containerd.run_detached("limited", &options, &["sleep", "1000"]);
@@ -99,9 +113,7 @@ fn limits_are_those_of_the_cgroup() {
     containerd.assert_nothing_left();
 }
 
-#[test]
-fn a_number_of_cpus_is_a_quota_and_a_pids_limit_holds() {
-    let containerd = Containerd::start();
+fn a_number_of_cpus_is_a_quota_and_a_pids_limit_holds(containerd: Containerd) {
     containerd.run_detached("cpus", &["--cpus", "0.5"], &["sleep", "1000"]);
     let quota = cgroup_value(&containerd.cgroup_of("cpus"), "cpu", "cpu.cfs_quota_us", "cpu.max");
     assert!(["50000", "50000 100000"].contains(&&*quota), "{quota}");
@@ -114,9 +126,7 @@ fn a_number_of_cpus_is_a_quota_and_a_pids_limit_holds() {
     containerd.assert_nothing_left();
 }
 
-#[test]
-fn the_process_has_its_directory_environment_limits_and_privileges() {
-    let containerd = Containerd::start();
+fn the_process_has_its_directory_environment_limits_and_privileges(containerd: Containerd) {
     let options = ["--cwd", "/tmp", "--env", "ONE=1", "--env", "TWO=2 words"];
     let output =
         containerd.run_ok("plain", &options, &sh("pwd; echo $ONE,$TWO,$PATH; umask; ulimit -n; cat /proc/self/status"));
@@ -137,9 +147,7 @@ fn the_process_has_its_directory_environment_limits_and_privileges() {
     containerd.assert_nothing_left();
 }
 
-#[test]
-fn capabilities_are_added_and_dropped() {
-    let containerd = Containerd::start();
+fn capabilities_are_added_and_dropped(containerd: Containerd) {
     let options = ["--cap-add", "CAP_SYS_ADMIN", "--cap-add", "CAP_SYS_BOOT", "--cap-drop", "CAP_CHOWN"];
     let output = containerd.run_ok("caps", &options, &["cat", "/proc/self/status"]);
     for set in ["CapPrm", "CapEff", "CapBnd"] {
@@ -151,9 +159,7 @@ fn capabilities_are_added_and_dropped() {
     containerd.assert_nothing_left();
 }
 
-#[test]
-fn a_user_has_its_ids_and_no_capabilities() {
-    let containerd = Containerd::start();
+fn a_user_has_its_ids_and_no_capabilities(containerd: Containerd) {
     let script = "id -u; id -g; id -G; touch /new 2>/dev/null || echo refused; cat /proc/self/status";
     let options = containerd.config("user", &sh(script), |spec| {
         spec["process"]["user"] =
@@ -168,9 +174,7 @@ fn a_user_has_its_ids_and_no_capabilities() {
     containerd.assert_nothing_left();
 }
 
-#[test]
-fn bind_mounts_are_there_and_read_only_where_asked() {
-    let containerd = Containerd::start();
+fn bind_mounts_are_there_and_read_only_where_asked(containerd: Containerd) {
     let (read, write) = (containerd.dir.join("read"), containerd.dir.join("write"));
     for dir in [&read, &write] {
         fs::create_dir(dir).unwrap();
@@ -200,9 +204,7 @@ fn bind_mounts_are_there_and_read_only_where_asked() {
     containerd.assert_nothing_left();
 }
 
-#[test]
-fn the_root_is_writable_and_read_only_where_asked() {
-    let containerd = Containerd::start();
+fn the_root_is_writable_and_read_only_where_asked(containerd: Containerd) {
     let script = "touch /new 2>/dev/null && echo written; cut -d' ' -f2,4 /proc/mounts | grep '^/ '; touch /dev/shm/x";
     let output = containerd.run_ok("writable", &[], &sh(script));
     assert!(output.starts_with("written\n/ rw,"), "{output}");
@@ -228,9 +230,7 @@ fn mounts(table: &str) -> BTreeMap<&str, (&str, Vec<&str>)> {
     table.lines().map(words).map(|w| (w[1], (w[2], w[3].split(',').collect()))).collect()
 }
 
-#[test]
-fn the_default_mounts_have_their_types_and_options() {
-    let containerd = Containerd::start();
+fn the_default_mounts_have_their_types_and_options(containerd: Containerd) {
     let output = containerd.run_ok("mounts", &[], &["cat", "/proc/mounts"]);
     let mounts = mounts(&output);
     let expected = [
@@ -258,9 +258,7 @@ fn the_default_mounts_have_their_types_and_options() {
     containerd.assert_nothing_left();
 }
 
-#[test]
-fn masked_paths_are_empty_and_read_only_paths_refuse() {
-    let containerd = Containerd::start();
+fn masked_paths_are_empty_and_read_only_paths_refuse(containerd: Containerd) {
     let script =
         "wc -c </proc/keys; wc -c </proc/timer_list; ls /sys/firmware /proc/acpi 2>/dev/null | grep -v : | tr -d '\\n'
         for f in /proc/sys/kernel/domainname /proc/sysrq-trigger; do (echo x >$f) 2>/dev/null || echo refused; done";
@@ -268,9 +266,7 @@ fn masked_paths_are_empty_and_read_only_paths_refuse() {
     containerd.assert_nothing_left();
 }
 
-#[test]
-fn devices_are_the_default_ones_and_those_asked_for() {
-    let containerd = Containerd::start();
+fn devices_are_the_default_ones_and_those_asked_for(containerd: Containerd) {
     let script = "cd /dev; for d in null zero full random urandom tty; do stat -c '%n %t:%T %a' $d; done
         for l in fd stdin stdout stderr ptmx; do readlink $l; done
         echo gone >null; (echo x >full) 2>/dev/null || echo full; head -c 4 zero | wc -c";
@@ -289,9 +285,7 @@ fn devices_are_the_default_ones_and_those_asked_for() {
     containerd.assert_nothing_left();
 }
 
-#[test]
-fn a_cgroup_mount_shows_the_container_its_own() {
-    let containerd = Containerd::start();
+fn a_cgroup_mount_shows_the_container_its_own(containerd: Containerd) {
     let options = [
         "--memory-limit",
         "67108864",
@@ -304,9 +298,7 @@ fn a_cgroup_mount_shows_the_container_its_own() {
     containerd.assert_nothing_left();
 }
 
-#[test]
-fn a_hostname_of_the_specification_is_set_in_the_container_alone() {
-    let containerd = Containerd::start();
+fn a_hostname_of_the_specification_is_set_in_the_container_alone(containerd: Containerd) {
     let before = fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
     let options = containerd.config("host", &["hostname"], |spec| spec["hostname"] = "inside".into());
     let options: Vec<_> = options.iter().map(String::as_str).collect();
@@ -315,9 +307,7 @@ fn a_hostname_of_the_specification_is_set_in_the_container_alone() {
     containerd.assert_nothing_left();
 }
 
-#[test]
-fn oom_score_and_resource_limits_are_the_specification_s() {
-    let containerd = Containerd::start();
+fn oom_score_and_resource_limits_are_the_specification_s(containerd: Containerd) {
     let script = "cat /proc/self/oom_score_adj; ulimit -S -n; ulimit -H -n; ulimit -c";
     let options = containerd.config("limits", &sh(script), |spec| {
         spec["process"]["oomScoreAdj"] = 321.into();
@@ -331,9 +321,7 @@ fn oom_score_and_resource_limits_are_the_specification_s() {
     containerd.assert_nothing_left();
 }
 
-#[test]
-fn an_unknown_namespace_is_refused_by_its_name() {
-    let containerd = Containerd::start();
+fn an_unknown_namespace_is_refused_by_its_name(containerd: Containerd) {
     let options = containerd.config("unknown", &["true"], |spec| {
         spec["linux"]["namespaces"].as_array_mut().unwrap().push(serde_json::json!({ "type": "nosuch" }));
     });
@@ -344,9 +332,7 @@ fn an_unknown_namespace_is_refused_by_its_name() {
 }
 
 /// containerd's default profile: a container lives under it, and what it forbids is forbidden, with every capability too.
-#[test]
-fn the_default_seccomp_profile_is_applied() {
-    let containerd = Containerd::start();
+fn the_default_seccomp_profile_is_applied(containerd: Containerd) {
     let script =
         "grep ^Seccomp: /proc/self/status; unshare -m true; mount -t tmpfs x /tmp; ls / >/dev/null && echo fine";
     let output = containerd.run("profiled", &["--seccomp"], &sh(script));

@@ -348,6 +348,8 @@ fn what_cannot_be_is_refused_and_leaves_nothing() {
     });
 }
 
+on_each_containerd! { ctr_run_in_a_terminal, ctr_exec_and_attach_in_a_terminal }
+
 /// Says what it is told, and its size with it.
 const SHELL: [&str; 3] = [
     "sh",
@@ -356,9 +358,7 @@ const SHELL: [&str; 3] = [
     while :; do read line && echo got $line $(stty size) && [ $line = end ] && exit 9; done",
 ];
 
-#[test]
-fn ctr_run_in_a_terminal() {
-    let containerd = Containerd::start();
+fn ctr_run_in_a_terminal(containerd: Containerd) {
     let args = containerd.run_args("tty", &["--rm", "--tty"], &SHELL);
     let mut ctr = Client::new(&containerd.command(&args.iter().map(String::as_str).collect::<Vec<_>>()));
     ctr.shows("/dev/pts/0\r");
@@ -372,9 +372,7 @@ fn ctr_run_in_a_terminal() {
     containerd.assert_nothing_left();
 }
 
-#[test]
-fn ctr_exec_and_attach_in_a_terminal() {
-    let containerd = Containerd::start();
+fn ctr_exec_and_attach_in_a_terminal(containerd: Containerd) {
     let args = containerd.run_args("host", &["--detach", "--tty"], &SHELL);
     let mut run = Client::new(&containerd.command(&args.iter().map(String::as_str).collect::<Vec<_>>()));
     assert_eq!(run.ends(), Some(0), "{}", run.output());

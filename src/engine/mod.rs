@@ -114,10 +114,11 @@ impl Engine {
     pub fn pids(&self, id: &str) -> Result<Vec<(u32, Option<String>)>> {
         let container = self.container(id)?;
         let mut pids = container.cgroup.procs().map_err(|e| e.context(format!("container {id}")))?;
-        // A shim whose list is empty is taken for one that has leaked (containerd: loadShim): a living init is in it
-        // even where something has moved it out of its cgroup.
+        // A shim whose list is empty is taken for one that has leaked and is removed by a containerd that starts (from 1.7
+        // on: loadShim), with the exit status that was not asked for yet. So init is in it: a living one even where something
+        // has moved it out of its cgroup, one that has ended until it is deleted, as in State.
         let init = container.init.pid();
-        if container.init.reaped.get().is_none() && !pids.contains(&init) {
+        if !pids.contains(&init) && (container.init.reaped.get().is_none() || pids.is_empty()) {
             pids.push(init);
         }
         let execs = container.execs.borrow();

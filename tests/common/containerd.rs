@@ -1,16 +1,19 @@
 //! A containerd of the test's own: its root, state, sockets and configuration lie in a scratch directory, its shims are
 //! those of this tree. When it is dropped, nothing of it is left; whether something was left before, `leftovers` says.
 //!
-//! `scripts/test` sets what is needed: DRAY_SHIM, the shim's binary, DRAY_IMAGE, an image to import, and DRAY_RUNTIME.
+//! `scripts/test` sets what is needed: DRAY_SHIM, the shim's binary, DRAY_IMAGE, an image to import, DRAY_RUNTIME, and where
+//! each version of containerd is.
 
 // Each test binary has this module for itself and uses its part of it.
-#![allow(dead_code)]
+#![allow(dead_code, unused_imports)]
 
 mod events;
 mod machine;
+mod version;
 
 pub use events::Events;
 pub use machine::*;
+pub use version::{V1_6, V1_7, V2_1, Version, on};
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -29,6 +32,12 @@ pub struct Containerd {
     pub dir: PathBuf,
     /// The parent of its containers' cgroups, in every hierarchy; begins with '/'.
     pub cgroup: String,
+    /// Its namespace of containerd: the state below /run of containers of another containerd is not to be met.
+    namespace: String,
+    /// The test's name, with its module: for `skip`.
+    test: String,
+    version: &'static Version,
+    bin: PathBuf,
     runtime: String,
     snapshotter: &'static str,
     daemon: Option<Child>,
@@ -36,8 +45,8 @@ pub struct Containerd {
 }
 
 impl Containerd {
-    /// Starts one and imports the image.
-    pub fn start() -> Self {
+    /// Starts one whose programs are in `bin`, and imports the image.
+    pub fn start(version: &'static Version, bin: PathBuf, test: String) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("dray-ctr.{}.{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         // Below /tmp whatever TMPDIR says: the path of a socket has 107 bytes at most.
@@ -45,30 +54,25 @@ impl Containerd {
         fs::create_dir(&dir).expect("a new scratch directory");
         let runtime = std::env::var("DRAY_RUNTIME").unwrap_or_else(|_| "io.containerd.dray.v2".into());
         let snapshotter = if can_overlay(&dir) { "overlayfs" } else { "native" };
-        let ids = Mutex::default();
-        let mut containerd = Self { dir, cgroup: format!("/{name}"), runtime, snapshotter, daemon: None, ids };
-        containerd.configure();
+        let (cgroup, ids) = (format!("/{name}"), Mutex::default());
+        let mut containerd =
+            Self { dir, cgroup, namespace: name, test, version, bin, runtime, snapshotter, daemon: None, ids };
+        fs::write(containerd.dir.join("config.toml"), version.config(&containerd.dir, &containerd.address())).unwrap();
         containerd.restart();
-        containerd.ctr_ok(&["image", "import", "--snapshotter", snapshotter, &variable("DRAY_IMAGE")]);
+        let image = variable("DRAY_IMAGE");
+        let local: &[&str] = if version.has_transfer() { &["--local"] } else { &[] };
+        containerd.ctr_ok(&[&["image", "import", "--snapshotter", snapshotter], local, &[&image]].concat());
         containerd
     }
 
-    fn configure(&self) {
-        let dir = self.dir.display();
-        let config = format!(
-            r#"version = 2
-root = "{dir}/root"
-state = "{dir}/state"
-disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.aufs",
-  "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs"]
-[grpc]
-  address = "{}"
-[plugins."io.containerd.internal.v1.opt"]
-  path = "{dir}/opt"
-"#,
-            self.address()
-        );
-        fs::write(self.dir.join("config.toml"), config).unwrap();
+    /// The module of its tests, which says its version.
+    pub fn module(&self) -> &'static str {
+        self.version.module
+    }
+
+    /// Says that the test cannot run here.
+    pub fn skip(&self, why: &str) {
+        crate::common::skipped(&self.test, why);
     }
 
     /// Its socket.
@@ -82,7 +86,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.a
         let log = fs::File::options().create(true).append(true).open(self.dir.join("log")).unwrap();
         let shims = PathBuf::from(variable("DRAY_SHIM"));
         let path = format!("{}:{}", shims.parent().unwrap().display(), std::env::var("PATH").unwrap());
-        let daemon = Command::new("containerd")
+        let daemon = Command::new(self.bin.join("containerd"))
             .arg("--config")
             .arg(self.dir.join("config.toml"))
             .env("PATH", path)
@@ -90,7 +94,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.a
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .spawn()
-            .expect("containerd is installed");
+            .expect("containerd");
         self.daemon = Some(daemon);
         assert!(
             eventually(|| self.ctr(&["version"]).status.success()),
@@ -118,16 +122,20 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.a
 
     /// The command `ctr ARGS`, to be run against this containerd.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new("ctr");
-        command.arg("--address").arg(self.address()).args(args).stdin(Stdio::null());
+        let mut command = Command::new(self.bin.join("ctr"));
+        command.args(self.connection()).args(args).stdin(Stdio::null());
         command
+    }
+
+    fn connection(&self) -> [String; 4] {
+        ["--address".into(), self.address(), "--namespace".into(), self.namespace.clone()]
     }
 
     /// Runs `ctr ARGS`. It has `PATIENCE` and more to end by itself.
     pub fn ctr(&self, args: &[&str]) -> Output {
         let mut command = Command::new("timeout");
-        command.args(["--signal=KILL", "120", "ctr", "--address"]).arg(self.address()).args(args);
-        command.stdin(Stdio::null()).output().expect("ctr is installed")
+        command.args(["--signal=KILL", "120"]).arg(self.bin.join("ctr")).args(self.connection()).args(args);
+        command.stdin(Stdio::null()).output().expect("timeout, ctr")
     }
 
     /// Runs `ctr ARGS`, which must succeed, and returns its output.
@@ -269,7 +277,12 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.a
 
     /// The container's bundle directory.
     pub fn bundle(&self, id: &str) -> PathBuf {
-        self.dir.join("state/io.containerd.runtime.v2.task/default").join(id)
+        self.dir.join("state/io.containerd.runtime.v2.task").join(&self.namespace).join(id)
+    }
+
+    /// Where the shims keep the state of this containerd's containers.
+    fn state(&self) -> PathBuf {
+        Path::new("/run/dray").join(&self.namespace)
     }
 
     /// The container's cgroup, in every hierarchy.
@@ -289,7 +302,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.a
     /// The socket of the container's shim (containerd: pkg/shim SocketAddress).
     pub fn socket(&self, id: &str) -> PathBuf {
         let sum = Command::new("sh")
-            .args(["-c", "printf %s \"$1\" | sha256sum", "sh", &format!("{}/default/{id}", self.address())])
+            .args(["-c", "printf %s \"$1\" | sha256sum", "sh", &format!("{}/{}/{id}", self.address(), self.namespace)])
             .output()
             .unwrap();
         Path::new("/run/containerd/s").join(&text(&sum.stdout)[..64])
@@ -313,7 +326,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.a
             if listening.contains(socket.to_str().unwrap()) {
                 left.push(format!("a listener at the socket of {id}"));
             }
-            let state = Path::new("/run/dray/default").join(id);
+            let state = self.state().join(id);
             left.extend(
                 [socket, state, self.bundle(id)].into_iter().filter(|p| p.exists()).map(|p| p.display().to_string()),
             );
@@ -358,7 +371,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.a
         let ids = self.ids.lock().unwrap();
         let ours = |point: &&str| {
             Path::new(point).starts_with(&self.dir)
-                || ids.iter().any(|id| Path::new(point).starts_with(Path::new("/run/dray/default").join(id)))
+                || ids.iter().any(|id| Path::new(point).starts_with(self.state().join(id)))
         };
         points.filter(ours).map(Into::into).collect()
     }
@@ -398,8 +411,9 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.a
         }
         for id in self.ids.lock().unwrap().iter() {
             let _ = fs::remove_file(self.socket(id));
-            let _ = fs::remove_dir_all(Path::new("/run/dray/default").join(id));
+            let _ = fs::remove_dir_all(self.state().join(id));
         }
+        let _ = fs::remove_dir(self.state());
         let _ = fs::remove_dir_all(&self.dir);
     }
 }

@@ -13,7 +13,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::containerd::{
-    can_overlay, cgroup_hierarchies, describe, eventually, pids, send_signal, subdirectories, text,
+    V1_6, V2_1, Version, can_overlay, cgroup_hierarchies, describe, eventually, pids, send_signal, subdirectories, text,
 };
 use super::docker_cli::Cli;
 use super::skipped;
@@ -35,7 +35,10 @@ pub struct Docker {
 struct Programs {
     /// Like /usr: bin/docker, sbin/dockerd.
     docker: PathBuf,
+    version: &'static Version,
     containerd: PathBuf,
+    /// For `--init`; where there is none, dockerd looks for its docker-init.
+    init: Option<PathBuf>,
     /// Where containerd finds the shim, and dockerd everything.
     path: String,
 }
@@ -47,15 +50,19 @@ impl Programs {
         if !docker.starts_with('/') {
             return Err(docker);
         }
-        // Where there is none of 2.1, the system's: 1.6 is what Debian 12's Docker has.
-        let containerd = variable("DRAY_CONTAINERD_2_1");
-        let has_2_1 = containerd.starts_with('/');
-        let bin = if has_2_1 { format!("{containerd}/bin:") } else { String::new() };
+        // Debian 12's Docker has that of 1.6.
+        let (version, bin) = match V2_1.bin() {
+            Ok(bin) => (&V2_1, bin),
+            Err(_) => (&V1_6, V1_6.bin()?),
+        };
         let shims = PathBuf::from(variable("DRAY_SHIM"));
-        let shims = shims.parent().expect("a directory").display();
+        let (shims, own) = (shims.parent().expect("a directory").display(), std::env::var("PATH").unwrap());
+        let init = std::env::var("DRAY_TINI").ok().filter(|tini| tini.starts_with('/'));
         Ok(Programs {
-            containerd: if has_2_1 { Path::new(&containerd).join("bin/containerd") } else { "containerd".into() },
-            path: format!("{shims}:{bin}{docker}/bin:{docker}/sbin:{}", std::env::var("PATH").unwrap()),
+            version,
+            containerd: bin.join("containerd"),
+            init: init.map(|tini| Path::new(&tini).join("bin/tini-static")),
+            path: format!("{shims}:{}:{docker}/bin:{docker}/sbin:{own}", bin.display()),
             docker: docker.into(),
         })
     }
@@ -113,27 +120,14 @@ impl Docker {
     }
 
     fn configure(&self) {
-        let dir = self.dir.display();
-        let address = &self.cli.address;
-        let containerd = format!(
-            r#"version = 2
-root = "{dir}/croot"
-state = "{dir}/cstate"
-disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.aufs",
-  "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs"]
-[grpc]
-  address = "{address}"
-[plugins."io.containerd.internal.v1.opt"]
-  path = "{dir}/opt"
-"#
-        );
-        fs::write(self.dir.join("containerd.toml"), containerd).unwrap();
+        let (dir, address) = (self.dir.display(), &self.cli.address);
+        fs::write(self.dir.join("containerd.toml"), self.programs.version.config(&self.dir, address)).unwrap();
         let runtime = |name: &str, options: &str| {
             let path = self.dir.join(name);
             fs::write(&path, options).unwrap();
             json!({ "runtimeType": self.cli.runtime, "options": { "ConfigPath": path } })
         };
-        let docker = json!({
+        let mut docker = json!({
             "containerd": address,
             "data-root": self.dir.join("droot"),
             "exec-root": self.dir.join("dexec"),
@@ -150,6 +144,9 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.a
                 "refusing": runtime("refusing.toml", "BinaryName = \"/usr/bin/something\"\n"),
             },
         });
+        if let Some(init) = &self.programs.init {
+            docker["init-path"] = json!(init);
+        }
         fs::write(self.dir.join("docker.json"), docker.to_string()).unwrap();
     }
 
@@ -212,6 +209,11 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.a
         fs::remove_dir_all(layout).unwrap();
     }
 
+    /// Whether there is an init for `--init`.
+    pub fn has_init(&self) -> bool {
+        self.programs.init.as_ref().is_some_and(|init| init.exists())
+    }
+
     fn log(&self, name: &str) -> String {
         fs::read_to_string(self.dir.join(name)).unwrap_or_default()
     }
@@ -222,7 +224,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.a
             self.processes().into_iter().map(|pid| format!("process {}", describe(pid))).collect();
         left.extend(self.cgroups().into_iter().map(|dir| format!("cgroup {}", dir.display())));
         // Docker's own (exec-root's netns) are not the runtime's.
-        let bundles = self.dir.join("cstate");
+        let bundles = self.dir.join("state");
         left.extend(self.mounts().into_iter().filter(|mount| Path::new(mount).starts_with(&bundles)));
         left
     }

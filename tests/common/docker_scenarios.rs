@@ -106,12 +106,12 @@ pub fn exec_has_the_user_directory_and_environment_it_asks_for(cli: &Cli) {
 
 pub fn stop_lets_it_end_by_itself_or_kills_it(cli: &Cli) {
     let polite = cli.ready("polite", &[], &sh(HANDLES_TERM));
-    polite.ok(&["stop", "--time", "60"]);
+    polite.ok(&["stop", "-t", "60"]);
     assert_eq!(polite.inspect("{{.State.Status}} {{.State.ExitCode}}"), "exited 42");
     assert_eq!(polite.logs(), "ready\ntold\n");
     polite.remove();
     let deaf = cli.ready("deaf", &[], &sh("trap '' TERM; echo ready; while :; do sleep 0.1; done"));
-    deaf.ok(&["stop", "--time", "1"]);
+    deaf.ok(&["stop", "-t", "1"]);
     assert_eq!(deaf.inspect("{{.State.Status}} {{.State.ExitCode}}"), "exited 137");
     deaf.remove();
 }
