@@ -276,6 +276,16 @@ fn info_says_what_the_runtime_can_do() {
         let has = |list: &Value, word: &str| list.as_array().unwrap().contains(&json!(word));
         assert!(has(&features["mountOptions"], "ro") && has(&features["linux"]["namespaces"], "pid"), "{features}");
         assert!(!has(&features["mountOptions"], "remount"), "{features}");
+        let seccomp = &features["linux"]["seccomp"];
+        assert!(has(&seccomp["actions"], "SCMP_ACT_ERRNO") && has(&seccomp["operators"], "SCMP_CMP_MASKED_EQ"));
+        let native = format!("SCMP_ARCH_{}", std::env::consts::ARCH.to_uppercase());
+        assert!(has(&seccomp["archs"], &native) && has(&seccomp["archs"], "SCMP_ARCH_S390X"), "{seccomp}");
+        // These are as old as Linux 4.17.
+        for flag in ["LOG", "TSYNC", "SPEC_ALLOW"].map(|flag| format!("SECCOMP_FILTER_FLAG_{flag}")) {
+            assert!(has(&seccomp["knownFlags"], &flag) && has(&seccomp["supportedFlags"], &flag), "{seccomp}");
+        }
+        let library = features["annotations"]["io.github.seccomp.libseccomp.version"].as_str().unwrap();
+        assert!(library.starts_with("2."), "{library}");
     }
     let output = info(b"\xff\xff");
     assert!(!output.status.success() && output.stdout.is_empty(), "{output:?}");

@@ -60,7 +60,8 @@ async fn spreads(container: &Container<'_>, volume: &Path) -> (bool, bool) {
 #[test]
 fn a_volume_is_shared_as_it_and_the_rootfs_ask() {
     // What Docker, CRI (None, HostToContainer, Bidirectional) and ctr write; and what contradicts itself.
-    let cases: &[(Option<&str>, &[&str], (bool, bool))] = &[
+    type Case<'a> = (Option<&'a str>, &'a [&'a str], (bool, bool));
+    let cases: &[Case] = &[
         (None, &["rbind"], (false, true)),
         (None, &["rbind", "rprivate"], (false, false)),
         (None, &["rbind", "rslave"], (false, true)),

@@ -17,7 +17,6 @@ fn fields_that_are_not_implemented_are_refused_before_any_effect() {
         ("process.apparmorProfile", json!("x")),
         ("process.selinuxLabel", json!("x")),
         ("linux.seccomp.listenerPath", json!("/run/x")),
-        ("linux.rootfsPropagation", json!("shared")),
         ("linux.uidMappings", json!([{"containerID": 0, "hostID": 1000, "size": 1}])),
         ("linux.intelRdt", json!({"closID": "x"})),
         ("linux.resources.hugepageLimits", json!([{"pageSize": "2MB", "limit": 1}])),

@@ -99,12 +99,14 @@ fn a_read_only_root_is_so_inside_only_and_not_for_what_is_mounted_on_it() {
 
 #[test]
 fn other_rootfs_mounts_are_refused() {
-    for (kind, target) in [("erofs", ""), ("overlay", "below")] {
+    for (kind, option) in [("fuse3.stargz", "ro"), ("mkfs/ext4", "ro"), ("overlay", "uidmap=0:1:2")] {
         let refusal = refused(|mut bundle| {
-            (bundle.rootfs[0].type_, bundle.rootfs[0].target) = (kind.into(), target.into());
+            bundle.rootfs.insert(0, bundle.rootfs[0].clone());
+            bundle.rootfs[1].type_ = kind.into();
+            bundle.rootfs[1].options.push(option.into());
             bundle
         });
-        refusal.names(Code::UNIMPLEMENTED, &["rootfs mount 0", "not supported"]);
+        refusal.names(Code::UNIMPLEMENTED, &["rootfs mount 1", kind, "not supported"]);
     }
 }
 

@@ -58,7 +58,9 @@ struct Judged {
     spec: Spec,
     /// The root file system: `root.path`.
     rootfs: PathBuf,
-    /// Where the request's mounts go: always the bundle's own directory (containerd: runc.NewContainer), for what is
+    /// The request's mounts.
+    rootfs_mounts: Vec<rootfs::Planned>,
+    /// Where they go: always the bundle's own directory (containerd: runc.NewContainer), for what is
     /// mounted there is taken away until nothing is, and `root.path` may be any path of the host's.
     mount_point: PathBuf,
     cgroup: PathBuf,
@@ -125,7 +127,7 @@ impl Engine {
         let state = StateDir::new(&self.state_root, &self.namespace, &request.id)?;
         let spec = load::load(&request.bundle)?;
         validate::validate(&spec)?;
-        rootfs::check(&request.rootfs)?;
+        let rootfs_mounts = rootfs::plan(&request.rootfs)?;
         let linux = spec.linux().as_ref();
         let cgroup = cgroup::cgroup_path(linux.and_then(|linux| linux.cgroups_path().as_deref()), &request.id)?;
         if let Some(resources) = linux.and_then(|linux| linux.resources().as_ref()) {
@@ -140,7 +142,7 @@ impl Engine {
         process.session_keyring = !request.options.no_new_keyring;
         let rootfs = load::rootfs(&request.bundle, &spec);
         let mount_point = request.bundle.join("rootfs");
-        Ok((Judged { request, rootfs, mount_point, cgroup, state, spec, seccomp }, process))
+        Ok((Judged { request, rootfs, rootfs_mounts, mount_point, cgroup, state, spec, seccomp }, process))
     }
 
     /// Makes the state directory. One that is there already is a living container's, or the leftover of one whose shim
@@ -177,7 +179,7 @@ impl Engine {
         judged.state.save(&saved)?;
 
         remains.rootfs = saved.rootfs.clone();
-        rootfs::mount_all(&request.rootfs, &judged.mount_point)?;
+        self.mount_rootfs(&judged.rootfs_mounts, &judged.mount_point).await?;
         let child = Process::new(&request.id, "", request.stdio.clone(), State::Creating);
         let (stdio, streams) = console::open_streams(&child, &process, request.options.pipe_owner(&process))?;
         *child.stdio.borrow_mut() = Some(Rc::new(stdio));

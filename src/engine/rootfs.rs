@@ -1,62 +1,190 @@
 //! The root file system's mounts, as containerd's Create request asks for them: made on the bundle's directory, in the
 //! host's mount namespace, where others expect to find them (a snapshotter's cleanup, `nerdctl cp`).
 
-use std::path::Path;
+mod overlay;
 
-use crate::error::{Context, Error, Kind, Result};
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::error::{Context, Error, Kind, Os, Result};
 use crate::spec::mount_options::MountOptions;
-use crate::sys::mount;
+use crate::sys::loop_device;
+use crate::sys::mount::{self, Mount};
+use crate::sys::path::Root;
 
+use super::Engine;
 use super::events::RootfsMount;
+use overlay::Overlay;
 
-/// Types that never block in the kernel for long, on local layers. Others need a process of their own to wait in.
-const KINDS: &[&str] = &["overlay", "bind"];
+/// File systems of snapshotters that are on a device, or on a file of the option `loop`: mounting one reads the device
+/// and may wait for it.
+const ON_DEVICES: &[&str] = &["ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "erofs", "squashfs"];
 
-/// mount(2) takes one page of data, its final NUL included.
-const MAX_DATA: usize = 4095;
+/// How long a mount that waits for a device may take.
+const MOUNT_BOUND: Duration = Duration::from_secs(60);
 
-/// Refuses what [`mount_all`] could not do, before any effect.
-pub fn check(mounts: &[RootfsMount]) -> Result<()> {
-    for (index, mount) in mounts.iter().enumerate() {
-        let refuse = |kind, why: String| Err(Error::new(kind, format!("rootfs mount {index}: {why}")));
-        if !KINDS.contains(&mount.kind.as_str()) && !is_bind(mount) {
-            return refuse(Kind::Unimplemented, format!("type {:?} is not supported", mount.kind));
-        }
-        if !mount.target.is_empty() {
-            return refuse(Kind::Unimplemented, "a target below the rootfs is not supported".into());
-        }
-        let options = MountOptions::parse(&mount.options).context(|| format!("rootfs mount {index}"))?;
-        if options.data_string().len() > MAX_DATA {
-            return refuse(Kind::Unimplemented, format!("options of more than {MAX_DATA} bytes are not supported"));
-        }
-    }
-    Ok(())
+/// One mount, judged.
+#[derive(Debug)]
+pub struct Planned {
+    source: String,
+    /// Below the rootfs; empty for itself.
+    target: PathBuf,
+    options: MountOptions,
+    how: How,
 }
 
-/// Mounts all on `target`, in order.
+#[derive(Debug)]
+enum How {
+    Bind,
+    Overlay(Overlay),
+    Tmpfs,
+    /// A file system of this type, from a device or (`file`) from a file by a loop device.
+    Device {
+        kind: &'static str,
+        file: bool,
+    },
+}
+
+/// Judges a request's mounts, before any effect.
 ///
 /// # Errors
-/// Names the mount; those made stay, for the caller to take away with [`unmount`].
-pub fn mount_all(mounts: &[RootfsMount], target: &Path) -> Result<()> {
-    for (index, mount) in mounts.iter().enumerate() {
-        mount_one(mount, target).context(|| format!("rootfs mount {index}"))?;
-    }
-    Ok(())
+/// `Unimplemented` for a type or option that is not supported, by its name; `InvalidArgument` for one that cannot be.
+pub fn plan(mounts: &[RootfsMount]) -> Result<Vec<Planned>> {
+    let each = |(index, mount)| plan_one(mount).context(|| format!("rootfs mount {index}"));
+    mounts.iter().enumerate().map(each).collect()
 }
 
-fn is_bind(mount: &RootfsMount) -> bool {
-    mount.kind == "bind" || mount.options.iter().any(|option| option == "bind" || option == "rbind")
+fn plan_one(mount: &RootfsMount) -> Result<Planned> {
+    let unsupported = |what: String| Error::new(Kind::Unimplemented, format!("{what} is not supported"));
+    for word in &mount.options {
+        let key = word.split('=').next().unwrap_or_default();
+        // The first are for containerd's mount manager, which takes them away as it does what they say; the others ask for
+        // an overlay whose layers are id-mapped mounts.
+        if key.starts_with("X-containerd.") || matches!(key, "uidmap" | "gidmap") {
+            return Err(unsupported(format!("the option {word:?} of type {:?}", mount.kind)));
+        }
+    }
+    let mut options = MountOptions::parse(&mount.options)?;
+    let how = match mount.kind.as_str() {
+        // As with `mounts` of a specification, the type does not matter then.
+        _ if options.bind => How::Bind,
+        "bind" => How::Bind,
+        "overlay" => How::Overlay(Overlay::plan(&mut options)?),
+        "tmpfs" => How::Tmpfs,
+        kind => match ON_DEVICES.iter().find(|known| **known == kind) {
+            Some(kind) => {
+                let before = options.data.len();
+                options.data.retain(|(key, value)| !(key == "loop" && value.is_none()));
+                How::Device { kind, file: options.data.len() < before }
+            }
+            None => return Err(unsupported(format!("type {kind:?}"))),
+        },
+    };
+    Ok(Planned { source: mount.source.clone(), target: mount.target.clone().into(), options, how })
 }
 
-fn mount_one(mount: &RootfsMount, target: &Path) -> Result<()> {
-    let options = MountOptions::parse(&mount.options)?;
-    if !is_bind(mount) {
-        let flags = u64::from(options.ms_flags().bits());
-        return mount::mount(&mount.source, target, &mount.kind, flags, &options.data_string());
+impl Engine {
+    /// Makes all mounts on `rootfs`, in order. What may wait for a device does so in a child.
+    ///
+    /// # Errors
+    /// Names the mount; those made stay, for the caller to take away with [`unmount`].
+    pub(super) async fn mount_rootfs(&self, mounts: &[Planned], rootfs: &Path) -> Result<()> {
+        for (index, mount) in mounts.iter().enumerate() {
+            self.mount_one(mount, rootfs).await.context(|| format!("rootfs mount {index}"))?;
+        }
+        Ok(())
     }
-    let tree = mount::Mount::clone_path(None, Path::new(&mount.source), options.recursive_bind)?;
-    let root = crate::sys::path::Root::open(target)?;
-    tree.attach_with(std::os::fd::AsFd::as_fd(&root), options.attr_set, options.attr_clr)
+
+    async fn mount_one(&self, planned: &Planned, rootfs: &Path) -> Result<()> {
+        const WHAT: &str = "mounting the rootfs";
+        match &planned.how {
+            How::Bind => planned.bind(rootfs),
+            How::Tmpfs => planned.file_system("tmpfs", &planned.source, rootfs),
+            How::Overlay(overlay) if overlay.fits() => planned.file_system("overlay", &planned.source, rootfs),
+            How::Overlay(overlay) => match planned.layer_by_layer(overlay, rootfs) {
+                Err(e) if overlay::is_too_old(&e) => {
+                    // It changes its working directory, and a child has one of its own.
+                    self.in_child(WHAT, MOUNT_BOUND, || planned.relative(overlay, rootfs)).await
+                }
+                done => done,
+            },
+            How::Device { kind, file } => {
+                self.in_child(WHAT, MOUNT_BOUND, || planned.device(kind, *file, rootfs)).await
+            }
+        }
+    }
+}
+
+impl Planned {
+    /// Does `attach` with the target's path, which leads nowhere else however the file systems mounted before it have
+    /// links there.
+    fn at_target(&self, rootfs: &Path, attach: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+        if self.target.as_os_str().is_empty() {
+            return attach(rootfs);
+        }
+        let target = Root::open(rootfs)?.resolve(&self.target).context(|| self.target.display().to_string())?;
+        attach(Path::new(&format!("/proc/self/fd/{}", target.as_raw_fd())))
+    }
+
+    fn bind(&self, rootfs: &Path) -> Result<()> {
+        let tree = Mount::clone_path(None, Path::new(&self.source), self.options.recursive_bind)?;
+        self.at_target(rootfs, |target| {
+            let target = Root::open(target)?;
+            tree.attach_with(target.as_fd(), self.options.attr_set, self.options.attr_clr)
+        })?;
+        self.propagate(rootfs)
+    }
+
+    /// By mount(2), which is one system call.
+    fn file_system(&self, kind: &str, source: &str, rootfs: &Path) -> Result<()> {
+        let data = match &self.how {
+            How::Overlay(overlay) => overlay.data(),
+            _ => self.options.data_string(),
+        };
+        self.mount(kind, source, &data, rootfs)
+    }
+
+    fn mount(&self, kind: &str, source: &str, data: &str, rootfs: &Path) -> Result<()> {
+        let flags = u64::from(self.options.ms_flags().bits());
+        self.at_target(rootfs, |target| mount::mount(source, target, kind, flags, data))?;
+        self.propagate(rootfs)
+    }
+
+    fn layer_by_layer(&self, overlay: &Overlay, rootfs: &Path) -> Result<()> {
+        let mount = overlay.mount(&self.source, &self.options)?;
+        self.at_target(rootfs, |target| mount.attach(Root::open(target)?.as_fd()))?;
+        self.propagate(rootfs)
+    }
+
+    /// Runs in a process of its own.
+    fn relative(&self, overlay: &Overlay, rootfs: &Path) -> Result<()> {
+        let (directory, data) = overlay.relative()?;
+        rustix::process::chdir(&directory).os(|| format!("chdir {}", directory.display()))?;
+        self.mount("overlay", &self.source, &data, rootfs)
+    }
+
+    /// Runs in a process of its own.
+    fn device(&self, kind: &str, file: bool, rootfs: &Path) -> Result<()> {
+        if !file {
+            return self.file_system(kind, &self.source, rootfs);
+        }
+        let readonly = self.options.attr_set & libc::MOUNT_ATTR_RDONLY != 0;
+        // Its descriptor is what keeps it until the file system does; then the last unmount frees it.
+        let device = loop_device::attach(Path::new(&self.source), readonly)?;
+        self.file_system(kind, &device.path, rootfs)
+    }
+
+    /// Looks the target up again: it is the mount now.
+    fn propagate(&self, rootfs: &Path) -> Result<()> {
+        let Some((kind, recursive)) = self.options.propagation else { return Ok(()) };
+        let root = Root::open(rootfs)?;
+        let mount = match self.target.as_os_str().is_empty() {
+            true => root.as_fd().try_clone_to_owned().os(|| "dup")?,
+            false => root.resolve(&self.target)?,
+        };
+        Mount::from(mount).propagate(u64::from(kind.flag().bits()), recursive)
+    }
 }
 
 /// Takes away everything that is mounted on `target`, however deep it is stacked.
@@ -67,5 +195,41 @@ pub fn unmount(target: &Path) -> Result<()> {
             Err(e) if matches!(e.errno(), Some(libc::EINVAL | libc::ENOENT)) => return Ok(()),
             Err(e) => return Err(e),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judge(kind: &str, options: &[&str]) -> Result<Planned> {
+        let options = options.iter().map(|word| word.to_string()).collect();
+        let mount = RootfsMount { kind: kind.into(), source: "source".into(), target: String::new(), options };
+        plan(&[mount]).map(|mut mounts| mounts.remove(0))
+    }
+
+    #[test]
+    fn what_is_not_supported_is_refused_with_type_and_option() {
+        for (kind, options, words) in [
+            ("fuse3.stargz", &[][..], "type \"fuse3.stargz\" is not supported"),
+            ("mkfs/ext4", &["X-containerd.mkfs.size=1"], "X-containerd.mkfs.size=1"),
+            ("ext4", &["X-containerd.mkfs.fs=ext4"], "\"X-containerd.mkfs.fs=ext4\" of type \"ext4\""),
+            ("overlay", &["uidmap=0:100000:65536", "lowerdir=/a"], "\"uidmap=0:100000:65536\" of type \"overlay\""),
+            ("bind", &["gidmap=0:100000:65536"], "\"gidmap=0:100000:65536\" of type \"bind\""),
+        ] {
+            let error = judge(kind, options).unwrap_err();
+            assert_eq!(error.kind(), Kind::Unimplemented, "{error}");
+            let text = error.to_string();
+            assert!(text.starts_with("rootfs mount 0: ") && text.contains(words), "{text}");
+        }
+    }
+
+    #[test]
+    fn loop_is_not_the_file_systems_option() {
+        let planned = judge("ext4", &["ro", "loop", "noload"]).unwrap();
+        assert!(matches!(planned.how, How::Device { kind: "ext4", file: true }));
+        assert_eq!(planned.options.data_string(), "noload");
+        let planned = judge("ext4", &["loopback"]).unwrap();
+        assert!(matches!(planned.how, How::Device { kind: "ext4", file: false }));
     }
 }

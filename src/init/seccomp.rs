@@ -13,6 +13,8 @@ use oci_spec::runtime::{
 use rustix::fs::MemfdFlags;
 
 use crate::error::{Context, Error, Kind, Os, Result};
+use crate::spec::features::Abilities;
+use crate::spec::seccomp::{ARCHS, FLAGS};
 use crate::sys::cred::{self, Capabilities};
 use crate::sys::seccomp::{Filter, Instruction};
 
@@ -165,14 +167,38 @@ fn arch(arch: Arch) -> Option<ScmpArch> {
 /// elsewhere. SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV is about notifications: the kernel refuses it without a listener.
 fn flags(profile: &LinuxSeccomp) -> u32 {
     let Some(flags) = profile.flags() else { return libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW as u32 };
-    flags.iter().fold(0, |bits, flag| {
-        bits | match flag {
-            LinuxSeccompFilterFlag::SeccompFilterFlagLog => libc::SECCOMP_FILTER_FLAG_LOG as u32,
-            LinuxSeccompFilterFlag::SeccompFilterFlagTsync => libc::SECCOMP_FILTER_FLAG_TSYNC as u32,
-            LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow => libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW as u32,
-            LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => 0,
-        }
-    })
+    let flags = flags.iter().filter(|flag| **flag != LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv);
+    flags.fold(0, |bits, flag| bits | bit(*flag))
+}
+
+fn bit(flag: LinuxSeccompFilterFlag) -> u32 {
+    (match flag {
+        LinuxSeccompFilterFlag::SeccompFilterFlagLog => libc::SECCOMP_FILTER_FLAG_LOG,
+        LinuxSeccompFilterFlag::SeccompFilterFlagTsync => libc::SECCOMP_FILTER_FLAG_TSYNC,
+        LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow => libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW,
+        LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV,
+    }) as u32
+}
+
+/// What the library and this kernel know.
+pub fn abilities() -> Abilities {
+    let known = |listed: &Arch| {
+        let arch = arch(*listed).unwrap_or(ScmpArch::native());
+        ScmpSyscall::from_name_by_arch("read", arch).is_ok()
+    };
+    let supported = |flag: &LinuxSeccompFilterFlag| {
+        // Only with a listener the kernel takes it.
+        let with = match flag {
+            LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => libc::SECCOMP_FILTER_FLAG_NEW_LISTENER as u32,
+            _ => 0,
+        };
+        crate::sys::seccomp::knows(bit(*flag) | with)
+    };
+    Abilities {
+        archs: ARCHS.iter().copied().filter(known).collect(),
+        flags: FLAGS.iter().copied().filter(supported).collect(),
+        library: libseccomp::ScmpVersion::current().map(|version| version.to_string()).unwrap_or_default(),
+    }
 }
 
 /// The program, by a file: libseccomp writes it to a buffer from 2.6 on only.

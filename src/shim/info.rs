@@ -7,6 +7,7 @@ use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::types::introspection::{RuntimeInfo, RuntimeVersion};
 
 use crate::error::{Error, Kind, Os, Result};
+use crate::init::seccomp;
 use crate::spec::features::features;
 
 use super::{RUNTIME, VERSION, dialect};
@@ -24,7 +25,7 @@ pub fn print() -> Result<()> {
         options: options.into(),
         features: Some(Any {
             type_url: FEATURES.to_owned(),
-            value: features().to_string().into_bytes(),
+            value: features(&seccomp::abilities()).to_string().into_bytes(),
             ..Default::default()
         })
         .into(),

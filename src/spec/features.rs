@@ -4,18 +4,31 @@
 //! Made of the tables by which things are done or refused, so that it cannot say otherwise than they do.
 
 use oci_spec::runtime::LinuxNamespaceType::{Cgroup, Ipc, Mount, Network, Pid, Time, User, Uts};
+use oci_spec::runtime::{Arch, LinuxSeccompFilterFlag};
 use serde_json::{Value, json};
 
 use super::capabilities::CAPABILITIES;
 use super::mount_options;
+use super::seccomp;
 use super::validate::{namespace_name, refuses, refuses_namespace};
 
 /// The versions of the specification whose configurations are judged in full: everything up to the last is either done or
 /// refused by its name.
 const OCI_VERSIONS: (&str, &str) = ("1.0.0", "1.3.0");
 
+/// What of seccomp is not ours to know: the library's and the kernel's part.
+#[derive(Debug)]
+pub struct Abilities {
+    /// Architectures that the library knows.
+    pub archs: Vec<Arch>,
+    /// Flags that the kernel knows.
+    pub flags: Vec<LinuxSeccompFilterFlag>,
+    /// The library's version.
+    pub library: String,
+}
+
 /// The features document.
-pub fn features() -> Value {
+pub fn features(abilities: &Abilities) -> Value {
     let hooks = ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
     let hooks: Vec<_> = hooks.into_iter().filter(|name| has(&format!("hooks.{name}"))).collect();
     let namespaces = [Cgroup, Ipc, Mount, Network, Pid, Time, User, Uts];
@@ -37,14 +50,22 @@ pub fn features() -> Value {
                 "systemdUser": false,
                 "rdma": has("linux.resources.rdma"),
             },
-            "seccomp": { "enabled": has("linux.seccomp") },
+            "seccomp": {
+                "enabled": true,
+                "actions": seccomp::ACTIONS.iter().filter(|action| seccomp::accepts(**action)).collect::<Vec<_>>(),
+                "operators": seccomp::OPERATORS,
+                "archs": abilities.archs,
+                "knownFlags": seccomp::FLAGS,
+                "supportedFlags": abilities.flags,
+            },
             "apparmor": { "enabled": has("process.apparmorProfile") },
             "selinux": { "enabled": has("process.selinuxLabel") },
             "intelRdt": { "enabled": has("linux.intelRdt") },
-            "memoryPolicy": { "enabled": has("linux.memoryPolicy") },
             "netDevices": { "enabled": has("linux.netDevices") },
             "mountExtensions": { "idmap": { "enabled": mount_options::supported().any(|word| word == "idmap") } },
         },
+        // As the specification's own example has it (features.md, "Annotations").
+        "annotations": { "io.github.seccomp.libseccomp.version": abilities.library },
     })
 }
 
@@ -57,6 +78,12 @@ fn has(field: &str) -> bool {
 mod tests {
     use super::*;
     use oci_spec::runtime::{Features, LinuxNamespaceType, Spec};
+
+    fn features() -> Value {
+        let archs = vec![Arch::ScmpArchX86_64];
+        let flags = vec![LinuxSeccompFilterFlag::SeccompFilterFlagLog];
+        super::features(&Abilities { archs, flags, library: "2.5.4".into() })
+    }
 
     fn list(value: &Value) -> Vec<&str> {
         value.as_array().unwrap().iter().map(|word| word.as_str().unwrap()).collect()
@@ -107,8 +134,37 @@ mod tests {
         }
         let capabilities = list(&features["linux"]["capabilities"]);
         assert_eq!((capabilities[0], capabilities[21], capabilities.len()), ("CAP_CHOWN", "CAP_SYS_ADMIN", 41));
-        let asks = json!({ "defaultAction": "SCMP_ACT_ALLOW" });
-        let accepted = judged(|spec| spec["linux"]["seccomp"] = asks);
-        assert_eq!(features["linux"]["seccomp"]["enabled"], accepted);
+    }
+
+    /// The same for what a profile may have.
+    #[test]
+    fn it_says_of_seccomp_what_validation_does() {
+        let features = features();
+        let seccomp = &features["linux"]["seccomp"];
+        let profile = |change: (&str, Value)| {
+            let mut profile = json!({ "defaultAction": "SCMP_ACT_ALLOW" });
+            profile[change.0] = change.1;
+            judged(|spec| spec["linux"]["seccomp"] = profile)
+        };
+        assert_eq!(
+            seccomp["enabled"],
+            judged(|spec| spec["linux"]["seccomp"] = json!({ "defaultAction": "SCMP_ACT_LOG" }))
+        );
+        for action in ["ALLOW", "ERRNO", "KILL", "KILL_PROCESS", "KILL_THREAD", "LOG", "NOTIFY", "TRACE", "TRAP"] {
+            let action = format!("SCMP_ACT_{action}");
+            let rule = json!([{ "names": ["mkdir"], "action": action }]);
+            assert_eq!(list(&seccomp["actions"]).contains(&&*action), profile(("syscalls", rule)), "{action}");
+        }
+        for operator in list(&seccomp["operators"]) {
+            let args = json!([{ "index": 0, "value": 1, "op": operator }]);
+            let rule = json!([{ "names": ["mkdir"], "action": "SCMP_ACT_LOG", "args": args }]);
+            assert!(profile(("syscalls", rule)), "{operator}");
+        }
+        assert_eq!(seccomp["operators"].as_array().unwrap().len(), 7);
+        for flag in list(&seccomp["knownFlags"]) {
+            assert!(profile(("flags", json!([flag]))), "{flag}");
+        }
+        assert_eq!(list(&seccomp["supportedFlags"]), ["SECCOMP_FILTER_FLAG_LOG"]);
+        assert_eq!(list(&seccomp["archs"]), ["SCMP_ARCH_X86_64"]);
     }
 }

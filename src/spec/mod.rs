@@ -23,6 +23,6 @@ pub mod load;
 pub mod mount_options;
 pub mod mounts;
 pub mod namespaces;
-mod seccomp;
+pub mod seccomp;
 pub mod sysctl;
 pub mod validate;

@@ -1,6 +1,8 @@
 //! linux.seccomp: the rules for a profile. What becomes of one is `init`'s.
 
-use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction, LinuxSyscall};
+use oci_spec::runtime::{
+    Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompFilterFlag, LinuxSeccompOperator, LinuxSyscall,
+};
 
 use super::validate::{invalid, unsupported};
 use crate::error::{Context, Result};
@@ -10,6 +12,70 @@ const ARGUMENTS: usize = 6;
 
 /// MAX_ERRNO of linux/err.h: more the kernel cannot return.
 const MAX_ERRNO: u32 = 4095;
+
+/// Every action that a profile can have; of those that are refused `accepts` is false.
+pub const ACTIONS: &[LinuxSeccompAction] = {
+    use LinuxSeccompAction::*;
+    &[
+        ScmpActKill,
+        ScmpActKillThread,
+        ScmpActKillProcess,
+        ScmpActTrap,
+        ScmpActErrno,
+        ScmpActNotify,
+        ScmpActTrace,
+        ScmpActLog,
+        ScmpActAllow,
+    ]
+};
+
+/// Every operator.
+pub const OPERATORS: &[LinuxSeccompOperator] = {
+    use LinuxSeccompOperator::*;
+    &[ScmpCmpNe, ScmpCmpLt, ScmpCmpLe, ScmpCmpEq, ScmpCmpGe, ScmpCmpGt, ScmpCmpMaskedEq]
+};
+
+/// Every flag.
+pub const FLAGS: &[LinuxSeccompFilterFlag] = {
+    use LinuxSeccompFilterFlag::*;
+    &[SeccompFilterFlagLog, SeccompFilterFlagTsync, SeccompFilterFlagSpecAllow, SeccompFilterFlagWaitKillableRecv]
+};
+
+/// Every architecture that has a name; which of them libseccomp knows is its own matter.
+pub const ARCHS: &[Arch] = {
+    use Arch::*;
+    &[
+        ScmpArchNative,
+        ScmpArchX86,
+        ScmpArchX86_64,
+        ScmpArchX32,
+        ScmpArchArm,
+        ScmpArchAarch64,
+        ScmpArchMips,
+        ScmpArchMips64,
+        ScmpArchMips64n32,
+        ScmpArchMipsel,
+        ScmpArchMipsel64,
+        ScmpArchMipsel64n32,
+        ScmpArchPpc,
+        ScmpArchPpc64,
+        ScmpArchPpc64le,
+        ScmpArchS390,
+        ScmpArchS390x,
+        ScmpArchParisc,
+        ScmpArchParisc64,
+        ScmpArchRiscv64,
+        ScmpArchLoongarch64,
+        ScmpArchM68k,
+        ScmpArchSh,
+        ScmpArchSheb,
+    ]
+};
+
+/// Whether a rule may have this action.
+pub(super) fn accepts(act: LinuxSeccompAction) -> bool {
+    action((act, None), "action", "errnoRet").is_ok()
+}
 
 /// Judges a profile.
 ///
@@ -60,7 +126,55 @@ fn action((action, errno): (LinuxSeccompAction, Option<u32>), field: &str, errno
 mod tests {
     use super::*;
     use crate::error::Kind;
+    use serde::de::{Deserialize, Deserializer, Error as _, Visitor};
     use serde_json::{Value, json};
+
+    /// A deserializer that has no data and tells the variants of the enumeration that asks it for some.
+    struct Variants<'a>(&'a mut Vec<&'static str>);
+
+    impl<'de> Deserializer<'de> for Variants<'_> {
+        type Error = serde_json::Error;
+
+        fn deserialize_any<V: Visitor<'de>>(self, _: V) -> std::result::Result<V::Value, Self::Error> {
+            Err(Self::Error::custom("not an enumeration"))
+        }
+
+        fn deserialize_enum<V: Visitor<'de>>(
+            self,
+            _: &'static str,
+            variants: &'static [&'static str],
+            _: V,
+        ) -> std::result::Result<V::Value, Self::Error> {
+            self.0.extend(variants);
+            Err(Self::Error::custom("no data"))
+        }
+
+        serde::forward_to_deserialize_any! {
+            bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 char str string bytes byte_buf option unit unit_struct
+            newtype_struct seq tuple tuple_struct map struct identifier ignored_any
+        }
+    }
+
+    fn names<T: serde::Serialize>(list: &[T]) -> Vec<Value> {
+        let mut names: Vec<_> = list.iter().map(|value| json!(value)).collect();
+        names.sort_by_key(Value::to_string);
+        names
+    }
+
+    fn all<'de, T: Deserialize<'de>>() -> Vec<Value> {
+        let mut variants = Vec::new();
+        assert!(T::deserialize(Variants(&mut variants)).is_err());
+        names(&variants)
+    }
+
+    /// An update of the crate that brings new ones fails here.
+    #[test]
+    fn the_lists_have_all_that_the_types_have() {
+        assert_eq!(names(ACTIONS), all::<LinuxSeccompAction>());
+        assert_eq!(names(OPERATORS), all::<LinuxSeccompOperator>());
+        assert_eq!(names(FLAGS), all::<LinuxSeccompFilterFlag>());
+        assert_eq!(names(ARCHS), all::<Arch>());
+    }
 
     fn judge(change: Value) -> Result<()> {
         let mut profile = json!({ "defaultAction": "SCMP_ACT_ALLOW" });

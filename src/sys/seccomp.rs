@@ -65,6 +65,15 @@ impl Filter {
     }
 }
 
+/// Whether this kernel knows the flags `flags` (SECCOMP_FILTER_FLAG_*). Loads nothing.
+pub fn knows(flags: u32) -> bool {
+    // SAFETY: the program's address is null, at which the kernel fails (EFAULT) after it has looked at the flags (EINVAL).
+    let done = unsafe {
+        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, std::ptr::null::<libc::sock_fprog>())
+    };
+    done == -1 && std::io::Error::last_os_error().raw_os_error() == Some(libc::EFAULT)
+}
+
 impl std::fmt::Debug for Filter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "a filter of {} instructions, flags {:#x}", self.program.len(), self.flags)

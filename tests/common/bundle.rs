@@ -86,6 +86,11 @@ impl Bundle {
         self
     }
 
+    /// The lower directory of its overlay: busybox, which is everybody's.
+    pub fn busybox(&self) -> &Path {
+        &self.busybox.0
+    }
+
     /// The specification as it stands.
     pub fn spec(&self) -> &Value {
         &self.spec

@@ -386,7 +386,7 @@ mod tests {
             undecided::<oci::PosixRlimit>("process.rlimits.", "type hard soft"),
             undecided::<Linux>(
                 "linux.",
-                "resources cgroupsPath namespaces devices maskedPaths readonlyPaths sysctl seccomp",
+                "resources cgroupsPath namespaces devices maskedPaths readonlyPaths sysctl seccomp rootfsPropagation",
             ),
             // The listener's are refused where a profile is judged (spec/seccomp.rs).
             undecided::<oci::LinuxSeccomp>(
