@@ -40,13 +40,18 @@ impl Cli {
         command
     }
 
-    /// Runs the client to its end. It has `PATIENCE` and more.
-    pub fn call(&self, args: &[&str]) -> Output {
+    /// The same, for what is to end by itself: it has `PATIENCE` and more for that.
+    pub fn bounded(&self, args: &[&str]) -> Command {
         let client = self.command(args);
         let mut command = Command::new("timeout");
         command.args(["--signal=KILL", "120"]).arg(client.get_program()).args(client.get_args());
-        command.envs(self.env.iter().map(|(name, value)| (name, value)));
-        command.stdin(Stdio::null()).output().expect("timeout")
+        command.envs(self.env.iter().map(|(name, value)| (name, value))).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs the client to its end.
+    pub fn call(&self, args: &[&str]) -> Output {
+        self.bounded(args).output().expect("timeout")
     }
 
     /// The same, which must succeed; returns its output.
@@ -88,7 +93,7 @@ impl Cli {
 
     /// The same in the background, with pipes at its stdin, stdout and stderr.
     pub fn run_attached(&self, options: &[&str], command: &[&str]) -> Child {
-        let mut client = self.command(&self.run_args(&[&["--rm"], options].concat(), command));
+        let mut client = self.bounded(&self.run_args(&[&["--rm"], options].concat(), command));
         client.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the client")
     }
 

@@ -40,7 +40,7 @@ pub fn logs_of_a_detached_container(cli: &Cli) {
     assert!(eventually(|| container.logs() == "one\n"));
     let both = cli.call(&["logs", "logs"]);
     assert_eq!((&*text(&both.stdout), &*text(&both.stderr)), ("one\n", "two\n"));
-    let mut follower = cli.command(&["logs", "--follow", "logs"]);
+    let mut follower = cli.bounded(&["logs", "--follow", "logs"]);
     let mut follower =
         follower.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::null()).spawn().unwrap();
     let mut lines = BufReader::new(follower.stdout.take().unwrap()).lines().map(Result::unwrap);
@@ -89,7 +89,7 @@ pub fn exec_has_the_user_directory_and_environment_it_asks_for(cli: &Cli) {
     let output = container.exec(&[], &sh("echo out; echo err >&2; exit 9"));
     assert_eq!((output.status.code(), &*text(&output.stdout), &*text(&output.stderr)), (Some(9), "out\n", "err\n"));
     assert_eq!(container.exec(&[], &sh("kill -9 $$")).status.code(), Some(137));
-    let mut cat = cli.command(&["exec", "--interactive", "exec", "cat"]);
+    let mut cat = cli.bounded(&["exec", "--interactive", "exec", "cat"]);
     let mut cat = cat.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn().unwrap();
     cat.stdin.take().unwrap().write_all(b"through\n").unwrap();
     assert_eq!(text(&cat.wait_with_output().unwrap().stdout), "through\n");
