@@ -3,6 +3,7 @@
 mod common;
 
 use std::fs;
+use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -308,5 +309,61 @@ fn a_device_that_is_none_is_an_error_that_names_it() {
         }
         let kept = backing_files().into_iter().filter(|file| Path::new(file.trim()) == image);
         assert_eq!(kept.count(), 0, "the loop device is still there");
+    });
+}
+
+/// As containerd 2.x has them for a container in a user namespace: the container of this test is in none, and sees the
+/// owners that the host sees.
+#[test]
+fn owners_of_layers_are_mapped_where_that_is_asked_for() {
+    block_on(async {
+        for count in [2, 200] {
+            let host = Host::new();
+            let mut bundle = host.bundle("one");
+            let ids = ["uidmap=0:100000:65536", "gidmap=0:200000:1000,1000:7:1", "nosuid"];
+            bundle.rootfs[0].options.extend(ids.map(String::from));
+            let directories = numbered(&host, count);
+            let bundle = stacked(bundle, &directories);
+            chown(directories[1].join("layers/1"), Some(5), Some(1000)).unwrap();
+            let script = "stat -c %u:%g /top /layers/1 /bin/busybox; echo x >/written; stat -c %u:%g /written";
+            let bundle = bundle.script(&format!("{script}; {COUNT}"));
+            let container = host.create(&bundle).await;
+            let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+            let rootfs = at(&table, bundle.rootfs_dir().to_str().unwrap());
+            assert!(rootfs.fstype == "overlay" && rootfs.has(&["nosuid"]), "{rootfs:?}");
+            let seen = container.run().await.ok();
+            let wanted = "100000:200000\n100005:7\n100000:200000\n0:0\n";
+            assert_eq!(seen, format!("{wanted}{count}\n0\n"));
+            assert_eq!(fs::metadata(directories[0].join("top")).unwrap().uid(), 0, "on disk nothing has changed");
+            assert_eq!(host.scratch.leftovers(), [""; 0]);
+        }
+    });
+}
+
+#[test]
+fn owners_of_a_bind_are_mapped_where_that_is_asked_for() {
+    block_on(async {
+        let host = Host::new();
+        let mut bundle = host.bundle("one");
+        let below = host.scratch.dir().join("below");
+        fs::create_dir(&below).unwrap();
+        fs::write(below.join("file"), "").unwrap();
+        let mut bind = mount_of("bind", &below, &["rbind", "uidmap=0:100000:65536", "gidmap=0:200000:65536"]);
+        bind.target = "home".into();
+        bundle.rootfs.push(bind);
+        let seen = host.run(&bundle.script("stat -c %u:%g /home/file")).await;
+        assert_eq!(seen.ok(), "100000:200000\n");
+        assert_eq!(host.scratch.leftovers(), [""; 0]);
+
+        let host = Host::new();
+        let mut bundle = host.bundle("one");
+        bundle.rootfs[0].options.extend(["uidmap=0:1:2:3", "gidmap=0:1:1"].map(String::from));
+        host.refused(&bundle).await.names(Code::INVALID_ARGUMENT, &["uidmap", "0:1:2:3"]);
+        // Twice the same id: the kernel's to refuse, and nothing is left.
+        let host = Host::new();
+        let mut bundle = host.bundle("one");
+        bundle.rootfs[0].options.extend(["uidmap=0:1:1,0:5:1", "gidmap=0:1:1"].map(String::from));
+        let refusal = host.refused(&bundle).await;
+        assert!(refusal.message.contains("uid_map"), "{refusal:?}");
     });
 }

@@ -99,7 +99,7 @@ fn a_read_only_root_is_so_inside_only_and_not_for_what_is_mounted_on_it() {
 
 #[test]
 fn other_rootfs_mounts_are_refused() {
-    for (kind, option) in [("fuse3.stargz", "ro"), ("mkfs/ext4", "ro"), ("overlay", "uidmap=0:1:2")] {
+    for (kind, option) in [("fuse3.stargz", "ro"), ("mkfs/ext4", "ro"), ("overlay", "X-containerd.dmverity=1")] {
         let refusal = refused(|mut bundle| {
             bundle.rootfs.insert(0, bundle.rootfs[0].clone());
             bundle.rootfs[1].type_ = kind.into();

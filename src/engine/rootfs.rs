@@ -1,6 +1,7 @@
 //! The root file system's mounts, as containerd's Create request asks for them: made on the bundle's directory, in the
 //! host's mount namespace, where others expect to find them (a snapshotter's cleanup, `nerdctl cp`).
 
+mod idmap;
 mod overlay;
 
 use std::os::fd::{AsFd, AsRawFd};
@@ -15,6 +16,7 @@ use crate::sys::path::Root;
 
 use super::Engine;
 use super::events::RootfsMount;
+use idmap::IdMaps;
 use overlay::Overlay;
 
 /// File systems of snapshotters that are on a device, or on a file of the option `loop`: mounting one reads the device
@@ -31,6 +33,7 @@ pub struct Planned {
     /// Below the rootfs; empty for itself.
     target: PathBuf,
     options: MountOptions,
+    ids: Option<IdMaps>,
     how: How,
 }
 
@@ -57,15 +60,12 @@ pub fn plan(mounts: &[RootfsMount]) -> Result<Vec<Planned>> {
 
 fn plan_one(mount: &RootfsMount) -> Result<Planned> {
     let unsupported = |what: String| Error::new(Kind::Unimplemented, format!("{what} is not supported"));
-    for word in &mount.options {
-        let key = word.split('=').next().unwrap_or_default();
-        // The first are for containerd's mount manager, which takes them away as it does what they say; the others ask for
-        // an overlay whose layers are id-mapped mounts.
-        if key.starts_with("X-containerd.") || matches!(key, "uidmap" | "gidmap") {
-            return Err(unsupported(format!("the option {word:?} of type {:?}", mount.kind)));
-        }
+    // These are for containerd's mount manager, which takes them away as it does what they say.
+    if let Some(word) = mount.options.iter().find(|word| word.starts_with("X-containerd.")) {
+        return Err(unsupported(format!("the option {word:?} of type {:?}", mount.kind)));
     }
     let mut options = MountOptions::parse(&mount.options)?;
+    let ids = IdMaps::take(&mut options)?;
     let how = match mount.kind.as_str() {
         // As with `mounts` of a specification, the type does not matter then.
         _ if options.bind => How::Bind,
@@ -81,7 +81,14 @@ fn plan_one(mount: &RootfsMount) -> Result<Planned> {
             None => return Err(unsupported(format!("type {kind:?}"))),
         },
     };
-    Ok(Planned { source: mount.source.clone(), target: mount.target.clone().into(), options, how })
+    match (&ids, &how) {
+        (Some(_), How::Overlay(overlay)) => drop(overlay.parts()?),
+        (Some(_), How::Tmpfs | How::Device { .. }) => {
+            return Err(unsupported(format!("the option uidmap of type {:?}", mount.kind)));
+        }
+        _ => {}
+    }
+    Ok(Planned { source: mount.source.clone(), target: mount.target.clone().into(), options, ids, how })
 }
 
 impl Engine {
@@ -99,6 +106,11 @@ impl Engine {
     async fn mount_one(&self, planned: &Planned, rootfs: &Path) -> Result<()> {
         const WHAT: &str = "mounting the rootfs";
         match &planned.how {
+            // A process of its own: it makes a user namespace, and of an overlay the layers are in a mount namespace.
+            How::Bind if planned.ids.is_some() => self.in_child(WHAT, MOUNT_BOUND, || planned.bind(rootfs)).await,
+            How::Overlay(overlay) if planned.ids.is_some() => {
+                self.in_child(WHAT, MOUNT_BOUND, || planned.mapped(overlay, rootfs)).await
+            }
             How::Bind => planned.bind(rootfs),
             How::Tmpfs => planned.file_system("tmpfs", &planned.source, rootfs),
             How::Overlay(overlay) if overlay.fits() => planned.file_system("overlay", &planned.source, rootfs),
@@ -129,6 +141,9 @@ impl Planned {
 
     fn bind(&self, rootfs: &Path) -> Result<()> {
         let tree = Mount::clone_path(None, Path::new(&self.source), self.options.recursive_bind)?;
+        if let Some(ids) = &self.ids {
+            ids.apply(&tree, self.options.recursive_bind)?;
+        }
         self.at_target(rootfs, |target| {
             let target = Root::open(target)?;
             tree.attach_with(target.as_fd(), self.options.attr_set, self.options.attr_clr)
@@ -155,6 +170,21 @@ impl Planned {
         let mount = overlay.mount(&self.source, &self.options)?;
         self.at_target(rootfs, |target| mount.attach(Root::open(target)?.as_fd()))?;
         self.propagate(rootfs)
+    }
+
+    /// Runs in a process of its own.
+    fn mapped(&self, overlay: &Overlay, rootfs: &Path) -> Result<()> {
+        let Some(ids) = &self.ids else { return Ok(()) };
+        let (layers, data) = overlay.parts()?;
+        let flags = u64::from(self.options.ms_flags().bits());
+        // The target in this mount namespace and, wherever our root is in it, by this path.
+        self.at_target(rootfs, |target| {
+            let target = Root::open(target)?;
+            let mount = ids.overlay(&self.source, &layers, flags, &data, rootfs)?;
+            mount.attach(target.as_fd())?;
+            let Some((kind, recursive)) = self.options.propagation else { return Ok(()) };
+            mount.propagate(u64::from(kind.flag().bits()), recursive)
+        })
     }
 
     /// Runs in a process of its own.
@@ -214,8 +244,8 @@ mod tests {
             ("fuse3.stargz", &[][..], "type \"fuse3.stargz\" is not supported"),
             ("mkfs/ext4", &["X-containerd.mkfs.size=1"], "X-containerd.mkfs.size=1"),
             ("ext4", &["X-containerd.mkfs.fs=ext4"], "\"X-containerd.mkfs.fs=ext4\" of type \"ext4\""),
-            ("overlay", &["uidmap=0:100000:65536", "lowerdir=/a"], "\"uidmap=0:100000:65536\" of type \"overlay\""),
-            ("bind", &["gidmap=0:100000:65536"], "\"gidmap=0:100000:65536\" of type \"bind\""),
+            ("tmpfs", &["uidmap=0:100000:65536", "gidmap=0:1:1"], "uidmap of type \"tmpfs\""),
+            ("overlay", &["lowerdir=/a::/b", "uidmap=0:1:1", "gidmap=0:1:1"], "data-only layers with uidmap"),
         ] {
             let error = judge(kind, options).unwrap_err();
             assert_eq!(error.kind(), Kind::Unimplemented, "{error}");

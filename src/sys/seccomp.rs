@@ -79,3 +79,14 @@ impl std::fmt::Debug for Filter {
         write!(f, "a filter of {} instructions, flags {:#x}", self.program.len(), self.flags)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flag_of_no_kernel_is_not_known() {
+        assert!(knows(libc::SECCOMP_FILTER_FLAG_LOG as u32));
+        assert!(!knows(1 << 31));
+    }
+}

@@ -82,6 +82,18 @@ impl Overlay {
         self.data.clone()
     }
 
+    /// The layers' paths, and the other options for mount(2).
+    ///
+    /// # Errors
+    /// `Unimplemented` for layers that hold data alone.
+    pub(super) fn parts(&self) -> Result<(Vec<&str>, String)> {
+        if self.layers.iter().any(|layer| layer.data_only) {
+            return Err(Error::new(Kind::Unimplemented, "data-only layers with uidmap and gidmap are not supported"));
+        }
+        let options = MountOptions { data: self.others.clone(), ..MountOptions::default() };
+        Ok((self.layers.iter().map(|layer| layer.path.as_str()).collect(), options.data_string()))
+    }
+
     /// A detached mount, made of one layer after the other.
     ///
     /// # Errors
