@@ -91,7 +91,8 @@ fn a_killed_container_ends_with_128_and_the_signal(containerd: Containerd) {
 }
 
 fn stdin_reaches_the_container_and_ends(containerd: Containerd) {
-    let mut ctr = containerd.run_attached("stdin", &[], &sh("cat; echo end"));
+    // It stays a while: what ctr has not read at the exit is lost.
+    let mut ctr = containerd.run_attached("stdin", &[], &sh("cat; echo end; sleep 0.5"));
     let mut stdin = ctr.stdin.take().unwrap();
     let lines: String = (0..100_000).map(|i| format!("{i}\n")).collect();
     let writer = {
@@ -313,6 +314,7 @@ fn containerd_killed_and_restarted_finds_its_tasks_as_they_were(mut containerd: 
     containerd.run_detached("frozen", &[], SLEEP);
     containerd.ctr_ok(&["task", "pause", "frozen"]);
     let before = [containerd.task("runs").unwrap(), containerd.task("frozen").unwrap()];
+    assert_eq!((&*before[0].status, &*before[1].status), ("RUNNING", "PAUSED"));
     let shims = containerd.shims();
     for round in 0..3 {
         let goes = processes_of(&containerd, "runs").into_iter().find(|pid| command_of(*pid) == "sleep 3000");

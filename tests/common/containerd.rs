@@ -7,13 +7,14 @@
 // Each test binary has this module for itself and uses its part of it.
 #![allow(dead_code, unused_imports)]
 
+mod attached;
 mod events;
 mod machine;
-mod version;
+pub mod version;
 
 pub use events::Events;
 pub use machine::*;
-pub use version::{V1_6, V1_7, V2_1, Version, on};
+use version::Version;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -133,9 +134,22 @@ impl Containerd {
 
     /// Runs `ctr ARGS`. It has `PATIENCE` and more to end by itself.
     pub fn ctr(&self, args: &[&str]) -> Output {
+        self.bounded(args).output().expect("timeout, ctr")
+    }
+
+    fn bounded(&self, args: &[&str]) -> Command {
         let mut command = Command::new("timeout");
         command.args(["--signal=KILL", "120"]).arg(self.bin.join("ctr")).args(self.connection()).args(args);
-        command.stdin(Stdio::null()).output().expect("timeout, ctr")
+        command.stdin(Stdio::null());
+        command
+    }
+
+    /// Runs `ctr ARGS` to its end with all of its process's output. `args` gets a directory for `--fifo-dir`.
+    fn ctr_attached(&self, args: impl FnOnce(&str) -> Vec<String>) -> Output {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let fifos = self.dir.join(format!("fifos.{}", COUNT.fetch_add(1, Ordering::Relaxed)));
+        let args = args(fifos.to_str().unwrap());
+        attached::run(self.bounded(&args.iter().map(String::as_str).collect::<Vec<_>>()), &fifos)
     }
 
     /// Runs `ctr ARGS`, which must succeed, and returns its output.
@@ -147,7 +161,7 @@ impl Containerd {
     }
 
     /// The arguments of `ctr run` for this runtime, snapshotter and cgroup.
-    pub fn run_args<'a>(&'a self, id: &'a str, options: &[&'a str], command: &[&'a str]) -> Vec<String> {
+    pub fn run_args(&self, id: &str, options: &[&str], command: &[&str]) -> Vec<String> {
         self.ids.lock().unwrap().insert(id.to_string());
         let cgroup = self.cgroup_of(id);
         let mut args = vec!["run", "--runtime", &self.runtime, "--cgroup", &cgroup];
@@ -164,9 +178,10 @@ impl Containerd {
 
     /// `ctr run --rm OPTIONS image id COMMAND`: runs it to its end.
     pub fn run(&self, id: &str, options: &[&str], command: &[&str]) -> Output {
-        let options = [&["--rm"], options].concat();
-        let args = self.run_args(id, &options, command);
-        self.ctr(&args.iter().map(String::as_str).collect::<Vec<_>>())
+        self.ctr_attached(|fifos| {
+            let options = [&["--rm", "--fifo-dir", fifos], options].concat();
+            self.run_args(id, &options, command)
+        })
     }
 
     /// The same, which must succeed with nothing on stderr, and returns its output.
@@ -199,8 +214,10 @@ impl Containerd {
 
     /// `ctr task exec`: runs COMMAND in the container, attached, to its end.
     pub fn exec(&self, id: &str, exec: &str, options: &[&str], command: &[&str]) -> Output {
-        let args = [&["task", "exec", "--exec-id", exec], options, &[id], command].concat();
-        self.ctr(&args)
+        self.ctr_attached(|fifos| {
+            let args = [&["task", "exec", "--fifo-dir", fifos, "--exec-id", exec], options, &[id], command].concat();
+            args.into_iter().map(Into::into).collect()
+        })
     }
 
     /// What `ctr task ls` says of the container.
@@ -398,6 +415,11 @@ impl Containerd {
         eventually(|| {
             let processes = self.processes();
             processes.iter().for_each(|pid| send_signal(Signal::KILL, *pid));
+            // What is frozen does not die.
+            for dir in self.cgroups() {
+                let _ = fs::write(dir.join("freezer.state"), "THAWED")
+                    .or_else(|_| fs::write(dir.join("cgroup.freeze"), "0"));
+            }
             processes.is_empty()
         });
         for mount in self.mounts().into_iter().rev() {

@@ -79,7 +79,7 @@ macro_rules! on_each_containerd {
     };
     (@ $module:ident $version:ident $($scenario:ident)*) => {
         mod $module {
-            use $crate::common::containerd::{$version, on};
+            use $crate::common::containerd::version::{$version, on};
             $(#[test]
             fn $scenario() {
                 on(&$version, stringify!($scenario), super::$scenario);
