@@ -372,6 +372,23 @@ mod docker_28 {
     }
 
     #[test]
+    fn containers_on_a_bridge_reach_each_other() {
+        let Some(docker) = Docker::bridged(&name("containers_on_a_bridge_reach_each_other")) else { return };
+        let serve = "echo ready; while :; do echo served | nc -l -p 80; done";
+        let server = docker.cli.ready("server", &[], &sh(serve));
+        let address = server.inspect("{{.NetworkSettings.IPAddress}}");
+        assert!(
+            server.exec_ok(&[], &["ip", "addr", "show", "eth0"]).contains(&format!("inet {address}/")),
+            "{address}"
+        );
+        assert!(server.exec_ok(&[], &["cat", "/etc/hosts"]).contains(&address));
+        assert_eq!(docker.cli.run_ok(&[], &sh(&format!("nc {address} 80 </dev/null"))), "served\n");
+        let joined = ["--network", "container:server"];
+        assert!(docker.cli.run_ok(&joined, &["ip", "addr"]).contains(&format!("inet {address}/")));
+        server.remove();
+    }
+
+    #[test]
     fn host_names_limits_sysctls_and_the_oom_score() {
         let Some(docker) = shared("host_names_limits_sysctls_and_the_oom_score") else { return };
         let run = |options: &[&str], script: &str| docker.cli.run_ok(options, &sh(script));

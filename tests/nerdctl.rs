@@ -8,7 +8,8 @@ mod nerdctl {
     use std::path::Path;
     use std::process::Command;
 
-    use super::common::containerd::{Containerd, V1_6, V2_1, can_overlay, text};
+    use super::common::containerd::version::{V1_6, V2_1};
+    use super::common::containerd::{Containerd, can_overlay, text};
     use super::common::docker_cli::Cli;
     use super::common::{docker_scenarios as scenarios, skipped};
 
@@ -36,7 +37,7 @@ mod nerdctl {
         let (address, data, networks) = (containerd.address(), path("nerdctl"), path("networks"));
         let global = [
             ["--address", &address],
-            ["--namespace", "default"],
+            ["--namespace", &containerd.namespace],
             ["--snapshotter", snapshotter],
             ["--data-root", &data],
             ["--cni-netconfpath", &networks],
@@ -49,7 +50,8 @@ mod nerdctl {
             runtime: std::env::var("DRAY_RUNTIME").unwrap_or_else(|_| "io.containerd.dray.v2".into()),
             image: super::common::containerd::IMAGE.into(),
             options: vec!["--cgroup-parent".into(), containerd.cgroup.clone()],
-            namespace: "default",
+            without_network: true,
+            namespace: containerd.namespace.clone(),
             address,
             cgroup: containerd.cgroup.clone(),
         }

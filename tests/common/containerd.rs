@@ -5,7 +5,7 @@
 //! each version of containerd is.
 
 // Each test binary has this module for itself and uses its part of it.
-#![allow(dead_code, unused_imports)]
+#![allow(dead_code)]
 
 mod attached;
 mod events;
@@ -34,7 +34,7 @@ pub struct Containerd {
     /// The parent of its containers' cgroups, in every hierarchy; begins with '/'.
     pub cgroup: String,
     /// Its namespace of containerd: the state below /run of containers of another containerd is not to be met.
-    namespace: String,
+    pub namespace: String,
     /// The test's name, with its module: for `skip`.
     test: String,
     version: &'static Version,

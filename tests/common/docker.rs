@@ -12,8 +12,9 @@ use std::sync::{Arc, Mutex, Weak};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
+use super::containerd::version::{V1_6, V2_1, Version};
 use super::containerd::{
-    V1_6, V2_1, Version, can_overlay, cgroup_hierarchies, describe, eventually, pids, send_signal, subdirectories, text,
+    can_overlay, cgroup_hierarchies, describe, eventually, pids, send_signal, subdirectories, text,
 };
 use super::docker_cli::Cli;
 use super::skipped;
@@ -84,6 +85,21 @@ impl Docker {
 
     /// One for this test alone, which ends its daemons in mid-flight.
     pub fn start(test: &str) -> Option<Docker> {
+        Docker::start_with(test, false)
+    }
+
+    /// One whose containers have Docker's default network, a bridge. It is in a network namespace with dockerd.
+    pub fn bridged(test: &str) -> Option<Docker> {
+        let links = "ip link add b type bridge && ip link add v type veth";
+        let tried = Command::new("unshare").args(["--net", "busybox", "sh", "-c", links]).output().expect("unshare");
+        if !tried.status.success() {
+            skipped(test, &format!("no bridge can be made: {}", text(&tried.stderr).trim()));
+            return None;
+        }
+        Docker::start_with(test, true)
+    }
+
+    fn start_with(test: &str, bridged: bool) -> Option<Docker> {
         let programs = match Programs::find() {
             Ok(programs) => programs,
             Err(why) => {
@@ -107,11 +123,13 @@ impl Docker {
             runtime: std::env::var("DRAY_RUNTIME").unwrap_or_else(|_| "io.containerd.dray.v2".into()),
             image: "busybox".into(),
             options: vec![],
-            namespace: NAMESPACE,
+            without_network: true,
+            namespace: NAMESPACE.into(),
             address: socket("c.sock"),
             cgroup: format!("/{name}"),
         };
         let mut docker = Docker { cli, dir, programs, containerd: None, dockerd: None };
+        docker.cli.without_network = !bridged;
         docker.configure();
         docker.start_containerd();
         docker.start_dockerd();
@@ -137,13 +155,16 @@ impl Docker {
             "cgroup-parent": self.cli.cgroup,
             "exec-opts": ["native.cgroupdriver=cgroupfs"],
             // Nothing of the machine's network is touched.
-            "bridge": "none", "iptables": false, "ip6tables": false, "ip-forward": false, "ip-masq": false,
+            "iptables": false, "ip6tables": false, "ip-forward": false, "ip-masq": false,
             "live-restore": true,
             "runtimes": {
                 "configured": runtime("configured.toml", "IoUid = 1234\n"),
                 "refusing": runtime("refusing.toml", "BinaryName = \"/usr/bin/something\"\n"),
             },
         });
+        if self.cli.without_network {
+            docker["bridge"] = json!("none");
+        }
         if let Some(init) = &self.programs.init {
             docker["init-path"] = json!(init);
         }
@@ -179,7 +200,12 @@ impl Docker {
         assert!(self.dockerd.is_none(), "dockerd is running");
         let config = self.dir.join("docker.json");
         let dockerd = self.programs.docker.join("sbin/dockerd");
-        self.dockerd = Some(self.spawn(&dockerd, &["--config-file".as_ref(), &config], "docker.log"));
+        let args: [&Path; 4] = ["--net".as_ref(), &dockerd, "--config-file".as_ref(), &config];
+        // unshare(1) becomes the program.
+        self.dockerd = Some(match self.cli.without_network {
+            true => self.spawn(&dockerd, &args[2..], "docker.log"),
+            false => self.spawn("unshare".as_ref(), &args, "docker.log"),
+        });
         let answers = eventually(|| self.cli.call(&["version"]).status.success());
         assert!(answers, "dockerd does not answer: {}", self.log("docker.log"));
     }

@@ -18,8 +18,10 @@ pub struct Cli {
     pub image: String,
     /// Options of every `run`.
     pub options: Vec<String>,
+    /// Whether `run` is without a network where its options have none.
+    pub without_network: bool,
     /// The containerd namespace of the containers.
-    pub namespace: &'static str,
+    pub namespace: String,
     /// containerd's socket.
     pub address: String,
     /// The parent of the containers' cgroups, in every hierarchy; begins with '/'.
@@ -62,14 +64,14 @@ impl Cli {
         text(&output.stdout)
     }
 
-    /// The words of a `run`: without a network, unless the options have one, for nothing of the machine's is to be changed.
+    /// The words of a `run`: mostly without a network, for nothing of the machine's is to be changed.
     pub fn run_args<'a>(&'a self, options: &[&'a str], command: &[&'a str]) -> Vec<&'a str> {
         let mut args = vec!["run"];
         args.extend(self.options.iter().map(String::as_str));
         if !options.contains(&"--runtime") {
             args.extend(["--runtime", &self.runtime]);
         }
-        if !options.contains(&"--network") {
+        if self.without_network && !options.contains(&"--network") {
             args.extend(["--network", "none"]);
         }
         args.extend(options);
@@ -192,8 +194,8 @@ impl Container<'_> {
         left.extend(pids().filter(is_shim).map(describe));
         let cgroup = format!("{}/{}", &self.cli.cgroup[1..], self.id);
         let dirs = cgroup_hierarchies().into_iter().map(|(root, _)| root.join(&cgroup));
-        let state = Path::new("/run/dray").join(self.cli.namespace).join(&self.id);
-        let paths = dirs.chain([state, socket(&self.cli.address, self.cli.namespace, &self.id)]);
+        let state = Path::new("/run/dray").join(&self.cli.namespace).join(&self.id);
+        let paths = dirs.chain([state, socket(&self.cli.address, &self.cli.namespace, &self.id)]);
         left.extend(paths.filter(|path| path.exists()).map(|path| path.display().to_string()));
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
         left.extend(mounts.lines().filter(|line| line.contains(&self.id)).map(Into::into));
