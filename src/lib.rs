@@ -9,7 +9,8 @@
 //! The action `start` binds the socket, seals the executable ([`sys::seal`]) and leaves the server behind
 //! ([`shim::bootstrap`]). The server is one thread ([`shim::daemon`]): a tokio current-thread loop that never blocks for
 //! long. Every process of a container is born by one clone3 from it ([`sys::fork`]), sets itself up by straight-line code
-//! ([`init::steps`]) and becomes its program by execve. Forking without a following execve of our own is sound because:
+//! ([`init::steps`]) and becomes its program by execve (one that joins a user namespace may have a helper between the two
+//! at its birth: [`sys::fork::fork_inside`]). Forking without a following execve of our own is sound because:
 //!
 //! 1. the process has one thread at every fork, checked there;
 //! 2. the executable is sealed (CVE-2019-5736);

@@ -27,6 +27,15 @@ async fn doomed(change: impl FnOnce(Bundle) -> Bundle) -> (World, Bundle, OwnedF
     (world, bundle, shim)
 }
 
+/// In turn: without a pid namespace of its own, with one, with a user namespace too.
+fn kind(bundle: Bundle, round: u32) -> Bundle {
+    match round % 3 {
+        0 => bundle.without_namespace("pid"),
+        1 => bundle,
+        _ => bundle.user_namespace(100_000),
+    }
+}
+
 fn kill_9(shim: &OwnedFd) {
     pidfd_send_signal(shim, Signal::KILL).unwrap();
     await_exit(shim, SOON).unwrap();
@@ -77,8 +86,7 @@ fn while_a_container_is_created() {
         const ROUNDS: u32 = 60;
         let (mut answered, mut lost) = (0, 0);
         for round in 0..ROUNDS {
-            let private = round % 3 > 0;
-            let (world, bundle, shim) = doomed(|b| if private { b } else { b.without_namespace("pid") }).await;
+            let (world, bundle, shim) = doomed(|b| kind(b, round)).await;
             let (task, request) = (world.task.clone(), world.request_for(&bundle, &Io::null()));
             let creating = tokio::spawn(async move { task.create_request(request).await });
             let moment = moment(round, ROUNDS, Duration::from_millis(12));
@@ -144,8 +152,7 @@ fn while_a_container_is_started() {
 fn while_an_exec_is_started() {
     block_on(async {
         for round in 0..30 {
-            let private = round % 2 > 0;
-            let (world, bundle, shim) = doomed(|b| if private { b } else { b.without_namespace("pid") }).await;
+            let (world, bundle, shim) = doomed(|b| kind(b, round)).await;
             let init = hold(&[world.run(&bundle).await]);
             world.exec("one", "x", &bundle.process(&["sleep", "1000"]), &Io::null()).await.unwrap();
             let task = world.task.clone();

@@ -1,7 +1,7 @@
 //! The fork and the child's first steps, called directly: what holds of them whatever the shim does around them.
 //!
 //! Each test runs in a process of its own with one thread, which it may kill or put under a filter.
-#![allow(unsafe_code)] // pidfd_getfd(2), to look at an invariant with another one taken out of play.
+#![allow(unsafe_code)] // signal(2), and pidfd_getfd(2) to look at an invariant with another one taken out of play.
 
 mod common;
 
@@ -20,7 +20,10 @@ use dray::engine::events::{RootfsMount, StdioUris};
 use dray::error::Kind;
 use dray::init::plan::{Plan, Process, Streams, Work};
 use dray::init::sync::{Heard, Hold, ParentEnd};
-use dray::sys::fork::{Child, PANICKED, exit_now, fork};
+use dray::sys::fork::{Child, PANICKED, exit_now, fork, fork_inside};
+use dray::sys::ns::{self, Namespace};
+use dray::sys::spawn::{Program, spawn};
+use dray::sys::userns;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
@@ -41,8 +44,11 @@ const TESTS: &[(&str, fn())] = &[
     ("the_death_of_its_parent_kills_a_waiting_child", the_death_of_its_parent_kills_a_waiting_child),
     ("the_end_of_the_socket_ends_a_parked_child", the_end_of_the_socket_ends_a_parked_child),
     ("clone_serves_where_clone3_is_missing", clone_serves_where_clone3_is_missing),
+    ("a_child_is_born_inside_of_a_joined_user_namespace", a_child_is_born_inside_of_a_joined_user_namespace),
     ("a_cgroup_that_takes_no_birth_is_left_to_the_child", a_cgroup_that_takes_no_birth_is_left_to_the_child),
     ("each_seal_holds_where_mfd_exec_is_missing", each_seal_holds_where_mfd_exec_is_missing),
+    ("a_program_is_given_what_it_is_given_and_no_more", a_program_is_given_what_it_is_given_and_no_more),
+    ("a_program_that_cannot_be_executed_says_why", a_program_that_cannot_be_executed_says_why),
 ];
 
 /// As cargo's harness prints it, whose lines scripts/test counts; of its arguments the filter alone is understood.
@@ -190,6 +196,49 @@ fn a_panic_in_create_undoes_the_container() {
         assert!(mounts_below(scratch.dir()).is_empty(), "{:?}", mounts_below(scratch.dir()));
         assert!(!state.join(scratch.namespace()).exists(), "state is left");
         assert_eq!(waitpid(None, None).unwrap_err(), nix::errno::Errno::ECHILD, "a child is left");
+    }
+}
+
+/// A shell with these descriptors from 0 on.
+fn shell(script: &str, fds: Vec<OwnedFd>) -> Program {
+    Program {
+        path: c"/bin/busybox".to_owned(),
+        args: [c"sh", c"-c"].map(Into::into).into_iter().chain([std::ffi::CString::new(script).unwrap()]).collect(),
+        env: vec![c"ONE=1".to_owned()],
+        fds,
+        cwd: Some(c"/proc".to_owned()),
+        die_with_parent: false,
+    }
+}
+
+/// The descriptors are given crosswise: 0 is the write end's number, and one of the shim's own stays behind.
+fn a_program_is_given_what_it_is_given_and_no_more() {
+    dray::sys::signal::block_all().unwrap();
+    // SAFETY: SIG_IGN runs no code.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+    let null = || OwnedFd::from(fs::OpenOptions::new().read(true).write(true).open("/dev/null").unwrap());
+    let (mut output, write) = std::io::pipe().unwrap();
+    let _other = null();
+    let script = "echo $ONE $PWD; grep -E '^Sig(Blk|Ign)' /proc/self/status; ls /proc/$$/fd; \
+        [ $(cut -d' ' -f6 /proc/$$/stat) = $$ ] && echo leads";
+    let spawned = spawn(&shell(script, vec![null(), write.into()])).unwrap();
+    exited(&spawned.child, 0);
+    assert!(spawned.refused().is_none());
+    let mut text = String::new();
+    // The program's own copies are gone with it: what is left of the write end is ours, dropped with the call.
+    output.read_to_string(&mut text).unwrap();
+    let zero = "0000000000000000";
+    assert_eq!(text, format!("1 /proc\nSigBlk:\t{zero}\nSigIgn:\t{zero}\n0\n1\n2\nleads\n"));
+}
+
+fn a_program_that_cannot_be_executed_says_why() {
+    for (path, errno) in [(c"/nowhere/at-all", libc::ENOENT), (c"/etc/passwd", libc::EACCES)] {
+        let program = Program { path: path.to_owned(), ..shell("", Vec::new()) };
+        let spawned = spawn(&program).unwrap();
+        exited(&spawned.child, 127);
+        let error = spawned.refused().unwrap();
+        assert_eq!(error.errno(), Some(errno), "{error}");
+        assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
     }
 }
 
@@ -360,6 +409,49 @@ fn clone_serves_where_clone3_is_missing() {
     let flags = libc::CLONE_NEWPID as u64;
     let child = fork(flags, None, None, |_| exit_now(std::process::id() as i32)).unwrap();
     exited(&child, 1);
+}
+
+/// With a pid namespace that is the user namespace's: it may mount a procfs of it. With clone3 and with clone.
+fn a_child_is_born_inside_of_a_joined_user_namespace() {
+    let holder = fork(libc::CLONE_NEWUSER as u64, None, None, |_| {
+        loop {
+            std::thread::park();
+        }
+    });
+    let holder = holder.unwrap();
+    let path = format!("/proc/{}/ns/user", holder.pid);
+    let joined = [(Namespace::User, ns::open_path(Namespace::User, path.as_ref()).unwrap())];
+    assert_eq!(userns::maps(joined[0].1.as_fd()).unwrap(), ["", ""]);
+    userns::write_maps(holder.pid as u32, "0 1000 10\n", "0 2000 10\n").unwrap();
+    let maps = userns::maps(joined[0].1.as_fd()).unwrap();
+    let words = maps.each_ref().map(|text| text.split_whitespace().collect::<Vec<_>>());
+    assert_eq!(words, [["0", "1000", "10"], ["0", "2000", "10"]]);
+
+    let wanted = fs::read_link(&path).unwrap();
+    for old in [false, true] {
+        if old {
+            seccomp::take_away(seccomp::OLD);
+        }
+        let flags = (libc::CLONE_NEWPID | libc::CLONE_NEWNS) as u64;
+        let child = fork_inside(&joined, flags, None, |birth| {
+            let here = fs::read_link("/proc/self/ns/user").unwrap();
+            let proc = dray::sys::mount::mount("proc", "/proc".as_ref(), "proc", 0, "");
+            let right = birth.joined && std::process::id() == 1 && here == wanted && proc.is_ok();
+            exit_now(if right { 7 } else { 1 })
+        });
+        let child = child.unwrap();
+        assert!(fs::read_to_string(format!("/proc/self/fdinfo/{}", child.pidfd.as_raw_fd())).unwrap().contains("Pid:"));
+        exited(&child, 7);
+        // Into one's own nobody can go.
+        let own = [(Namespace::User, ns::open_path(Namespace::User, "/proc/self/ns/user".as_ref()).unwrap())];
+        let error = fork_inside(&own, flags, None, |_| exit_now(0)).unwrap_err();
+        assert_eq!((error.errno(), error.to_string().contains("setns user")), (Some(libc::EINVAL), true), "{error}");
+        // Helpers leave nothing to be waited for.
+        let other = waitpid(None, Some(nix::sys::wait::WaitPidFlag::WNOHANG)).unwrap();
+        assert_eq!(other, WaitStatus::StillAlive);
+    }
+    kill(Pid::from_raw(holder.pid), Signal::SIGKILL).unwrap();
+    status(&holder);
 }
 
 /// A domain below a threaded one takes no process (cgroups(7), "domain invalid"): the child hears that it was not born

@@ -53,9 +53,26 @@ fn inside_the_container() {
         Some(("root", secret)) => {
             watch_newcomers(|pid| std::fs::metadata(format!("/proc/{pid}/root{secret}")).is_ok());
         }
+        None if attack == "exe" => watch_newcomers(is_seen_as_the_shim),
         None if attack == "keyring" => println!("keyring={}", session_keyring()),
         _ => panic!("unknown attack {attack}"),
     }
+}
+
+/// Looks at it until it may, or it is gone: then it must be its program, the image's.
+fn is_seen_as_the_shim(pid: u32) -> bool {
+    let proc = std::path::PathBuf::from(format!("/proc/{pid}"));
+    let process = rustix::process::Pid::from_raw(pid as i32).unwrap();
+    let _ = rustix::process::kill_process(process, rustix::process::Signal::CONT);
+    while proc.exists() {
+        match std::fs::read_link(proc.join("exe")) {
+            // A thread of our own is seen by its number too.
+            Ok(exe) => return !exe.ends_with("busybox") && !exe.ends_with("attacker"),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return false,
+            Err(_) => {}
+        }
+    }
+    false
 }
 
 /// Looks at every process that appears, as early as it can be seen, until `/stop` is there.
@@ -115,33 +132,59 @@ async fn exec_beside(bundle: &Bundle, sink: &EventSink) -> String {
 /// any process of the container could read the host's mounts in its /proc/PID/mountinfo, which asks for no permission.
 #[test]
 fn an_exec_on_its_way_shows_nothing_of_the_hosts_mounts() {
-    block_on(async {
-        let scratch = Scratch::new();
-        let sink = EventSink::start(&scratch);
-        // The mount point of the rootfs is in the host's table alone.
-        let needle = scratch.dir().join("bundles/one/rootfs ");
-        let bundle = attacker(Bundle::new(&scratch, "one"), &format!("mountinfo {}", needle.display()));
-        let text = exec_beside(&bundle, &sink).await;
-        assert!(text.contains("caught=0"), "{text}");
-    });
+    for user in [false, true] {
+        block_on(async {
+            let scratch = Scratch::new();
+            let sink = EventSink::start(&scratch);
+            // The mount point of the rootfs is in the host's table alone.
+            let needle = scratch.dir().join("bundles/one/rootfs ");
+            let bundle = attacker(Bundle::new(&scratch, "one"), &format!("mountinfo {}", needle.display()));
+            let bundle = if user { bundle.user_namespace(100_000) } else { bundle };
+            let text = exec_beside(&bundle, &sink).await;
+            assert!(text.contains("caught=0"), "{text}");
+        });
+    }
+}
+
+fn with_ptrace(bundle: Bundle) -> Bundle {
+    bundle.edit(|spec| {
+        for set in ["bounding", "effective", "permitted"] {
+            spec["process"]["capabilities"][set].as_array_mut().unwrap().push(json!("CAP_SYS_PTRACE"));
+        }
+    })
 }
 
 /// CAP_SYS_PTRACE opens /proc/PID/root of a process that is not dumpable too: it must be the container's root already.
 #[test]
 fn an_exec_on_its_way_is_no_way_to_the_hosts_files() {
-    block_on(async {
-        let scratch = Scratch::new();
-        let sink = EventSink::start(&scratch);
-        let bundle = Bundle::new(&scratch, "one").edit(|spec| {
-            for set in ["bounding", "effective", "permitted"] {
-                spec["process"]["capabilities"][set].as_array_mut().unwrap().push(json!("CAP_SYS_PTRACE"));
-            }
+    for user in [false, true] {
+        block_on(async {
+            let scratch = Scratch::new();
+            let sink = EventSink::start(&scratch);
+            let bundle = with_ptrace(Bundle::new(&scratch, "one"));
+            let bundle = if user { bundle.user_namespace(100_000) } else { bundle };
+            let secret = scratch.dir().join("bundles/one/config.json");
+            let bundle = attacker(bundle, &format!("root {}", secret.display()));
+            let text = exec_beside(&bundle, &sink).await;
+            assert!(text.contains("caught=0"), "{text}");
         });
-        let secret = scratch.dir().join("bundles/one/config.json");
-        let bundle = attacker(bundle, &format!("root {}", secret.display()));
-        let text = exec_beside(&bundle, &sink).await;
-        assert!(text.contains("caught=0"), "{text}");
-    });
+    }
+}
+
+/// Root of the container has the same uid, and what is dumpable is its to read: the shim's memory, for one (CVE-2016-9962).
+#[test]
+fn an_exec_on_its_way_cannot_be_looked_into() {
+    for user in [false, true] {
+        block_on(async {
+            let scratch = Scratch::new();
+            let sink = EventSink::start(&scratch);
+            let bundle = attacker(Bundle::new(&scratch, "one"), "exe");
+            // There CAP_SYS_PTRACE is of no help: the memory is still of the shim's user namespace.
+            let bundle = if user { with_ptrace(bundle).user_namespace(100_000) } else { bundle };
+            let text = exec_beside(&bundle, &sink).await;
+            assert!(text.contains("caught=0"), "{text}");
+        });
+    }
 }
 
 /// root of a container may change the mode of whatever it holds a descriptor of and root owns: that must not be the

@@ -1,6 +1,7 @@
 //! Terminals: which process has one, and how large it is.
 
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 
 use crate::error::{Error, Kind, Result};
 use crate::init::plan::{Process as ProcessPlan, Streams};
@@ -14,17 +15,20 @@ use super::stdio::Stdio;
 /// Opens our side of a process's streams, and says what its own side is. Pipes are made `owner`'s (user, group).
 ///
 /// # Errors
-/// As [`Stdio::open`].
-pub(super) fn open_streams(
+/// As [`Stdio::open`] and [`Stdio::launch`].
+pub(super) async fn open_streams(
+    engine: &Rc<Engine>,
     process: &Process,
     planned: &ProcessPlan,
     (uid, gid): (u32, u32),
 ) -> Result<(Stdio, Streams)> {
     if process.uris.terminal {
         let stdio = Stdio::open_terminal(&process.uris)?;
+        stdio.launch(engine, process).await?;
         return Ok((stdio, Streams::Terminal(process.size.get().or(planned.console_size))));
     }
     let (stdio, ends) = Stdio::open(&process.uris, uid, gid)?;
+    stdio.launch(engine, process).await?;
     Ok((stdio, Streams::Pipes([ends.stdin, ends.stdout, ends.stderr])))
 }
 

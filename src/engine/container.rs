@@ -13,6 +13,7 @@ use crate::cgroup::Cgroup;
 use crate::error::{Error, Kind, Result};
 use crate::init::plan::Process as ProcessPlan;
 use crate::init::sync::ParentEnd;
+use crate::spec::id_map::IdMaps;
 use crate::sys::pidfd;
 use crate::sys::seccomp::Filter;
 use crate::sys::tty::Size;
@@ -33,6 +34,8 @@ pub struct Container {
     pub bundle: PathBuf,
     /// CLONE_NEW* flags of the namespaces in which it is not the host.
     pub namespaces: u64,
+    /// The maps of its user namespace, where that is not the host's.
+    pub id_maps: Option<IdMaps>,
     /// It has a pid namespace of its own: the kernel ends all of it with its init. Else its cgroup is its only bound.
     pub private_pid_ns: bool,
     /// oom_score_adj of its init, for execs that have none.

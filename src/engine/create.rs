@@ -15,7 +15,9 @@ use crate::cgroup::{self, Cgroup};
 use crate::error::{Context, Error, Kind, Os, Result};
 use crate::init::namespaces::UNIFIED;
 use crate::init::plan::{self, Plan, Streams, Work};
+use crate::init::sources::Sources;
 use crate::init::sync::{Heard, Hold, ParentEnd};
+use crate::spec::id_map::IdMaps;
 use crate::spec::{load, namespaces, validate};
 use crate::sys::ns::{Birthplace, Namespace};
 use crate::sys::seccomp::Filter;
@@ -32,6 +34,7 @@ use super::ready::watch;
 use super::remains::{KILL_BOUND, Remains, Unmount, remove_saved};
 use super::rootfs;
 use super::state::{Identity, Saved, StateDir};
+use super::userns::{self, Outside};
 
 /// How long a child may take to be created or to reach its execve: mounts of the user's choice are among it, and one of
 /// a server that does not answer would otherwise keep the container's id for ever.
@@ -66,6 +69,7 @@ struct Judged {
     cgroup: PathBuf,
     state: StateDir,
     seccomp: Option<Rc<Filter>>,
+    id_maps: Option<IdMaps>,
 }
 
 /// A child about to be born.
@@ -128,6 +132,7 @@ impl Engine {
         let spec = load::load(&request.bundle)?;
         validate::validate(&spec)?;
         let rootfs_mounts = rootfs::plan(&request.rootfs)?;
+        let id_maps = userns::maps(&spec)?;
         let linux = spec.linux().as_ref();
         let cgroup = cgroup::cgroup_path(linux.and_then(|linux| linux.cgroups_path().as_deref()), &request.id)?;
         if let Some(resources) = linux.and_then(|linux| linux.resources().as_ref()) {
@@ -142,7 +147,7 @@ impl Engine {
         process.session_keyring = !request.options.no_new_keyring;
         let rootfs = load::rootfs(&request.bundle, &spec);
         let mount_point = request.bundle.join("rootfs");
-        Ok((Judged { request, rootfs, rootfs_mounts, mount_point, cgroup, state, spec, seccomp }, process))
+        Ok((Judged { request, rootfs, rootfs_mounts, mount_point, cgroup, state, spec, seccomp, id_maps }, process))
     }
 
     /// Makes the state directory. One that is there already is a living container's, or the leftover of one whose shim
@@ -165,7 +170,7 @@ impl Engine {
 
     /// Every effect, each in `remains` before it is made.
     async fn make(
-        &self,
+        self: &Rc<Self>,
         judged: &Judged,
         process: plan::Process,
         remains: &mut Remains,
@@ -181,7 +186,13 @@ impl Engine {
         remains.rootfs = saved.rootfs.clone();
         self.mount_rootfs(&judged.rootfs_mounts, &judged.mount_point).await?;
         let child = Process::new(&request.id, "", request.stdio.clone(), State::Creating);
-        let (stdio, streams) = console::open_streams(&child, &process, request.options.pipe_owner(&process))?;
+        let (stdio, streams) = console::open_streams(
+            self,
+            &child,
+            &process,
+            request.options.pipe_owner(&process, judged.id_maps.as_ref()),
+        )
+        .await?;
         *child.stdio.borrow_mut() = Some(Rc::new(stdio));
 
         let cgroup = Cgroup::create(&self.hierarchies, &judged.cgroup)?;
@@ -193,12 +204,19 @@ impl Engine {
         let oom = cgroup.watch_oom()?.map(Oom::new);
         let mut unborn = plan_init(judged, process, streams, &cgroup)?;
         unborn.plan.seccomp = judged.seccomp.clone();
+        let outside = Outside::of(&unborn.plan, judged.id_maps.as_ref());
+        let sources = unborn.plan.sources();
         self.birth(&child, unborn)?;
         *init = Some(child.clone());
         let oom_score_adj = judged.spec.process().as_ref().and_then(|process| process.oom_score_adj());
-        self.go(&child, oom_score_adj)?;
+        self.go(&child, oom_score_adj, &outside)?;
         let failed = || "OCI runtime create failed: unable to start container process";
-        match self.heard(&child).await.context(failed)? {
+        let mut heard = self.heard(&child).await.context(failed)?;
+        if let (Heard::WantsSources, Some(sources)) = (&heard, sources) {
+            self.send_sources(&child, &sources).await.context(failed)?;
+            heard = self.heard(&child).await.context(failed)?;
+        }
+        match heard {
             Heard::Ready => {}
             // The end of the socket alone: it was killed on its way.
             _ => return Err(Error::new(Kind::Internal, "it has died; is its memory limit too low?")).context(failed),
@@ -213,6 +231,7 @@ impl Engine {
             id: request.id.clone(),
             bundle: request.bundle.clone(),
             namespaces: plan::namespace_flags(&judged.spec)?,
+            id_maps: judged.id_maps.clone(),
             private_pid_ns,
             oom_score_adj,
             options: request.options,
@@ -242,8 +261,9 @@ impl Engine {
     }
 
     /// Does the parent's part of the set-up, and lets the child do its own.
-    pub(super) fn go(&self, process: &Process, oom_score_adj: Option<i32>) -> Result<()> {
+    pub(super) fn go(&self, process: &Process, oom_score_adj: Option<i32>, outside: &Outside) -> Result<()> {
         set_oom_score_adj(process.pid(), oom_score_adj)?;
+        outside.apply(process.pid())?;
         sync_of(process)?.get_ref().go()
     }
 
@@ -310,6 +330,9 @@ fn plan_init(judged: &Judged, process: plan::Process, streams: Streams, cgroup: 
     if let Some(rootfs) = &mut create.rootfs {
         rootfs.no_pivot = judged.request.options.no_pivot_root;
     }
+    if let Some(maps) = &judged.id_maps {
+        create.sources = Sources::of(&create, maps)?.map(Rc::new);
+    }
     let joined = create.joined.iter().find(|(kind, _)| *kind == Namespace::Pid);
     let pid_ns = joined.map(|(kind, fd)| fd.try_clone().map(|fd| (fd, kind.flag()))).transpose().os(|| "dup")?;
     unborn(Work::Create(Box::new(create)), process, streams, cgroup, pid_ns)
@@ -335,7 +358,7 @@ pub(super) fn unborn(
     Ok(Unborn { plan, cgroup: joins.unified, place })
 }
 
-fn sync_of(process: &Process) -> Result<Rc<AsyncFd<ParentEnd>>> {
+pub(super) fn sync_of(process: &Process) -> Result<Rc<AsyncFd<ParentEnd>>> {
     let sync = process.sync.borrow().clone();
     sync.ok_or_else(|| Error::new(Kind::Internal, format!("{process}: no child to talk to")))
 }

@@ -12,6 +12,7 @@ use super::container::{Container, Process};
 use super::create::unborn;
 use super::events::{Event, StdioUris};
 use super::lifecycle::State;
+use super::userns::Outside;
 
 impl Engine {
     /// Records an exec: `spec` is the process's specification, a JSON document.
@@ -34,6 +35,7 @@ impl Engine {
         // Whatever it says itself (containerd: process.Init.exec).
         spec.set_terminal(Some(uris.terminal));
         validate::validate_process(&spec).map_err(name)?;
+        container.id_maps.as_ref().map_or(Ok(()), |maps| maps.judge_process(&spec)).map_err(name)?;
         let mut planned = plan::process(&spec).map_err(name)?;
         planned.session_keyring = !container.options.no_new_keyring;
         let process = Process::new(id, exec, uris, State::Created);
@@ -44,12 +46,12 @@ impl Engine {
     }
 
     /// Gives birth to a recorded exec.
-    pub(super) async fn start_exec(&self, container: &Rc<Container>, process: &Rc<Process>) -> Result<()> {
+    pub(super) async fn start_exec(self: &Rc<Self>, container: &Rc<Container>, process: &Rc<Process>) -> Result<()> {
         let planned = process.planned.borrow_mut().take();
         let (planned, oom_score_adj) =
             planned.ok_or_else(|| Error::new(Kind::FailedPrecondition, "it has failed to start before"))?;
-        let owner = container.options.pipe_owner(&planned);
-        let (stdio, streams) = console::open_streams(process, &planned, owner)?;
+        let owner = container.options.pipe_owner(&planned, container.id_maps.as_ref());
+        let (stdio, streams) = console::open_streams(self, process, &planned, owner).await?;
         stdio.start();
         *process.stdio.borrow_mut() = Some(Rc::new(stdio));
         let init = container.init.pidfd()?;
@@ -57,8 +59,9 @@ impl Engine {
         let place = (init.try_clone().os(|| "dup")?, container.namespaces);
         let mut unborn = unborn(work, planned, streams, &container.cgroup, Some(place))?;
         unborn.plan.seccomp = container.seccomp.clone();
+        let outside = Outside::of(&unborn.plan, container.id_maps.as_ref());
         self.birth(process, unborn)?;
-        self.go(process, oom_score_adj.or(container.oom_score_adj))?;
+        self.go(process, oom_score_adj.or(container.oom_score_adj), &outside)?;
         self.executed(process)
             .await
             .context(|| "OCI runtime exec failed: exec failed: unable to start container process")

@@ -4,6 +4,7 @@
 //! containers of the pod, and containerd's questions about them (2 s for State), must not wait for it.
 
 use std::convert::Infallible;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use tokio::sync::oneshot;
 use crate::error::{Error, Kind, Result};
 use crate::init::sync::{self, ChildEnd, Heard};
 use crate::sys::fork::{self, exit_now};
+use crate::sys::ns::Birthplace;
 use crate::sys::{cred, fd, pidfd};
 
 use super::Engine;
@@ -42,9 +44,21 @@ impl Engine {
         bound: Duration,
         work: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
+        self.in_child_at(what, bound, None, &[], work).await
+    }
+
+    /// The same in other namespaces, with the descriptors `keep` left open.
+    pub(super) async fn in_child_at(
+        &self,
+        what: &'static str,
+        bound: Duration,
+        place: Option<Birthplace<'_>>,
+        keep: &[BorrowedFd<'_>],
+        work: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
         let (ours, theirs) = sync::pair()?;
         let us = rustix::process::getpid();
-        let child = fork::fork(0, None, None, |_| run(what, work, &theirs, us))?;
+        let child = fork::fork(0, place, None, |_| run(what, work, keep, &theirs, us))?;
         let (done, exited) = oneshot::channel();
         self.children.borrow_mut().insert(child.pid, Child::Helper(done));
         drop(theirs);
@@ -61,9 +75,15 @@ impl Engine {
     }
 }
 
-fn run(what: &str, work: impl FnOnce() -> Result<()>, answer: &ChildEnd, parent: Pid) -> Infallible {
+fn run(
+    what: &str,
+    work: impl FnOnce() -> Result<()>,
+    keep: &[BorrowedFd<'_>],
+    answer: &ChildEnd,
+    parent: Pid,
+) -> Infallible {
     let all = || {
-        fd::close_all_but(&[std::os::fd::AsFd::as_fd(answer)])?;
+        fd::close_all_but(&[keep, &[answer.as_fd()]].concat())?;
         cred::die_with_parent(true)?;
         // Too late for the signal: whoever cleans up after the shim does the work.
         if rustix::process::getppid() != Some(parent) {

@@ -20,6 +20,7 @@ pub mod lifecycle;
 pub mod oom;
 pub mod options;
 pub mod pause;
+mod program;
 pub mod ready;
 pub mod reaper;
 pub mod remains;
@@ -29,6 +30,7 @@ pub mod start;
 pub mod state;
 pub mod stdio;
 pub mod update;
+mod userns;
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::{HashMap, HashSet};

@@ -1,6 +1,7 @@
 //! What a container is asked to be beside its specification.
 
 use crate::init::plan;
+use crate::spec::id_map::{IdMap, IdMaps};
 
 /// The choices that containerd's runtime options leave to whoever runs the container.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -17,8 +18,11 @@ pub struct Options {
 }
 
 impl Options {
-    /// Whose the pipes of a process are.
-    pub fn pipe_owner(&self, process: &plan::Process) -> (u32, u32) {
-        (self.io_uid.unwrap_or(process.uid), self.io_gid.unwrap_or(process.gid))
+    /// Whose the pipes of a process are, on the host; `maps` are those of its user namespace.
+    pub fn pipe_owner(&self, process: &plan::Process, maps: Option<&IdMaps>) -> (u32, u32) {
+        // Validation has seen to it that they are mapped.
+        let outside = |map: fn(&IdMaps) -> &IdMap, id| maps.map_or(id, |maps| map(maps).host(id).unwrap_or(id));
+        let uid = self.io_uid.unwrap_or_else(|| outside(|maps| &maps.uids, process.uid));
+        (uid, self.io_gid.unwrap_or_else(|| outside(|maps| &maps.gids, process.gid)))
     }
 }

@@ -6,14 +6,14 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{FileType, Mode, OFlags, Uid};
-use rustix::io::Errno;
+use rustix::fs::Uid;
 
-use crate::error::{Context, Error, Kind, Os, Result};
+use crate::error::{Context, Os, Result};
 use crate::sys::mount::Mount;
-use crate::sys::path::{self, Root};
+use crate::sys::path::Root;
 use crate::sys::tty;
 
+use super::devices;
 use super::plan::{Streams, Work};
 use super::rootfs;
 use super::steps::Born;
@@ -48,15 +48,6 @@ pub fn make(born: &mut Born<'_>) -> Result<()> {
 fn bind_console(root: &Root, slave: &OwnedFd) -> Result<()> {
     // As for the devices: /dev may be anything in an image.
     let dev = root.resolve_no_links(Path::new("/dev"))?;
-    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
-    match rustix::fs::openat(&dev, "console", flags, Mode::from(0o666)) {
-        Ok(_) | Err(Errno::EXIST) => {}
-        Err(e) => return Err(Error::os(e, "openat")),
-    }
-    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let target = rustix::fs::openat(&dev, "console", flags, Mode::empty()).os(|| "openat")?;
-    if FileType::from_raw_mode(path::stat(&target)?.st_mode) == FileType::Symlink {
-        return Err(Error::new(Kind::InvalidArgument, "it is a link"));
-    }
+    let target = devices::mount_point(&dev, "console".as_ref())?;
     Mount::clone_fd(slave.as_fd(), false)?.attach(target.as_fd())
 }

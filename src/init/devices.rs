@@ -13,6 +13,7 @@ use crate::sys::path::{self, Root};
 use super::mounts::is_dev;
 use super::plan::Device;
 use super::rootfs;
+use super::sources::is_made_by_host;
 use super::steps::Born;
 
 /// Links below /dev (runtime-spec: config-linux.md, "Default devices"; runc: setupDevSymlinks).
@@ -26,6 +27,7 @@ const LINKS: &[(&str, &str)] = &[
 
 /// Makes devices and links, unless the specification mounts a /dev of the host's: that is not ours to fill.
 pub fn make(born: &mut Born<'_>) -> Result<()> {
+    let mut sources = born.sources.take();
     let (Some(plan), Some(root)) = (rootfs::plan(born), &born.root) else { return Ok(()) };
     let Some(devices) = &plan.devices else { return Ok(()) };
     root.mkdir_all(Path::new("/dev"))?;
@@ -33,12 +35,40 @@ pub fn make(born: &mut Born<'_>) -> Result<()> {
     let dev = root.resolve_no_links(Path::new("/dev"))?;
     rustix::process::umask(Mode::empty());
     for device in devices {
-        make_device(root, device).context(|| device.path.display().to_string())?;
+        let made = match &mut sources {
+            Some(sources) if is_made_by_host(device) => bind_device(root, device, sources.take()?),
+            _ => make_device(root, device),
+        };
+        made.context(|| device.path.display().to_string())?;
     }
     for (name, target) in LINKS {
         make_link(&dev, name, target)?;
     }
+    born.sources = sources;
     Ok(())
+}
+
+/// In a user namespace, where mknod(2) is refused, the node is one that the host has made: bound onto an empty file, or
+/// whatever else is there but a link.
+fn bind_device(root: &Root, device: &Device, node: OwnedFd) -> Result<()> {
+    let (dir, name) = root.parent(&device.path)?;
+    let target = mount_point(&dir, name)?;
+    Mount::from(node).attach(target.as_fd())
+}
+
+/// The file `name` to mount on, made where it is missing.
+pub(super) fn mount_point(dir: &OwnedFd, name: &std::ffi::OsStr) -> Result<OwnedFd> {
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
+    match rustix::fs::openat(dir, name, flags, Mode::from(0o666)) {
+        Ok(_) | Err(Errno::EXIST) => {}
+        Err(e) => return Err(Error::os(e, "openat")),
+    }
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let target = rustix::fs::openat(dir, name, flags, Mode::empty()).os(|| "openat")?;
+    match FileType::from_raw_mode(path::stat(&target)?.st_mode) {
+        FileType::Symlink => Err(Error::new(Kind::InvalidArgument, "it is a link")),
+        _ => Ok(target),
+    }
 }
 
 fn make_device(root: &Root, device: &Device) -> Result<()> {

@@ -4,7 +4,7 @@
 //! [`steps`] is the order of things on one screen; [`sync`] is how the two sides talk. What runs after the fork is
 //! straight-line code on prepared data: it cannot import tokio, log or the engine (`scripts/check` sees to that).
 //!
-//! The namespaces other than the pid namespace are made by unshare(2) in the child rather than by flags of clone3: a
+//! The namespaces other than the pid namespace and the user namespace, which owns it, are made by unshare(2) in the child rather than by flags of clone3: a
 //! network namespace alone costs the kernel a good part of a millisecond, which would be spent in the parent's clone
 //! call, with every other container of the pod waiting. In the child it runs beside the parent.
 
@@ -19,6 +19,7 @@ pub mod namespaces;
 pub mod plan;
 pub mod rootfs;
 pub mod seccomp;
+pub mod sources;
 pub mod steps;
 pub mod sync;
 pub mod sysctl;
@@ -28,7 +29,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::error::{Error, Kind, Result};
-use crate::sys::fork::{Birth, Child, exit_now};
+use crate::sys::fork::{self, Birth, Child, exit_now};
 use crate::sys::ns::Birthplace;
 use plan::Plan;
 use sync::{ChildEnd, ParentEnd};
@@ -44,7 +45,12 @@ const FAILED: i32 = 1;
 /// What the fork says; `FailedPrecondition` when the pid namespace is dead, that is when its init has exited.
 pub fn spawn(plan: &Plan, place: Option<Birthplace<'_>>, cgroup: Option<BorrowedFd<'_>>) -> Result<(Child, ParentEnd)> {
     let (parent, child) = sync::pair()?;
-    match crate::sys::fork::fork(plan.clone_flags(), place, cgroup, |birth| child_main(plan, &child, birth)) {
+    let run = |birth| child_main(plan, &child, birth);
+    let born = match plan.born_inside() {
+        Some(joined) => fork::fork_inside(joined, plan.clone_flags(), cgroup, run),
+        None => fork::fork(plan.clone_flags(), place, cgroup, run),
+    };
+    match born {
         Ok(child) => Ok((child, parent)),
         // setns(2) to a process that has ended, and alloc_pid() of a namespace whose init is gone (clone(2)).
         Err(e) if matches!(e.errno(), Some(libc::ESRCH | libc::ENOMEM)) && place.is_some() => {

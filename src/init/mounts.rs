@@ -11,6 +11,7 @@ use crate::sys::path::{self, Root};
 
 use super::plan::{CgroupHierarchy, MountPlan, Rootfs, Source};
 use super::rootfs;
+use super::sources::Received;
 use super::steps::Born;
 
 /// Files in /proc that a container may have replaced by a bind mount: lxcfs' and the like, which tell of the machine and
@@ -31,12 +32,14 @@ const PROC_FILES: &[&str] = &[
 
 /// Mounts everything.
 pub fn mount_all(born: &mut Born<'_>) -> Result<()> {
+    let mut sources = born.sources.take();
     let (Some(plan), Some(root)) = (rootfs::plan(born), &born.root) else { return Ok(()) };
     let mut shared = std::mem::take(&mut born.shared).into_iter().peekable();
     for (index, mount) in plan.mounts.iter().enumerate() {
         let shared = shared.next_if(|(at, _)| *at == index).map(|(_, mount)| mount);
-        mount_one(root, mount, shared).context(|| mount.destination.display().to_string())?;
+        mount_one(root, mount, shared, &mut sources).context(|| mount.destination.display().to_string())?;
     }
+    born.sources = sources;
     Ok(())
 }
 
@@ -49,33 +52,69 @@ pub fn open_shared(plan: &Rootfs) -> Result<Vec<(usize, Mount)>> {
     for (index, mount) in plan.mounts.iter().enumerate() {
         let Source::Bind(source) = &mount.source else { continue };
         if mount.options.propagation.map_or(root_is, |(kind, _)| kind == Propagation::Shared) {
-            let mount = open(mount, source).context(|| mount.destination.display().to_string())?;
+            let mount = open_source(source, mount.options.recursive_bind)
+                .context(|| mount.destination.display().to_string())?;
             shared.push((index, mount));
         }
     }
     Ok(shared)
 }
 
-fn mount_one(root: &Root, plan: &MountPlan, shared: Option<Mount>) -> Result<()> {
+fn mount_one(root: &Root, plan: &MountPlan, shared: Option<Mount>, sources: &mut Option<Received>) -> Result<()> {
     match &plan.source {
-        Source::Bind(source) => bind(root, plan, shared.map_or_else(|| open(plan, source), Ok)?),
-        Source::FileSystem { kind, name } => file_system(root, plan, kind, name),
+        Source::Bind(source) => match sources {
+            Some(sources) => bind(root, plan, &Mount::from(sources.take()?)).map_err(locked),
+            None => {
+                let open = || open_source(source, plan.options.recursive_bind);
+                bind(root, plan, &shared.map_or_else(open, Ok)?)
+            }
+        },
+        Source::FileSystem { kind, name } => {
+            let made = file_system(root, plan, kind, name);
+            if sources.is_some() { made.map_err(|e| foreign(e, kind)) } else { made }
+        }
         Source::CgroupV1(hierarchies) => cgroup_v1(root, plan, hierarchies),
     }
 }
 
 /// The bind's source is opened as the host, in the host's tree, of which this mount namespace still is a copy.
-fn open(plan: &MountPlan, source: &Path) -> Result<Mount> {
-    Mount::clone_path(None, source, plan.options.recursive_bind)
+pub(super) fn open_source(source: &Path, recursive: bool) -> Result<Mount> {
+    Mount::clone_path(None, source, recursive)
         .map_err(|e| if e.errno() == Some(libc::ENOENT) { e.with_kind(Kind::InvalidArgument) } else { e })
 }
 
-fn bind(root: &Root, plan: &MountPlan, mount: Mount) -> Result<()> {
+fn bind(root: &Root, plan: &MountPlan, mount: &Mount) -> Result<()> {
     let target =
-        if path::is_dir(&mount)? { root.mkdir_all(&plan.destination)? } else { root.create_file(&plan.destination)? };
+        if path::is_dir(mount)? { root.mkdir_all(&plan.destination)? } else { root.create_file(&plan.destination)? };
     refuse_by_link(root, plan, &target)?;
-    refuse_in_proc(plan, &target, path::is_procfs(&mount)?)?;
-    attach(&mount, &target, &plan.options)
+    refuse_in_proc(plan, &target, path::is_procfs(mount)?)?;
+    attach(mount, &target, &plan.options)
+}
+
+/// What the host's mount has set stays set in a user namespace: asking to clear it is an error there, as with runc.
+fn locked(error: Error) -> Error {
+    match error.errno() {
+        Some(libc::EPERM) => error.context(
+            "the source's mount has a flag (ro, nosuid, nodev, noexec or atime's) that a user namespace cannot clear",
+        ),
+        _ => error,
+    }
+}
+
+/// In a user namespace the kernel mounts what shows a namespace that is the user namespace's own, and no other.
+fn foreign(error: Error, kind: &str) -> Error {
+    let namespace = match kind {
+        "proc" => "pid",
+        "sysfs" => "network",
+        "mqueue" => "ipc",
+        _ => return error,
+    };
+    match error.errno() {
+        Some(libc::EPERM) => {
+            error.context(format!("{kind} needs a {namespace} namespace that is of the container's user namespace"))
+        }
+        _ => error,
+    }
 }
 
 fn file_system(root: &Root, plan: &MountPlan, kind: &str, name: &str) -> Result<()> {

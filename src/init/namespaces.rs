@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Os, Result};
 use crate::sys::ns::Namespace;
-use crate::sys::{net, ns};
+use crate::sys::{cred, net, ns};
 
 use super::plan::Work;
 use super::steps::Born;
@@ -27,6 +27,9 @@ pub const UNIFIED: &str = "unified";
 /// Joins the namespaces that the specification names by path.
 pub fn join(born: &mut Born<'_>) -> Result<()> {
     let Work::Create(create) = &born.plan.work else { return Ok(()) };
+    if born.birth.joined {
+        return Ok(());
+    }
     for (kind, fd) in &create.joined {
         // The parent was in the pid namespace when it cloned us: setns(2) would only move our children.
         if *kind != Namespace::Pid {
@@ -39,7 +42,9 @@ pub fn join(born: &mut Born<'_>) -> Result<()> {
 /// Makes the new ones, in one call.
 pub fn make(born: &mut Born<'_>) -> Result<()> {
     let Work::Create(create) = &born.plan.work else { return Ok(()) };
-    let flags = create.new.iter().filter(|&&kind| kind != Namespace::Pid).fold(0, |bits, kind| bits | kind.flag());
+    // It was born in those.
+    let made = |kind: &&Namespace| !matches!(kind, Namespace::Pid | Namespace::User);
+    let flags = create.new.iter().filter(made).fold(0, |bits, kind| bits | kind.flag());
     if flags == 0 { Ok(()) } else { ns::unshare(flags) }
 }
 
@@ -50,6 +55,34 @@ pub fn enter_container(born: &mut Born<'_>) -> Result<()> {
         0 => Ok(()),
         flag => ns::enter_process(std::os::fd::AsFd::as_fd(&exec.init), flag),
     }
+}
+
+/// Becomes root of the user namespace that it was born in or has joined. Until then it is the host's root there, who is
+/// nobody, with every capability in the namespace and none outside.
+pub fn become_root(born: &mut Born<'_>) -> Result<()> {
+    match &born.plan.work {
+        Work::Create(create) if create.in_user_namespace() => be_root(),
+        _ => Ok(()),
+    }
+}
+
+/// Enters the container's user namespace, where it has one, as its root.
+pub fn enter_user(born: &mut Born<'_>) -> Result<()> {
+    let Work::Exec(exec) = &born.plan.work else { return Ok(()) };
+    match exec.namespaces & Namespace::User.flag() {
+        0 => Ok(()),
+        flag => {
+            ns::enter_process(std::os::fd::AsFd::as_fd(&exec.init), flag)?;
+            be_root()
+        }
+    }
+}
+
+fn be_root() -> Result<()> {
+    cred::set_ids(0, 0, &[])?;
+    // Changing ids undid both (prctl(2)). We are still a copy of the shim (CVE-2016-9962).
+    cred::not_dumpable()?;
+    cred::die_with_parent(true)
 }
 
 /// A new network namespace has its loopback interface down.

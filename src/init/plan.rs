@@ -23,6 +23,7 @@ use crate::sys::seccomp::Filter;
 use crate::sys::tty::Size;
 
 use super::identity_plan::{self, Rlimit};
+use super::sources::Sources;
 use super::sync::Hold;
 
 /// One process.
@@ -73,6 +74,20 @@ pub struct Create {
     pub hostname: Option<String>,
     /// Kernel parameters of its namespaces.
     pub sysctls: Vec<Sysctl>,
+    /// What the host opens for it, in a user namespace.
+    pub sources: Option<Rc<Sources>>,
+}
+
+impl Create {
+    /// It joins a user namespace by path.
+    pub fn joins_user_namespace(&self) -> bool {
+        self.joined.iter().any(|(kind, _)| *kind == Namespace::User)
+    }
+
+    /// It is in a user namespace that is not the host's.
+    pub fn in_user_namespace(&self) -> bool {
+        self.new.contains(&Namespace::User) || self.joins_user_namespace()
+    }
 }
 
 /// What joins a container.
@@ -194,11 +209,29 @@ pub struct Process {
 }
 
 impl Plan {
-    /// The namespaces that the clone itself makes: only the pid namespace, which is where one is born.
+    /// The namespaces that the clone itself makes: the pid namespace, which is where one is born, and the user namespace,
+    /// which must be there before it to own it.
     pub fn clone_flags(&self) -> u64 {
+        let Work::Create(create) = &self.work else { return 0 };
+        let born_in = |kind: &&Namespace| matches!(kind, Namespace::Pid | Namespace::User);
+        create.new.iter().filter(born_in).fold(0, |flags, kind| flags | kind.flag())
+    }
+
+    /// The namespaces to be in before the clone: where a new pid namespace is to be that of a joined user namespace.
+    pub fn born_inside(&self) -> Option<&[(Namespace, OwnedFd)]> {
         match &self.work {
-            Work::Create(create) if create.new.contains(&Namespace::Pid) => Namespace::Pid.flag(),
-            _ => 0,
+            Work::Create(create) if create.joins_user_namespace() && create.new.contains(&Namespace::Pid) => {
+                Some(&create.joined)
+            }
+            _ => None,
+        }
+    }
+
+    /// What the host opens for it, in a user namespace.
+    pub fn sources(&self) -> Option<Rc<Sources>> {
+        match &self.work {
+            Work::Create(create) => create.sources.clone(),
+            Work::Exec(_) => None,
         }
     }
 
@@ -241,8 +274,13 @@ pub fn create(spec: &Spec, bundle: &Path, rootfs: &Path, cgroups: &[CgroupHierar
         let kind = kind_of(sysctl.namespace)?;
         refuse_ours(kind, &create.joined).context(|| format!("linux.sysctl: {}", sysctl.path.display()))?;
     }
-    // A joined mount namespace last: it takes the host's paths away.
-    create.joined.sort_by_key(|(kind, _)| *kind == Namespace::Mount);
+    // A joined mount namespace late: it takes the host's paths away. A user namespace last: it takes the capabilities
+    // away with which every other can be joined, whosever it is.
+    create.joined.sort_by_key(|(kind, _)| match kind {
+        Namespace::User => 2,
+        Namespace::Mount => 1,
+        _ => 0,
+    });
     if !namespaces::joins_mount_ns(spec) {
         let own_cgroup_ns = create.new.contains(&Namespace::Cgroup);
         create.rootfs = Some(plan_rootfs(spec, bundle, rootfs, cgroups, own_cgroup_ns)?);
@@ -275,7 +313,8 @@ fn kind_of(typ: LinuxNamespaceType) -> Result<Namespace> {
         LinuxNamespaceType::Ipc => Namespace::Ipc,
         LinuxNamespaceType::Pid => Namespace::Pid,
         LinuxNamespaceType::Network => Namespace::Network,
-        LinuxNamespaceType::User | LinuxNamespaceType::Time => {
+        LinuxNamespaceType::User => Namespace::User,
+        LinuxNamespaceType::Time => {
             return Err(Error::new(Kind::Unimplemented, format!("namespace {typ} is not supported")));
         }
     })

@@ -22,15 +22,22 @@ pub fn plan<'a>(born: &Born<'a>) -> Option<&'a Rootfs> {
 
 /// Cuts the new mount namespace off from the host's and opens the rootfs in it.
 pub fn open(born: &mut Born<'_>) -> Result<()> {
+    let mut sources = born.sources.take();
     let Some(plan) = plan(born) else { return Ok(()) };
-    // Before they are cut off: what is to be shared with the host.
-    let shared = mounts::open_shared(plan)?;
+    // Before they are cut off: what is to be shared with the host. In a user namespace all are slaves already, and the
+    // sources are the host's to open (mount_namespaces(7)).
+    let shared = if sources.is_none() { mounts::open_shared(plan)? } else { Vec::new() };
     // The host's mounts may still come in (an autofs, a late NFS), ours do not go out: runc's default as well. It also
     // makes pivot_root(2) possible, which refuses a shared parent. And whatever propagation is asked for, what is being
     // mounted on the rootfs here must not appear on the host's.
     mount::propagation(Path::new("/"), libc::MS_SLAVE | libc::MS_REC)?;
-    let root = Root::open(&plan.path)?;
-    let root = if path::is_mount_root(&root)? {
+    let root = match &mut sources {
+        Some(sources) => Root::from_fd(sources.take()?),
+        None => Root::open(&plan.path)?,
+    };
+    // In a user namespace's copy of the host's mounts each is locked in its place (mount_namespaces(7)), and pivot_root(2)
+    // refuses it.
+    let root = if sources.is_none() && path::is_mount_root(&root)? {
         root
     } else {
         // pivot_root(2) wants a mount: a plain directory is bound onto itself.
@@ -42,6 +49,7 @@ pub fn open(born: &mut Born<'_>) -> Result<()> {
     mount_of(&root)?.propagate(libc::MS_PRIVATE, false)?;
     born.root = Some(root);
     born.shared = shared;
+    born.sources = sources;
     Ok(())
 }
 
@@ -60,7 +68,11 @@ pub fn enter(born: &mut Born<'_>) -> Result<()> {
         // descriptor and not by the path again: that finds what has been mounted on it since.
         mount_of(root)?.restrict(libc::MOUNT_ATTR_RDONLY, 0)?;
     }
-    if plan.no_pivot { mount::move_root(root.as_fd(), &plan.path) } else { mount::pivot_root(root.as_fd()) }?;
+    if plan.no_pivot {
+        mount::move_root(root.as_fd(), &plan.path, born.sources.is_some())?;
+    } else {
+        mount::pivot_root(root.as_fd())?;
+    }
     propagate(plan)
 }
 

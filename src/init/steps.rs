@@ -11,6 +11,7 @@ use crate::sys::path::Root;
 use crate::sys::{cred, fd, signal};
 
 use super::plan::{Plan, Work};
+use super::sources::{self, Received};
 use super::sync::ChildEnd;
 use super::{console, devices, home, identity, mask, mounts, namespaces, rootfs, seccomp, sysctl};
 
@@ -26,6 +27,8 @@ pub struct Born<'a> {
     pub root: Option<Root>,
     /// Copies of the host's mounts that stay the host's peers, by the index of the mount: from `opening the rootfs` to `mounting`.
     pub shared: Vec<(usize, Mount)>,
+    /// What the host has opened for it, in a user namespace, from `receiving the host's sources` on.
+    pub sources: Option<Received>,
     /// The slave of its terminal, where it has one, from `making the terminal` to `connecting stdio`.
     pub console: Option<OwnedFd>,
     /// `HOME=...` where the environment has none, from `finding the home directory` on.
@@ -47,18 +50,22 @@ pub const CREATE: &[Step] = &[
     // Before any namespace: the host's cgroups are reached by descriptors, and a new cgroup namespace takes the cgroup
     // that we are in for its root.
     Step("joining cgroups", namespaces::join_cgroups),
-    // oom_score_adj is the parent's to write; everything above ran beside it.
+    // oom_score_adj and the id maps are the parent's to write; everything above ran beside it.
     Step("waiting for the shim", |born| born.sync.wait_for_go()),
     Step("starting a session", |_| cred::new_session()),
     // As the host's root, whose quota of keys is large.
     Step("making a session keyring", identity::session_keyring),
     // Joined ones first: their files were opened in the host's view.
     Step("joining namespaces", namespaces::join),
+    // What it makes from here on is its user namespace's and owned by the root there, whom the maps have made possible.
+    Step("becoming root of the user namespace", namespaces::become_root),
     Step("making namespaces", namespaces::make),
     Step("bringing up the loopback interface", namespaces::loopback),
     Step("setting the host name", namespaces::hostname),
     // With the capabilities over the namespaces that identity takes away, and before anything of the image's is looked at.
     Step("setting kernel parameters", sysctl::write_all),
+    // Opened in the mount namespace that was made above, by one who still is root on the host.
+    Step("receiving the host's sources", sources::receive),
     // From here to `entering the rootfs` paths are the container's, resolved in-root; sources are the host's.
     Step("opening the rootfs", rootfs::open),
     Step("mounting", mounts::mount_all),
@@ -102,6 +109,8 @@ pub const EXEC: &[Step] = &[
     Step("making a session keyring", identity::session_keyring),
     // Born in all others (sys/ns.rs, Visit); this one after its cgroups are joined in the host's view.
     Step("joining the container's cgroup namespace", namespaces::enter_container),
+    // Last of them: with the host's capabilities it could enter the others. Before the terminal, which is its root's.
+    Step("joining the container's user namespace", namespaces::enter_user),
     // As root, and in the container's mount namespace: its devpts, not the host's.
     Step("making the terminal", console::make),
     Step("finding the home directory", home::find),
@@ -116,8 +125,17 @@ pub const EXEC: &[Step] = &[
 
 /// Does every step, then becomes the program. `at` is the step under way, for the error's sake.
 pub fn run(plan: &Plan, sync: &ChildEnd, birth: Birth, at: &mut &'static str) -> Result<Infallible> {
-    let (shared, program) = (Vec::new(), CString::default());
-    let mut born = Born { plan, birth, sync, root: None, shared, console: None, home: None, program };
+    let mut born = Born {
+        plan,
+        birth,
+        sync,
+        root: None,
+        shared: Vec::new(),
+        sources: None,
+        console: None,
+        home: None,
+        program: CString::default(),
+    };
     let steps = match plan.work {
         Work::Create(_) => CREATE,
         Work::Exec(_) => EXEC,

@@ -9,6 +9,9 @@
 //!    |  oom_score_adj, by /proc/CHILD      |
 //!    |  Go ------------------------------->|  namespaces, mounts, ids ... (init/steps.rs)
 //!    |                                     |
+//!    |<------------------------ WantSources|  in its namespaces, nobody to the host  } in a user
+//!    |  Sources + their descriptors ------>|  mounts them                            } namespace
+//!    |                                     |
 //!    |<----------- Console + the pty master|  its slave is the session's terminal   } with a
 //!    |  relays to and from it              |                                         } terminal
 //!    |                                     |
@@ -43,7 +46,12 @@ const GO: u8 = b'G';
 const RELEASE: u8 = b'S';
 const READY: u8 = b'R';
 const CONSOLE: u8 = b'C';
+const WANT_SOURCES: u8 = b'W';
+const SOURCES: u8 = b'O';
 const FAILED: u8 = b'E';
+
+/// How many descriptors a message takes (SCM_MAX_FD is 253).
+const MAX_DESCRIPTORS: usize = 250;
 
 /// What a created init waits for.
 #[derive(Debug)]
@@ -70,6 +78,8 @@ pub enum Heard {
     Nothing,
     /// The master of its terminal.
     Console(OwnedFd),
+    /// It waits for what the host has to open for it.
+    WantsSources,
     /// It is created, and waits; a helper is done.
     Ready,
     /// It is the container's program now (or has died: waitpid tells).
@@ -95,6 +105,20 @@ impl ParentEnd {
     /// Lets a created init become its program.
     pub fn release(&self) -> Result<()> {
         self.tell(RELEASE)
+    }
+
+    /// Sends the descriptors that the child waits for.
+    pub fn sources(&self, all: &[OwnedFd]) -> Result<()> {
+        for some in all.chunks(MAX_DESCRIPTORS) {
+            let some: Vec<_> = some.iter().map(AsFd::as_fd).collect();
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+            let mut control = SendAncillaryBuffer::new(&mut space);
+            control.push(SendAncillaryMessage::ScmRights(&some));
+            sendmsg(&self.0, &[IoSlice::new(&[SOURCES])], &mut control, SendFlags::NOSIGNAL)
+                .map(drop)
+                .os(|| "sendmsg to the child")?;
+        }
+        Ok(())
     }
 
     fn tell(&self, word: u8) -> Result<()> {
@@ -132,6 +156,7 @@ impl ParentEnd {
             (_, Some(_)) => Err(no_message()),
             ([], None) => Ok(Heard::Executed),
             ([READY], None) => Ok(Heard::Ready),
+            ([WANT_SOURCES], None) => Ok(Heard::WantsSources),
             ([FAILED, record @ ..], None) => Ok(Heard::Failed(decode(record))),
             _ => Err(no_message()),
         }
@@ -169,6 +194,35 @@ impl ChildEnd {
         sendmsg(&self.0, &[IoSlice::new(&[CONSOLE])], &mut control, SendFlags::NOSIGNAL)
             .map(drop)
             .os(|| "sendmsg to the shim")
+    }
+
+    /// Asks for descriptors of the host's, and takes that many.
+    pub fn sources(&self, count: usize) -> Result<Vec<OwnedFd>> {
+        send(self.0.as_raw_fd(), &[WANT_SOURCES], MsgFlags::MSG_NOSIGNAL).os(|| "send to the shim")?;
+        let mut all = Vec::with_capacity(count);
+        while all.len() < count {
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+            let mut control = RecvAncillaryBuffer::new(&mut space);
+            let mut word = [0];
+            let received = rustix::io::retry_on_intr(|| {
+                recvmsg(&self.0, &mut [IoSliceMut::new(&mut word)], &mut control, RecvFlags::CMSG_CLOEXEC)
+            });
+            let message = received.os(|| "recvmsg from the shim")?;
+            if message.bytes == 0 {
+                return Err(Error::new(Kind::Unavailable, "the shim is gone"));
+            }
+            let before = all.len();
+            for message in control.drain() {
+                if let RecvAncillaryMessage::ScmRights(fds) = message {
+                    all.extend(fds);
+                }
+            }
+            // Fewer than were sent: this process may not open as many.
+            if word != [SOURCES] || message.flags.contains(ReturnFlags::CTRUNC) || all.len() == before {
+                return Err(Error::new(Kind::Internal, "the shim said something else than the sources"));
+            }
+        }
+        Ok(all)
     }
 
     /// Says that a helper's work is done.

@@ -2,7 +2,8 @@
 //!
 //! The CRI plugin and `ctr` send `containerd.runc.v1.Options` to a runtime called `io.containerd.runc.v2`, and
 //! `runtimeoptions.v1.Options` to any other: a path of a TOML file, or the text of one. The fields have the same numbers
-//! and other meanings, so the type is always looked at.
+//! and other meanings, so the type is always looked at. For what Go clients of containerd 1.x set one by one (`ctr run` with
+//! `--uidmap` says whose the pipes are) a runtime of another name gets `containerd.linux.runc.CreateOptions`.
 
 use std::fs::OpenOptions;
 use std::io::Read;
@@ -30,6 +31,7 @@ pub struct Options {
 /// Type names, without the host that some put before them.
 const RUNC: &str = "containerd.runc.v1.Options";
 const GENERIC: &str = "runtimeoptions.v1.Options";
+const LEGACY: &str = "containerd.linux.runc.CreateOptions";
 
 /// The largest file of options that is read.
 const MAX_FILE: u64 = 1 << 20;
@@ -47,14 +49,15 @@ pub fn decode(any: Option<&Any>) -> Result<Options> {
     let options = match name(any) {
         RUNC => oci::Options::parse_from_bytes(&any.value).map_err(|e| invalid(e.to_string())),
         GENERIC => generic(&any.value),
-        _ => Err(invalid(format!("not known: {RUNC} and {GENERIC} are"))),
+        LEGACY => legacy(&any.value).map_err(|e| invalid(e.to_string())),
+        _ => Err(invalid(format!("not known: {RUNC}, {GENERIC} and {LEGACY} are"))),
     };
     options.and_then(judge).context(what)
 }
 
 /// Those among the extensions of a `start`, which may hold anything.
 pub fn find(extensions: &[Any]) -> Option<&Any> {
-    extensions.iter().find(|any| matches!(name(any), RUNC | GENERIC))
+    extensions.iter().find(|any| matches!(name(any), RUNC | GENERIC | LEGACY))
 }
 
 fn name(any: &Any) -> &str {
@@ -121,6 +124,24 @@ fn generic(bytes: &[u8]) -> Result<oci::Options> {
     let mut options = oci::Options::default();
     for (key, value) in toml::parse(&text)? {
         set(&mut options, &key, value)?;
+    }
+    Ok(options)
+}
+
+/// `containerd.linux.runc.CreateOptions`, of which the protos crate has no type either. Its other fields are criu's.
+fn legacy(bytes: &[u8]) -> containerd_shim_protos::protobuf::Result<oci::Options> {
+    let mut options = oci::Options::default();
+    let mut input = CodedInputStream::from_bytes(bytes);
+    while let Some(tag) = input.read_raw_tag_or_eof()? {
+        // The number, and a varint (0) or a length (2).
+        match (tag >> 3, tag & 7) {
+            (1, 0) => options.no_pivot_root = input.read_bool()?,
+            (8, 0) => options.no_new_keyring = input.read_bool()?,
+            (9, 2) => options.shim_cgroup = input.read_string()?,
+            (10, 0) => options.io_uid = input.read_uint32()?,
+            (11, 0) => options.io_gid = input.read_uint32()?,
+            _ => rt::skip_field_for_tag(tag, &mut input)?,
+        }
     }
     Ok(options)
 }
@@ -193,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn both_types_say_the_same() {
+    fn all_types_say_the_same() {
         let all = oci::Options {
             no_pivot_root: true,
             no_new_keyring: true,
@@ -211,6 +232,9 @@ mod tests {
         let text = "NoPivotRoot = true\nNoNewKeyring = true\nShimCgroup = \"/shims\"\nIoUid = 7\nIoGid = 0\n\
                     BinaryName = \"crun\"\nRoot = \"/r\"\nSystemdCgroup = false\nCriuPath = \"\"";
         assert_eq!(toml(text).unwrap(), wanted);
+        let mut legacy = vec![1 << 3, 1, 8 << 3, 1, 10 << 3, 7, 12 << 3 | 2, 1, b'x', 9 << 3 | 2, 6];
+        legacy.extend(b"/shims");
+        assert_eq!(decode(Some(&any(LEGACY, legacy))).unwrap(), wanted);
         assert_eq!(decode(None).unwrap(), Options::default());
         assert_eq!(decode(Some(&Any::new())).unwrap(), Options::default());
         let with_host = any(&format!("type.googleapis.com/{RUNC}"), all.write_to_bytes().unwrap());
@@ -246,6 +270,7 @@ mod tests {
             (decode(Some(&any("runhcs.v1.Options", Vec::new()))), Kind::InvalidArgument, "runhcs.v1.Options"),
             (decode(Some(&any(RUNC, vec![0xff]))), Kind::InvalidArgument, RUNC),
             (decode(Some(&any(GENERIC, vec![26, 200]))), Kind::InvalidArgument, GENERIC),
+            (decode(Some(&any(LEGACY, vec![80]))), Kind::InvalidArgument, LEGACY),
         ];
         for (result, kind, word) in cases {
             let error = result.expect_err(word);

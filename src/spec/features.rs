@@ -115,7 +115,7 @@ mod tests {
             let accepted = judged(|spec| {
                 spec["linux"]["namespaces"] = namespaces;
                 if typ == "user" {
-                    let all = json!([{ "containerID": 0, "hostID": 0, "size": 1 }]);
+                    let all = json!([{ "containerID": 0, "hostID": 0, "size": 65536 }]);
                     spec["linux"]["uidMappings"] = all.clone();
                     spec["linux"]["gidMappings"] = all;
                 }

@@ -19,6 +19,7 @@ mod locate;
 
 pub mod capabilities;
 pub mod features;
+pub mod id_map;
 pub mod load;
 pub mod mount_options;
 pub mod mounts;

@@ -31,6 +31,9 @@ pub fn validate(spec: &Spec) -> Result<()> {
         super::mounts::validate(mount).context(|| format!("mounts[{index}]"))?;
     }
     namespace_list(spec)?;
+    if let Some(maps) = super::id_map::new_maps(spec)? {
+        super::id_map::judge_ids(spec, &maps)?;
+    }
     hostname(spec)?;
     super::sysctl::sysctls(spec)?;
     spec.linux().as_ref().map_or(Ok(()), linux)

@@ -129,6 +129,28 @@ pub fn set_rlimit(resource: u32, soft: u64, hard: u64) -> Result<()> {
     if done == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()).os(|| "prlimit64") }
 }
 
+/// Raises the hard limit of process `pid` to `hard` where it is lower, so that the process itself can have it: in a user
+/// namespace no capability lets it.
+///
+/// # Errors
+/// As [`set_rlimit`].
+pub fn make_room(pid: u32, resource: u32, hard: u64) -> Result<()> {
+    let mut now = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    let none = std::ptr::null::<libc::rlimit64>();
+    // SAFETY: `now` outlives the call, which stores the limits there; none is set.
+    let done = unsafe { libc::syscall(libc::SYS_prlimit64, pid, resource, none, &raw mut now) };
+    if done != 0 {
+        return Err(std::io::Error::last_os_error()).os(|| "prlimit64");
+    }
+    if now.rlim_max >= hard {
+        return Ok(());
+    }
+    now.rlim_max = hard;
+    // SAFETY: `now` outlives the call, and no old limit is asked for.
+    let done = unsafe { libc::syscall(libc::SYS_prlimit64, pid, resource, &raw const now, std::ptr::null_mut::<u8>()) };
+    if done == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()).os(|| "prlimit64") }
+}
+
 /// A new session, with no controlling terminal.
 pub fn new_session() -> Result<()> {
     rustix::process::setsid().map(drop).os(|| "setsid")

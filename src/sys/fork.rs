@@ -5,11 +5,12 @@
 //! runs twice. It refuses to run in a process with threads: a lock held by another thread would stay locked in the
 //! child for ever (fork(2), NOTES).
 
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::error::{Error, Kind, Os, Result};
-use crate::sys::ns::{Birthplace, Visit};
+use crate::sys::ns::{Birthplace, Namespace, Visit};
 
 /// A child of this process, held by pid and pidfd from its first moment.
 #[derive(Debug)]
@@ -25,6 +26,8 @@ pub struct Child {
 pub struct Birth {
     /// It was born in the cgroup asked for, by CLONE_INTO_CGROUP; otherwise it has to move there itself.
     pub in_cgroup: bool,
+    /// It was born in the namespaces that it is to join, by [`fork_inside`].
+    pub joined: bool,
 }
 
 /// The exit status of a child whose function panicked past its own guard.
@@ -55,15 +58,7 @@ pub fn fork<F: FnOnce(Birth) -> std::convert::Infallible>(
     child: F,
 ) -> Result<Child> {
     // Before the visit: /proc is the container's there.
-    let threads = thread_count()?;
-    if threads != 1 {
-        return Err(Error::new(
-            Kind::FailedPrecondition,
-            format!(
-                "refusing to fork: this process has {threads} threads, and the child of a threaded process may hang"
-            ),
-        ));
-    }
+    refuse_threads()?;
     let visit = place.map(Visit::to).transpose()?;
     let (result, birth) = clone(namespaces, cgroup)?;
     match result {
@@ -80,18 +75,98 @@ pub fn fork<F: FnOnce(Birth) -> std::convert::Infallible>(
     }
 }
 
+fn refuse_threads() -> Result<()> {
+    match thread_count()? {
+        1 => Ok(()),
+        threads => Err(Error::new(
+            Kind::FailedPrecondition,
+            format!(
+                "refusing to fork: this process has {threads} threads, and the child of a threaded process may hang"
+            ),
+        )),
+    }
+}
+
+/// The same, but the child is born inside of the namespaces `joined`, entered in that order, a user namespace among them:
+/// so that the pid namespace which the clone makes is that one's.
+///
+/// We cannot visit a user namespace, from which nobody comes back: a helper enters it and gives birth to a sibling of its
+/// own (CLONE_PARENT), which is our child. It is done when this returns.
+///
+/// # Errors
+/// As [`fork`], and what setns(2) says.
+pub fn fork_inside<F: FnOnce(Birth) -> std::convert::Infallible>(
+    joined: &[(Namespace, OwnedFd)],
+    namespaces: u64,
+    cgroup: Option<BorrowedFd<'_>>,
+    child: F,
+) -> Result<Child> {
+    refuse_threads()?;
+    let (mut answer, tell) = std::io::pipe().os(|| "pipe")?;
+    let Some(helper) = clone(0, None)?.0 else {
+        let _ = catch_unwind(AssertUnwindSafe(|| midwife(joined, namespaces, cgroup, tell, child)));
+        exit_now(PANICKED)
+    };
+    drop(tell);
+    let mut record = [0; 12];
+    let told = answer.read_exact(&mut record);
+    wait_for(helper.pid)?;
+    told.os(|| "read from the process that joins namespaces")?;
+    let [pid, errno, at] =
+        [0, 4, 8].map(|n| i32::from_le_bytes([record[n], record[n + 1], record[n + 2], record[n + 3]]));
+    match (pid, joined.get(at as usize)) {
+        // A child of ours that nobody has waited for: the number is its own.
+        (1.., _) => super::pidfd::open(pid).map(|pidfd| Child { pid, pidfd }),
+        (_, Some((kind, _))) => Err(Error::os(errno, format!("setns {}", kind.name()))),
+        (_, None) => Err(Error::os(errno, "clone3 in the joined namespaces")),
+    }
+}
+
+/// What the helper of [`fork_inside`] does, and the child that it gives birth to.
+fn midwife<F: FnOnce(Birth) -> std::convert::Infallible>(
+    joined: &[(Namespace, OwnedFd)],
+    namespaces: u64,
+    cgroup: Option<BorrowedFd<'_>>,
+    mut tell: std::io::PipeWriter,
+    child: F,
+) -> std::convert::Infallible {
+    let enter_all = || {
+        for (at, (kind, fd)) in joined.iter().enumerate() {
+            super::ns::enter(fd.as_fd(), *kind).map_err(|e| (at, e))?;
+        }
+        clone(namespaces | libc::CLONE_PARENT as u64, cgroup).map_err(|e| (joined.len(), e))
+    };
+    let (pid, errno, at) = match enter_all() {
+        Ok((None, birth)) => {
+            let _ = catch_unwind(AssertUnwindSafe(|| child(Birth { joined: true, ..birth })));
+            exit_now(PANICKED)
+        }
+        Ok((Some(born), _)) => (born.pid, 0, 0),
+        Err((at, e)) => (0, e.errno().unwrap_or(libc::EIO), at as i32),
+    };
+    let _ = tell.write_all([pid, errno, at].map(i32::to_le_bytes).as_flattened());
+    exit_now(0)
+}
+
+/// Reaps a child that ends by itself at once.
+pub(super) fn wait_for(pid: i32) -> Result<()> {
+    let pid = rustix::process::Pid::from_raw(pid);
+    let waited = rustix::io::retry_on_intr(|| rustix::process::waitpid(pid, rustix::process::WaitOptions::empty()));
+    waited.map(drop).os(|| "waitpid")
+}
+
 /// `None` in the child.
 fn clone(namespaces: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<(Option<Child>, Birth)> {
     if let Some(cgroup) = cgroup {
         match clone3(namespaces, Some(cgroup)) {
-            Ok(child) => return Ok((child, Birth { in_cgroup: true })),
+            Ok(child) => return Ok((child, Birth { in_cgroup: true, joined: false })),
             // No such call or flag (< 5.7, or filtered), or a cgroup that takes no process this way (threaded, not a
             // leaf, another owner's): the child moves itself, or says why it cannot.
             Err(libc::ENOSYS | libc::EINVAL | libc::EOPNOTSUPP | libc::EBUSY | libc::EACCES) => {}
             Err(errno) => return Err(Error::os(errno, "clone3 into a cgroup")),
         }
     }
-    let birth = Birth { in_cgroup: false };
+    let birth = Birth { in_cgroup: false, joined: false };
     match clone3(namespaces, None) {
         Ok(child) => Ok((child, birth)),
         Err(libc::ENOSYS) => clone_legacy(namespaces).map(|child| (child, birth)).os(|| "clone"),
@@ -108,7 +183,8 @@ fn clone3(namespaces: u64, cgroup: Option<BorrowedFd<'_>>) -> std::result::Resul
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
     args.flags = namespaces | libc::CLONE_PIDFD as u64;
     args.pidfd = &raw mut pidfd as u64;
-    args.exit_signal = libc::SIGCHLD as u64;
+    // A sibling's is its parent's, and clone3 wants none to be named.
+    args.exit_signal = if namespaces & libc::CLONE_PARENT as u64 == 0 { libc::SIGCHLD as u64 } else { 0 };
     if let Some(cgroup) = cgroup {
         args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = cgroup.as_raw_fd() as u64;

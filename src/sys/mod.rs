@@ -19,4 +19,6 @@ pub mod pidfd;
 pub mod seal;
 pub mod seccomp;
 pub mod signal;
+pub mod spawn;
 pub mod tty;
+pub mod userns;

@@ -256,11 +256,13 @@ pub fn pivot_root(root: BorrowedFd<'_>) -> Result<()> {
 /// pivot_root(2) cannot be, because "/" is the initramfs.
 ///
 /// What it covers stays in the namespace, out of sight. Of that a whole procfs or sysfs is taken away first: with one
-/// around, the kernel lets a container that may mount have another, without what masks its own (runc: msMoveRoot).
-pub fn move_root(root: BorrowedFd<'_>, path: &Path) -> Result<()> {
+/// around, the kernel lets a container that may mount have another, without what masks its own (runc: msMoveRoot). Where
+/// they are `locked` (mount_namespaces(7): those of another user namespace's) they are covered instead.
+pub fn move_root(root: BorrowedFd<'_>, path: &Path, locked: bool) -> Result<()> {
     let table = std::fs::read_to_string("/proc/self/mountinfo").os(|| "read /proc/self/mountinfo")?;
     for point in whole_pseudo_file_systems(&table).filter(|point| !point.starts_with(path)) {
         match detach(&point) {
+            Err(e) if locked && e.errno() == Some(libc::EINVAL) => cover(&point)?,
             // It went with one above it.
             Err(e) if !matches!(e.errno(), Some(libc::EINVAL | libc::ENOENT)) => return Err(e),
             _ => {}
@@ -271,6 +273,23 @@ pub fn move_root(root: BorrowedFd<'_>, path: &Path) -> Result<()> {
     rustix::mount::move_mount(root, "", CWD, "/", flags).os(|| "move_mount rootfs to /")?;
     rustix::process::chroot(".").os(|| "chroot rootfs")?;
     rustix::process::chdir("/").os(|| "chdir /")
+}
+
+/// Mounts an empty directory on `path`.
+fn cover(path: &Path) -> Result<()> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let point = match rustix::fs::open(path, flags, Mode::empty()) {
+        // It went with one above it.
+        Err(rustix::io::Errno::NOENT) => return Ok(()),
+        opened => opened.os(|| format!("open {}", path.display()))?,
+    };
+    FileSystem::open("tmpfs")?.mount(libc::MOUNT_ATTR_RDONLY)?.attach(point.as_fd())
+}
+
+/// Takes away the mount `root` by its descriptor (MNT_DETACH). The working directory is its root then.
+pub fn detach_root(root: &Mount) -> Result<()> {
+    rustix::process::fchdir(root).os(|| "fchdir")?;
+    rustix::mount::unmount(".", UnmountFlags::DETACH).os(|| "umount2 .")
 }
 
 /// Where mountinfo (proc_pid_mountinfo(5)) has a procfs or sysfs from its root on.

@@ -24,6 +24,8 @@ pub enum Namespace {
     Pid,
     /// CLONE_NEWNET
     Network,
+    /// CLONE_NEWUSER
+    User,
 }
 
 impl Namespace {
@@ -36,6 +38,7 @@ impl Namespace {
             Self::Ipc => libc::CLONE_NEWIPC,
             Self::Pid => libc::CLONE_NEWPID,
             Self::Network => libc::CLONE_NEWNET,
+            Self::User => libc::CLONE_NEWUSER,
         }) as u64
     }
 
@@ -48,6 +51,7 @@ impl Namespace {
             Self::Ipc => "ipc",
             Self::Pid => "pid",
             Self::Network => "net",
+            Self::User => "user",
         }
     }
 
@@ -59,6 +63,7 @@ impl Namespace {
             Self::Ipc => LinkNameSpaceType::InterProcessCommunication,
             Self::Pid => LinkNameSpaceType::ProcessID,
             Self::Network => LinkNameSpaceType::Network,
+            Self::User => LinkNameSpaceType::User,
         }
     }
 }
@@ -123,7 +128,7 @@ pub struct Home {
 }
 
 /// What [`Visit`] may enter. Not the cgroup namespace: a child moves into its cgroups in the view of the host first, and
-/// enters that one after.
+/// enters that one after. Not the user namespace: there is no way back from it.
 const VISITED: [Namespace; 5] = [Namespace::Mount, Namespace::Uts, Namespace::Ipc, Namespace::Network, Namespace::Pid];
 
 impl Home {

@@ -41,13 +41,25 @@ pub fn has_exited(pidfd: impl AsFd) -> bool {
 /// # Errors
 /// `NotFound` when there is no such process.
 pub fn start_time(pid: i32) -> Result<u64> {
+    stat_field(pid, 22)
+}
+
+/// True when the process is on its way out or has ended: the kernel says so (PF_EXITING, include/linux/sched.h) before
+/// it closes its descriptors, so that whoever sees such an end knows whether it was meant.
+pub fn is_exiting(pid: i32) -> bool {
+    const PF_EXITING: u64 = 0x4;
+    stat_field(pid, 9).map_or(true, |flags| flags & PF_EXITING != 0)
+}
+
+/// A number of /proc/pid/stat, counted as proc(5) does.
+fn stat_field(pid: i32, number: usize) -> Result<u64> {
     let path = format!("/proc/{pid}/stat");
     let stat = std::fs::read_to_string(&path).os(|| format!("open {path}")).map_err(gone)?;
-    // The command name in parentheses may hold anything, parentheses too: count from the last one.
+    // The command name in parentheses, the second, may hold anything, parentheses too: count from the last one.
     stat.rsplit_once(')')
-        .and_then(|(_, rest)| rest.split_ascii_whitespace().nth(19))
+        .and_then(|(_, rest)| rest.split_ascii_whitespace().nth(number - 3))
         .and_then(|field| field.parse().ok())
-        .ok_or_else(|| Error::new(Kind::Internal, format!("{path} has no start time")))
+        .ok_or_else(|| Error::new(Kind::Internal, format!("{path} has no field {number}")))
 }
 
 fn gone(error: Error) -> Error {

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Read;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -58,6 +58,18 @@ impl Bundle {
         self.edit(|spec| {
             let namespaces = spec["linux"]["namespaces"].as_array_mut().expect("namespaces");
             namespaces.retain(|namespace| namespace["type"] != kind);
+        })
+    }
+
+    /// With a user namespace whose root and the ids after it are the host's from `outside` on. The rootfs is root's.
+    pub fn user_namespace(self, outside: u32) -> Bundle {
+        let upper = self.scratch.dir().join("snapshots").join(&self.id).join("fs");
+        chown(&upper, Some(outside), Some(outside)).unwrap_or_else(|e| panic!("chown {}: {e}", upper.display()));
+        self.edit(|spec| {
+            spec["linux"]["namespaces"].as_array_mut().expect("namespaces").push(json!({"type": "user"}));
+            for field in ["uidMappings", "gidMappings"] {
+                spec["linux"][field] = json!([{"containerID": 0, "hostID": outside, "size": 65536}]);
+            }
         })
     }
 

@@ -12,8 +12,13 @@
 //! let go of; with a reader at the fifo the write end is closed, and the reader sees its end of file at once (`ctr` waits
 //! for that before it asks for Delete). Without one (containerd is being restarted) the write end stays open, because a
 //! fifo that nobody has open forgets its data, until a reader has come or the [`Stdio`] is dropped. Nobody waits for that.
+//!
+//! A [`log`] has readers of its own.
 
 mod fifo;
+mod log;
+mod log_file;
+mod log_process;
 mod relay;
 mod terminal;
 #[cfg(test)]
@@ -34,15 +39,24 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
+use ::log::warn;
+
 use self::fifo::{Fifo, has_reader};
+use self::log::Log;
+use self::log_process::Owner;
 use self::terminal::Terminal;
 use self::uri::Target;
+use crate::engine::Engine;
+use crate::engine::container::Process;
 use crate::engine::events::StdioUris;
 use crate::error::{Context, Error, Kind, Os, Result};
 use crate::sys::tty::Size;
 
 /// First and last pause between two looks for a reader of a finished stream.
 const READER_POLL: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+
+/// How long a logger whose process nobody deletes, or never was, may write its last lines.
+const ABANDONED: Duration = Duration::from_secs(1);
 
 /// What becomes descriptors 0, 1 and 2 of the process. All blocking and close-on-exec; to be dropped after the fork, else
 /// no stream of the process ever ends.
@@ -64,6 +78,7 @@ pub struct Stdio {
     /// The write end of stdin's fifo: while it is held the stream cannot end.
     stdin_hold: Cell<Option<OwnedFd>>,
     outputs: Rc<Outputs>,
+    logs: Vec<Rc<Log>>,
     started: Cell<bool>,
     ended: Cell<bool>,
     /// The fifos of a terminal that is still to come.
@@ -108,10 +123,12 @@ impl Stdio {
     pub fn open(uris: &StdioUris, uid: u32, gid: u32) -> Result<(Self, ChildEnds)> {
         let mut relays = Vec::new();
         let (stdin, stdin_hold) = open_input(&uris.stdin, uid, gid, &mut relays).context(|| "stdin")?;
+        let (out, err) = Target::outputs(uris)?;
+        let mut logs = Vec::new();
         // The same fifo for both is opened twice: the one that ends last is then the last to let go of it.
-        let stdout = open_output(&uris.stdout, uid, gid, &mut relays).context(|| "stdout")?;
-        let stderr = open_output(&uris.stderr, uid, gid, &mut relays).context(|| "stderr")?;
-        let stdio = Self::new(relays, stdin_hold, None);
+        let stdout = open_output(&out, 0, (uid, gid), &mut relays, &mut logs).context(|| "stdout")?;
+        let stderr = open_output(&err, 1, (uid, gid), &mut relays, &mut logs).context(|| "stderr")?;
+        let stdio = Self::new(relays, stdin_hold, None, logs);
         Ok((stdio, ChildEnds { stdin, stdout, stderr }))
     }
 
@@ -124,16 +141,35 @@ impl Stdio {
             Some(fifo) => (Some(watch(fifo.read, Interest::READABLE)?), Some(fifo.write)),
             None => (None, None),
         };
-        let stdout = open_fifo(&uris.stdout).context(|| "stdout")?.map(OutputFifo::new).transpose()?;
-        Ok(Self::new(Vec::new(), stdin_hold, Some(TerminalFifos { stdin, stdout })))
+        let mut logs = Vec::new();
+        let stdout = open_terminal_output(&uris.stdout, &mut logs).context(|| "stdout")?;
+        Ok(Self::new(Vec::new(), stdin_hold, Some(TerminalFifos { stdin, stdout }), logs))
     }
 
-    fn new(relays: Vec<Relay>, stdin_hold: Option<OwnedFd>, awaiting: Option<TerminalFifos>) -> Self {
+    /// Starts the loggers of `process`, whose streams these are, and waits until they are ready.
+    ///
+    /// # Errors
+    /// `NotFound`, `DeadlineExceeded`; that one has ended.
+    pub async fn launch(&self, engine: &Rc<Engine>, process: &Process) -> Result<()> {
+        for log in &self.logs {
+            let id = if process.exec.is_empty() { &process.container } else { &process.exec };
+            log.launch(Owner { engine: engine.clone(), name: process.to_string(), id: id.clone() }).await?;
+        }
+        Ok(())
+    }
+
+    fn new(
+        relays: Vec<Relay>,
+        stdin_hold: Option<OwnedFd>,
+        awaiting: Option<TerminalFifos>,
+        logs: Vec<Rc<Log>>,
+    ) -> Self {
         Self {
             relays: RefCell::new(relays),
             tasks: RefCell::default(),
             stdin_hold: Cell::new(stdin_hold),
             outputs: Rc::default(),
+            logs,
             started: Cell::default(),
             ended: Cell::default(),
             awaiting: Cell::new(awaiting),
@@ -176,11 +212,13 @@ impl Stdio {
         if let Some(terminal) = &*self.terminal.borrow() {
             terminal.end();
         }
+        self.logs.iter().for_each(|log| log.process_ended());
     }
 
     /// Starts relaying, a terminal when it is there. Must be called in the loop's `LocalSet`; a second call does nothing.
     pub fn start(&self) {
         self.started.set(true);
+        self.logs.iter().for_each(Log::supervise);
         for relay in self.relays.take() {
             let task = match relay {
                 Relay::Input { fifo, pipe } => tokio::task::spawn_local(run_input(fifo, pipe)),
@@ -206,8 +244,10 @@ impl Stdio {
 
     /// Waits until everything that the process wrote is in containerd's fifos, at most for `bound`; then what is left is
     /// dropped, stdin included, and everything is closed. Returns whether nothing was lost. A process that was left
-    /// behind in the background with the pipe, and a reader that does not read, use up the bound.
+    /// behind in the background with the pipe, and a reader that does not read, use up the bound. A logger that does not
+    /// end is told to at the bound, and killed a little later.
     pub async fn drained(&self, bound: Duration) -> bool {
+        self.logs.iter().for_each(|log| log.end(bound));
         let all = async {
             while self.outputs.unfinished.get() > 0 {
                 self.outputs.finished.notified().await;
@@ -216,6 +256,9 @@ impl Stdio {
         let done = tokio::time::timeout(bound, all).await.is_ok();
         if !done {
             self.abort();
+        }
+        for log in &self.logs {
+            log.ended().await;
         }
         done
     }
@@ -233,6 +276,7 @@ impl Stdio {
 impl Drop for Stdio {
     fn drop(&mut self) {
         self.abort();
+        self.logs.iter().for_each(|log| log.end(ABANDONED));
     }
 }
 
@@ -259,11 +303,12 @@ impl Drop for Running {
     }
 }
 
-/// `None` for the null device.
+/// Of an input; `None` for the null device.
 fn open_fifo(uri: &str) -> Result<Option<Fifo>> {
     match Target::parse(uri)? {
         Target::Null => Ok(None),
         Target::Fifo(path) => Fifo::open(&path).map(Some),
+        Target::Log(_) => Err(Error::new(Kind::InvalidArgument, "a log is no input")),
     }
 }
 
@@ -277,28 +322,66 @@ fn open_input(uri: &str, uid: u32, gid: u32, relays: &mut Vec<Relay>) -> Result<
     Ok((theirs, Some(fifo.write)))
 }
 
-/// The process's end.
-fn open_output(uri: &str, uid: u32, gid: u32, relays: &mut Vec<Relay>) -> Result<OwnedFd> {
-    let Some(fifo) = open_fifo(uri)? else { return crate::sys::null::open(OFlags::WRONLY) };
-    let (ours, theirs) = pipe()?;
+/// The process's end of stdout (0) or stderr (1).
+fn open_output(
+    target: &Target,
+    stream: usize,
+    (uid, gid): (u32, u32),
+    relays: &mut Vec<Relay>,
+    logs: &mut Vec<Rc<Log>>,
+) -> Result<OwnedFd> {
+    let theirs = match target {
+        Target::Null => return crate::sys::null::open(OFlags::WRONLY),
+        Target::Log(what) => log_of(what, stream, logs)?.1,
+        Target::Fifo(path) => {
+            let fifo = OutputFifo::new(Fifo::open(path)?)?;
+            let (ours, theirs) = pipe()?;
+            nonblocking(&ours)?;
+            relays.push(Relay::Output { pipe: watch(ours, Interest::READABLE)?, fifo });
+            theirs
+        }
+    };
     give(&theirs, uid, gid)?;
-    nonblocking(&ours)?;
-    relays.push(Relay::Output { pipe: watch(ours, Interest::READABLE)?, fifo: OutputFifo::new(fifo)? });
     Ok(theirs)
+}
+
+/// The log of `what`, which is one for both outputs, and the write end of one of its streams.
+fn log_of(what: &uri::Log, stream: usize, logs: &mut Vec<Rc<Log>>) -> Result<(Rc<Log>, OwnedFd)> {
+    if let Some(shared) = logs.iter().find_map(|log| Some((log.clone(), log.take(what, stream)?))) {
+        return Ok(shared);
+    }
+    let log = Log::new(what.clone())?;
+    let writer = log.take(what, stream).ok_or_else(|| Error::new(Kind::Internal, "a log without streams"))?;
+    logs.push(log.clone());
+    Ok((log, writer))
+}
+
+/// Where a terminal's output goes: `None` for nowhere. A log's pipe is as good as a fifo, whose reader is always there.
+fn open_terminal_output(uri: &str, logs: &mut Vec<Rc<Log>>) -> Result<Option<OutputFifo>> {
+    let fifo = match Target::parse(uri)? {
+        Target::Null => return Ok(None),
+        Target::Fifo(path) => Fifo::open(&path)?,
+        Target::Log(what) => {
+            let (log, write) = log_of(&what, 0, logs)?;
+            nonblocking(&write)?;
+            Fifo { read: log.reader()?, write }
+        }
+    };
+    OutputFifo::new(fifo).map(Some)
 }
 
 async fn run_input(fifo: AsyncFd<OwnedFd>, pipe: AsyncFd<OwnedFd>) {
     match relay::relay(&fifo, &pipe).await {
         // The process has closed its stdin: with our read end the client's next write fails too.
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => {}
-        Err(e) => log::warn!("stdin ends early: {e}"),
+        Err(e) => warn!("stdin ends early: {e}"),
         Ok(()) => {}
     }
 }
 
 async fn run_output(pipe: AsyncFd<OwnedFd>, output: OutputFifo, running: Running) {
     if let Err(e) = relay::relay(&pipe, &output.fifo).await {
-        log::warn!("an output stream ends early: {e}");
+        warn!("an output stream ends early: {e}");
     }
     drop(pipe);
     end_output(output, running).await;
@@ -306,13 +389,13 @@ async fn run_output(pipe: AsyncFd<OwnedFd>, output: OutputFifo, running: Running
 
 async fn run_terminal_input(fifo: AsyncFd<OwnedFd>, terminal: Rc<Terminal>) {
     if let Err(e) = terminal.relay_input(&fifo).await {
-        log::warn!("stdin of a terminal ends early: {e}");
+        warn!("stdin of a terminal ends early: {e}");
     }
 }
 
 async fn run_terminal_output(terminal: Rc<Terminal>, output: Option<OutputFifo>, running: Running) {
     if let Err(e) = terminal.relay_output(output.as_ref().map(|output| &output.fifo)).await {
-        log::warn!("the output of a terminal ends early: {e}");
+        warn!("the output of a terminal ends early: {e}");
     }
     drop(terminal);
     if let Some(output) = output {

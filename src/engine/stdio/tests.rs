@@ -433,6 +433,7 @@ fn what_is_not_a_fifo_is_refused() {
         assert!(text.contains("absent"), "{text}");
         let (k, _) = kind(StdioUris { stdin: "/dev/null".into(), ..Default::default() });
         assert_eq!(k, Kind::InvalidArgument);
-        assert_eq!(kind(StdioUris { stderr: "file:///x".into(), ..Default::default() }).0, Kind::Unimplemented);
+        assert_eq!(kind(StdioUris { stderr: "npipe:///x".into(), ..Default::default() }).0, Kind::Unimplemented);
+        assert_eq!(kind(StdioUris { stdin: "file:///x".into(), ..Default::default() }).0, Kind::InvalidArgument);
     });
 }

@@ -50,8 +50,6 @@ const PROCESS: &[Row<Process>] = &[
 
 const LINUX: &[Row<Linux>] = &[
     ("linux.netDevices", |linux| map(linux.net_devices())),
-    ("linux.uidMappings", |linux| list(linux.uid_mappings())),
-    ("linux.gidMappings", |linux| list(linux.gid_mappings())),
     ("linux.mountLabel", |linux| text(linux.mount_label())),
     ("linux.intelRdt", |linux| linux.intel_rdt().is_some()),
     ("linux.memoryPolicy", |linux| linux.memory_policy().is_some()),
@@ -121,7 +119,7 @@ fn refuse<T>(rows: &[Row<T>], value: Option<&T>) -> Result<()> {
 
 /// Whether namespaces of this type are refused.
 pub(in crate::spec) fn refuses_namespace(typ: LinuxNamespaceType) -> bool {
-    matches!(typ, LinuxNamespaceType::User | LinuxNamespaceType::Time)
+    matches!(typ, LinuxNamespaceType::Time)
 }
 
 /// Whether a field is refused by a row of the list, by its JSON path.
@@ -202,7 +200,6 @@ mod tests {
         let words = || (vec![json!("x")], vec![json!(""), Value::Null]);
         let limits = || (vec![json!(1)], vec![json!(0), Value::Null]);
         let flags = || (vec![json!(true)], vec![json!(false), Value::Null]);
-        let ids = || (vec![json!([{ "containerID": 0, "hostID": 1, "size": 1 }])], vec![json!([])]);
         let io = |key: &str, value: Value| json!({ key: value });
         let throttle = || json!([{ "major": 8, "minor": 0, "rate": 1 }]);
         let pairs = |(name, (asks, passes))| (name, asks, passes);
@@ -218,8 +215,6 @@ mod tests {
             ("process.commandLine", words()),
             ("process.apparmorProfile", words()),
             ("process.selinuxLabel", words()),
-            ("linux.uidMappings", ids()),
-            ("linux.gidMappings", ids()),
             ("linux.mountLabel", words()),
             ("linux.resources.memory.kernel", limits()),
             ("linux.resources.memory.kernelTCP", limits()),
@@ -308,11 +303,9 @@ mod tests {
 
     #[test]
     fn namespace_types_and_id_mapped_mounts_are_refused_by_their_place() {
-        for typ in ["user", "time"] {
-            let error = judge(&with("linux.namespaces", &json!([{ "type": "mount" }, { "type": typ }]))).unwrap_err();
-            assert_eq!(error.kind(), Kind::Unimplemented);
-            assert!(error.to_string().starts_with(&format!("linux.namespaces[1]: the type {typ} ")), "{error}");
-        }
+        let error = judge(&with("linux.namespaces", &json!([{ "type": "mount" }, { "type": "time" }]))).unwrap_err();
+        assert_eq!(error.kind(), Kind::Unimplemented);
+        assert!(error.to_string().starts_with("linux.namespaces[1]: the type time "), "{error}");
         for field in ["uidMappings", "gidMappings"] {
             let ids = json!([{ "containerID": 0, "hostID": 1, "size": 1 }]);
             let mounts =
@@ -386,7 +379,8 @@ mod tests {
             undecided::<oci::PosixRlimit>("process.rlimits.", "type hard soft"),
             undecided::<Linux>(
                 "linux.",
-                "resources cgroupsPath namespaces devices maskedPaths readonlyPaths sysctl seccomp rootfsPropagation",
+                "resources cgroupsPath namespaces uidMappings gidMappings devices maskedPaths readonlyPaths sysctl seccomp \
+                 rootfsPropagation",
             ),
             // The listener's are refused where a profile is judged (spec/seccomp.rs).
             undecided::<oci::LinuxSeccomp>(

@@ -1,0 +1,55 @@
+//! Programs beside the containers: hooks and loggers, reaped as every child is.
+
+use tokio::sync::oneshot;
+
+use crate::error::{Error, Kind, Result};
+use crate::sys::pidfd;
+use crate::sys::spawn::{self, Program, Spawned};
+
+use super::Engine;
+use super::events::Exit;
+use super::helper::Child;
+
+/// A program that the shim has started.
+pub(super) struct Running {
+    spawned: Spawned,
+    exited: oneshot::Receiver<Exit>,
+}
+
+impl Engine {
+    /// Starts `program`, and takes note of its process in the same breath.
+    pub(super) fn run_program(&self, program: &Program) -> Result<Running> {
+        let spawned = spawn::spawn(program)?;
+        let (done, exited) = oneshot::channel();
+        self.children.borrow_mut().insert(spawned.child.pid, Child::Helper(done));
+        Ok(Running { spawned, exited })
+    }
+}
+
+impl Running {
+    /// Its pid.
+    pub(super) fn pid(&self) -> u32 {
+        self.spawned.child.pid as u32
+    }
+
+    /// Waits for its end. May be given up and called again, until it has returned.
+    ///
+    /// # Errors
+    /// That it could not be executed.
+    pub(super) async fn end(&mut self) -> Result<Exit> {
+        let lost = |_| Error::new(Kind::Internal, "nobody has waited for the program");
+        let exit = (&mut self.exited).await.map_err(lost)?;
+        self.spawned.refused().map_or(Ok(exit), Err)
+    }
+
+    /// Sends a signal to it alone.
+    pub(super) fn signal(&self, signal: u32) {
+        // Gone already: its end will tell.
+        let _ = pidfd::kill(&self.spawned.child.pidfd, signal);
+    }
+
+    /// SIGKILL for it and its process group; not once [`Running::end`] has returned.
+    pub(super) fn kill(&self) {
+        self.spawned.kill_group();
+    }
+}

@@ -1,0 +1,63 @@
+//! A user namespace's ids, from outside of it (user_namespaces(7)).
+
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+
+use rustix::fs::{Mode, OFlags, open};
+
+use crate::error::{Error, Os, Result};
+
+use super::fork::{exit_now, fork, wait_for};
+use super::ns::{self, Namespace};
+use super::{fd, pidfd};
+
+/// The texts of uid_map and gid_map of the namespace, with ids as our own sees them.
+///
+/// The kernel shows them of a process alone: a child enters it, and ends once they have been read.
+///
+/// # Errors
+/// What setns(2) says.
+pub fn maps(namespace: BorrowedFd<'_>) -> Result<[String; 2]> {
+    let (mut ours, theirs) = UnixStream::pair().os(|| "socketpair")?;
+    let child = fork(0, None, None, |_| {
+        let entered =
+            fd::close_all_but(&[namespace, theirs.as_fd()]).and_then(|()| ns::enter(namespace, Namespace::User));
+        let errno = entered.map_or_else(|e| e.errno().unwrap_or(libc::EIO), |()| 0);
+        let _ = (&theirs).write_all(&errno.to_le_bytes());
+        let _ = (&theirs).read(&mut [0]);
+        exit_now(0)
+    })?;
+    drop(theirs);
+    let mut read = || {
+        let mut errno = [0; 4];
+        ours.read_exact(&mut errno).os(|| "read from the process that joins a user namespace")?;
+        match i32::from_le_bytes(errno) {
+            0 => {}
+            errno => return Err(Error::os(errno, "setns user")),
+        }
+        let map = |file: &str| {
+            let path = format!("/proc/{}/{file}", child.pid);
+            std::fs::read_to_string(&path).os(|| format!("read {path}"))
+        };
+        Ok([map("uid_map")?, map("gid_map")?])
+    };
+    let maps = read();
+    let _ = pidfd::kill(&child.pidfd, libc::SIGKILL as u32); // It may have ended.
+    wait_for(child.pid)?;
+    maps
+}
+
+/// Gives the new user namespace of process `pid` its maps. Each can be written once, and at once only.
+///
+/// # Errors
+/// EPERM without CAP_SETUID and CAP_SETGID over all the host's ids.
+pub fn write_maps(pid: u32, uids: &str, gids: &str) -> Result<()> {
+    for (file, text) in [("uid_map", uids), ("gid_map", gids)] {
+        let path = format!("/proc/{pid}/{file}");
+        let map = open(&path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()).os(|| format!("open {path}"))?;
+        let written = rustix::io::write(&map, text.as_bytes());
+        written.os(|| format!("write {} to {path}", text.trim_end().replace('\n', ", ")))?;
+    }
+    Ok(())
+}
