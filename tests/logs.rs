@@ -639,9 +639,9 @@ fn a_terminals_output_goes_to_a_logger_or_a_file() {
     });
 }
 
-#[test]
-fn ctr_logs_to_a_file_and_to_a_logger() {
-    let containerd = Containerd::start();
+on_each_containerd! { ctr_logs_to_a_file_and_to_a_logger }
+
+fn ctr_logs_to_a_file_and_to_a_logger(containerd: Containerd) {
     let dir = Scratch::new();
     let command = ["sh", "-c", "echo out; echo err >&2; exit 7"];
     let file = dir.dir().join("logs/file");

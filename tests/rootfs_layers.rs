@@ -51,9 +51,9 @@ fn image(work: &Path, archive: &Path) {
     tar(&layers, archive);
 }
 
-#[test]
-fn an_image_of_130_layers_runs() {
-    let containerd = Containerd::start();
+on_each_containerd! { an_image_of_130_layers_runs }
+
+fn an_image_of_130_layers_runs(containerd: Containerd) {
     let archive = containerd.dir.join("many.tar");
     image(&containerd.dir.join("many"), &archive);
     let args = containerd.run_args("many", &["--rm"], &["sh", "-c", "ls /layers | wc -l; cat /top; touch /written"]);

@@ -102,7 +102,10 @@ fn an_execs_identity_is_its_own() {
             "NoNewPrivs: 0".to_string(),
         ];
         assert_eq!(status, expected);
-        assert_eq!(run("env", json!(["cat", "/proc/self/environ"]), &|_| ()).await, "PATH=/bin\0ONLY=this\0");
+        assert_eq!(
+            run("env", json!(["cat", "/proc/self/environ"]), &|_| ()).await,
+            "PATH=/bin\0ONLY=this\0HOME=/home\0"
+        );
         assert_eq!(run("cwd", json!(["sh", "-c", "pwd; ulimit -Sn; ulimit -Hn"]), &|_| ()).await, "/home\n77\n88\n");
         assert_eq!(run("fds", json!(["ls", "/proc/self/fd"]), &|_| ()).await, "0\n1\n2\n3\n");
         let nnp = |process: &mut Value| process["noNewPrivileges"] = json!(true);

@@ -2,8 +2,9 @@
 
 mod common;
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use common::container::{Ended, Host, refused, run, run_script};
 use common::{block_on, skipped};
@@ -237,17 +238,56 @@ fn no_descriptor_of_the_shims_leads_to_the_host() {
     }
 }
 
-/// To the byte and in order: nothing of the shim's (NOTIFY_SOCKET, TTRPC_ADDRESS), nothing added, nothing merged.
+/// To the byte and in order: nothing of the shim's (NOTIFY_SOCKET, TTRPC_ADDRESS), nothing merged, and HOME alone added
+/// where there is none.
 #[test]
 fn the_environment_is_the_specifications_alone() {
-    let env = ["PATH=/bin", "A=1", "EMPTY=", "A=2", "no equals sign", "UTF8=ä\n"];
+    let env = ["PATH=/bin", "A=1", "HOME=/of/its/own", "EMPTY=", "A=2", "no equals sign", "UTF8=ä\n"];
     let seen =
         run(|bundle| bundle.args(&["cat", "/proc/self/environ"]).edit(|spec| spec["process"]["env"] = json!(env)));
     assert_eq!(seen.ok(), env.map(|variable| format!("{variable}\0")).concat());
     let none = run(|bundle| {
         bundle.args(&["/bin/cat", "/proc/self/environ"]).edit(|spec| spec["process"]["env"] = Value::Null)
     });
-    assert_eq!(none.ok(), "");
+    assert_eq!(none.ok(), "HOME=/root\0");
+}
+
+/// HOME is looked up in a file of the image's, which may be anything: it is never waited for, nor found on the host.
+#[test]
+fn home_is_that_of_the_users_entry_in_the_images_passwd() {
+    let home = |uid: u32, change: &dyn Fn(&Path)| {
+        let ended = run(|bundle| {
+            let bundle = bundle.plain_rootfs().script("echo $HOME").edit(|spec| {
+                set_user(spec, json!({"uid": uid, "gid": 0}));
+                spec["process"]["env"] = json!(["PATH=/bin", "HOME="]);
+            });
+            change(&bundle.rootfs_dir().join("etc"));
+            bundle
+        });
+        ended.ok().trim_end().to_string()
+    };
+    assert_eq!([home(0, &|_| ()), home(1000, &|_| ()), home(4711, &|_| ())], ["/root", "/home", "/"]);
+    assert_eq!(home(0, &|etc| fs::remove_file(etc.join("passwd")).unwrap()), "/");
+    // For root alone to read.
+    assert_eq!(
+        home(1000, &|etc| fs::set_permissions(etc.join("passwd"), Permissions::from_mode(0o600)).unwrap()),
+        "/home"
+    );
+    let linked = |target: &str| {
+        home(0, &|etc| {
+            fs::rename(etc.join("passwd"), etc.join("other")).unwrap();
+            std::os::unix::fs::symlink(target, etc.join("passwd")).unwrap();
+        })
+    };
+    assert_eq!(
+        [linked("/etc/other"), linked("../../../etc/other"), linked("passwd"), linked("/dev/zero")],
+        ["/root", "/root", "/", "/"]
+    );
+    let fifo = |etc: &Path| {
+        fs::remove_file(etc.join("passwd")).unwrap();
+        nix::unistd::mkfifo(&etc.join("passwd"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    };
+    assert_eq!(home(0, &fifo), "/");
 }
 
 /// 0, 1, 2 and the directory that ls reads; a session of its own; no signal blocked or ignored.

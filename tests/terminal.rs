@@ -3,21 +3,18 @@
 mod common;
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
-use std::process::{Child, Command};
-use std::sync::{Arc, Mutex};
+use std::io::Write;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use common::block_on;
 use common::bundle::Bundle;
-use common::containerd::{Containerd, eventually};
+use common::containerd::Containerd;
 use common::driver::Shim;
+use common::pty::Client;
 use common::stdio::Io;
 use common::world::{SOON, World, descriptors, refused, until};
 use containerd_shim_protos::api::Status;
-use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
-use rustix::termios::{Winsize, tcsetwinsize};
 use serde_json::json;
 use ttrpc::Code;
 
@@ -351,82 +348,6 @@ fn what_cannot_be_is_refused_and_leaves_nothing() {
     });
 }
 
-/// A terminal of the test's, and a client in it.
-struct Client {
-    child: Child,
-    master: OwnedFd,
-    output: Arc<Mutex<String>>,
-}
-
-impl Client {
-    /// Runs `ctr ARGS` in a new terminal.
-    fn ctr(containerd: &Containerd, args: &[&str]) -> Client {
-        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
-        let master = openpt(flags).unwrap();
-        unlockpt(&master).unwrap();
-        let slave = ioctl_tiocgptpeer(&master, flags).unwrap();
-        let ctr = containerd.command(args);
-        let mut command = Command::new("setsid");
-        command.args(["--ctty", "--wait"]).arg(ctr.get_program()).args(ctr.get_args());
-        command.stdin(slave.try_clone().unwrap()).stdout(slave.try_clone().unwrap()).stderr(slave);
-        let client = Client { child: command.spawn().expect("setsid"), master, output: Arc::default() };
-        client.resize(80, 24);
-        let (mut reader, output) = (File::from(client.master.try_clone().unwrap()), client.output.clone());
-        std::thread::spawn(move || {
-            let mut buffer = [0; 4096];
-            while let Ok(n @ 1..) = reader.read(&mut buffer) {
-                output.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..n]));
-            }
-        });
-        client
-    }
-
-    fn resize(&self, width: u16, height: u16) {
-        tcsetwinsize(&self.master, Winsize { ws_row: height, ws_col: width, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
-    }
-
-    fn types(&self, text: &str) {
-        rustix::io::write(&self.master, text.as_bytes()).unwrap();
-    }
-
-    /// Resizes the terminal and types a line, again and again until there is the answer: the size takes its way through
-    /// three processes, and ctr misses the changes before it has its handler of SIGWINCH.
-    #[track_caller]
-    fn has_size(&self, (width, height): (u16, u16), line: &str, answer: &str) {
-        let mut pause = 0;
-        let answered = eventually(|| {
-            if pause == 0 {
-                self.resize(width - 1, height);
-                self.resize(width, height);
-                self.types(line);
-            }
-            pause = (pause + 1) % 20;
-            self.output.lock().unwrap().contains(answer)
-        });
-        assert!(answered, "no {answer:?} in {:?}", self.output.lock().unwrap());
-    }
-
-    #[track_caller]
-    fn shows(&self, text: &str) {
-        let shown = eventually(|| self.output.lock().unwrap().contains(text));
-        assert!(shown, "no {text:?} in {:?}", self.output.lock().unwrap());
-    }
-
-    #[track_caller]
-    fn ends(&mut self) -> Option<i32> {
-        let ended = eventually(|| self.child.try_wait().unwrap().is_some());
-        assert!(ended, "ctr does not end: {:?}", self.output.lock().unwrap());
-        self.child.wait().unwrap().code()
-    }
-}
-
-impl Drop for Client {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 on_each_containerd! { ctr_run_in_a_terminal, ctr_exec_and_attach_in_a_terminal }
 
 /// Says what it is told, and its size with it.
@@ -439,7 +360,7 @@ const SHELL: [&str; 3] = [
 
 fn ctr_run_in_a_terminal(containerd: Containerd) {
     let args = containerd.run_args("tty", &["--rm", "--tty"], &SHELL);
-    let mut ctr = Client::ctr(&containerd, &args.iter().map(String::as_str).collect::<Vec<_>>());
+    let mut ctr = Client::new(&containerd.command(&args.iter().map(String::as_str).collect::<Vec<_>>()));
     ctr.shows("/dev/pts/0\r");
     ctr.has_size((91, 37), "hello\r", "got hello 37 91\r");
     ctr.has_size((120, 40), "hello\r", "got hello 40 120\r");
@@ -453,17 +374,17 @@ fn ctr_run_in_a_terminal(containerd: Containerd) {
 
 fn ctr_exec_and_attach_in_a_terminal(containerd: Containerd) {
     let args = containerd.run_args("host", &["--detach", "--tty"], &SHELL);
-    let mut run = Client::ctr(&containerd, &args.iter().map(String::as_str).collect::<Vec<_>>());
-    assert_eq!(run.ends(), Some(0), "{}", run.output.lock().unwrap());
+    let mut run = Client::new(&containerd.command(&args.iter().map(String::as_str).collect::<Vec<_>>()));
+    assert_eq!(run.ends(), Some(0), "{}", run.output());
 
     let exec = ["task", "exec", "--tty", "--exec-id", "x", "host", "sh", "-c", "tty; while read a; do stty size; done"];
-    let mut exec = Client::ctr(&containerd, &exec);
+    let mut exec = Client::new(&containerd.command(&exec));
     exec.shows("/dev/pts/1\r");
     exec.has_size((77, 33), "go\r", "33 77\r");
     exec.types("\x03");
     assert_eq!(exec.ends(), Some(130));
 
-    let mut attach = Client::ctr(&containerd, &["task", "attach", "host"]);
+    let mut attach = Client::new(&containerd.command(&["task", "attach", "host"]));
     attach.types("again\r");
     attach.shows("got again");
     attach.types("end\r");

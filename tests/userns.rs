@@ -521,10 +521,10 @@ fn a_seccomp_filter_is_loaded() {
     }
 }
 
+on_each_containerd! { ctr_runs_execs_and_deletes_a_container_with_mappings }
+
 /// ctr remaps the snapshot, and asks for the namespace.
-#[test]
-fn ctr_runs_execs_and_deletes_a_container_with_mappings() {
-    let containerd = Containerd::start();
+fn ctr_runs_execs_and_deletes_a_container_with_mappings(containerd: Containerd) {
     let options = ["--uidmap", "0:100000:65536", "--gidmap", "0:100000:65536"];
     let script = "id -u; stat -c %u:%g /bin /; echo x > /etc/new && cat /etc/new; cat /proc/self/uid_map | tr -s ' '";
     let output = containerd.run_ok("one", &options, &["sh", "-c", script]);

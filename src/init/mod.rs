@@ -10,6 +10,7 @@
 
 pub mod console;
 pub mod devices;
+pub mod home;
 pub mod hooks;
 pub mod identity;
 pub mod identity_plan;

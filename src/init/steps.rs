@@ -13,7 +13,7 @@ use crate::sys::{cred, fd, signal};
 use super::plan::{Plan, Work};
 use super::sources::{self, Received};
 use super::sync::ChildEnd;
-use super::{console, devices, hooks, identity, mask, mounts, namespaces, rootfs, seccomp, sysctl};
+use super::{console, devices, home, hooks, identity, mask, mounts, namespaces, rootfs, seccomp, sysctl};
 
 /// A process of a container while it is still this program.
 pub struct Born<'a> {
@@ -31,6 +31,8 @@ pub struct Born<'a> {
     pub sources: Option<Received>,
     /// The slave of its terminal, where it has one, from `making the terminal` to `connecting stdio`.
     pub console: Option<OwnedFd>,
+    /// `HOME=...` where the environment has none, from `finding the home directory` on.
+    pub home: Option<CString>,
     /// The program's path, from `finding the program` on.
     pub program: CString,
 }
@@ -81,6 +83,8 @@ pub const CREATE: &[Step] = &[
     Step("making paths read-only", mask::read_only),
     Step("masking paths", mask::masked),
     Step("entering the rootfs", rootfs::enter),
+    // As root, who may read what the user may not.
+    Step("finding the home directory", home::find),
     // Limits may need CAP_SYS_RESOURCE, which the ids and capabilities below take away.
     Step("setting resource limits", identity::limits),
     Step("changing identity", identity::change),
@@ -113,6 +117,7 @@ pub const EXEC: &[Step] = &[
     Step("joining the container's user namespace", namespaces::enter_user),
     // As root, and in the container's mount namespace: its devpts, not the host's.
     Step("making the terminal", console::make),
+    Step("finding the home directory", home::find),
     Step("setting resource limits", identity::limits),
     Step("changing identity", identity::change),
     Step("finding the program", identity::find_program),
@@ -132,6 +137,7 @@ pub fn run(plan: &Plan, sync: &ChildEnd, birth: Birth, at: &mut &'static str) ->
         shared: Vec::new(),
         sources: None,
         console: None,
+        home: None,
         program: CString::default(),
     };
     let steps = match plan.work {
@@ -143,7 +149,8 @@ pub fn run(plan: &Plan, sync: &ChildEnd, birth: Birth, at: &mut &'static str) ->
         step(&mut born)?;
     }
     *at = "executing the program";
-    crate::sys::exec::execve(&born.program, &plan.process.args, &plan.process.env)
+    let env = home::environment(&plan.process.env, born.home);
+    crate::sys::exec::execve(&born.program, &plan.process.args, &env)
         .map_err(|e| identity::exec_error(&plan.process.args[0], e))
 }
 

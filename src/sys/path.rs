@@ -59,6 +59,14 @@ impl Root {
         self.openat2(path, HANDLE, ResolveFlags::NO_SYMLINKS)
     }
 
+    /// Opens the file at `path`, links followed inside the root.
+    ///
+    /// # Errors
+    /// What openat2(2) says.
+    pub fn open_file(&self, path: &Path, flags: OFlags) -> Result<OwnedFd> {
+        self.openat2(path, flags | OFlags::CLOEXEC, ResolveFlags::empty())
+    }
+
     /// Opens `path` where nothing on the way leads elsewhere: neither a link nor a mount, be it of the same file system
     /// (CVE-2025-52881).
     pub fn open_beneath(&self, path: &Path, flags: OFlags) -> Result<OwnedFd> {

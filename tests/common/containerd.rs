@@ -34,7 +34,7 @@ pub struct Containerd {
     /// The parent of its containers' cgroups, in every hierarchy; begins with '/'.
     pub cgroup: String,
     /// Its namespace of containerd: the state below /run of containers of another containerd is not to be met.
-    namespace: String,
+    pub namespace: String,
     /// The test's name, with its module: for `skip`.
     test: String,
     version: &'static Version,
