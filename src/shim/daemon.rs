@@ -105,9 +105,11 @@ async fn serve(flags: &Flags, socket: OwnedFd) -> Result<()> {
             break;
         }
     }
+    // At once: a `start` for the same id (Docker's restart) is to bind anew, and not to join a shim that is ending.
+    let removed = address.remove();
     // The answer to Shutdown is among what the connections still have to write.
     tokio::time::sleep(ANSWER_BOUND).await;
-    address.remove()
+    removed
 }
 
 /// Reads signals: children's ends, and an operator's wishes.
