@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use common::block_on;
 use common::bundle::Bundle;
-use common::driver::{StartOptions, TASK_V2, TASK_V3, open_pid, start_action};
+use common::driver::{Shim, StartOptions, TASK_V2, TASK_V3, open_pid, start_action};
 use common::events::EventSink;
-use common::scratch::Scratch;
+use common::scratch::{Scratch, mounts_below};
 use common::stdio::Io;
 use common::world::{SOON, World, all_gone, descriptors, hold, leftovers, refused, status, until};
 use containerd_shim_protos::api::Status;
@@ -487,5 +487,35 @@ fn waits_whose_clients_are_gone_leave_nothing() {
         assert!(grown < 700, "5000 waits cost {grown} KiB");
         assert_eq!(world.end("one").await, 137);
         world.close().await;
+    });
+}
+
+/// A container that is asked for while the server is about to end is not lost with it: it is refused, and whoever starts a
+/// shim from then on gets a new one.
+#[test]
+fn a_container_is_not_given_to_a_shim_that_is_ending() {
+    block_on(async {
+        let (mut world, bundle) = World::with("one", |b| b.args(&["true"])).await;
+        world.run(&bundle).await;
+        world.wait("one", "").await.unwrap();
+        // Events that nobody takes keep the end waiting, for 3 s.
+        world.sink.stop();
+        world.delete("one", "").await.unwrap();
+        let old = world.pid().await.unwrap();
+        world.shutdown("one", false).await.unwrap();
+        let socket = world.address.strip_prefix("unix://").unwrap();
+        assert!(!fs::exists(socket).unwrap(), "the address is still there");
+        refused(world.create(&bundle, &Io::null()).await, Code::UNAVAILABLE, &["container one", "is ending"]);
+        assert_eq!((bundle.cgroups().len(), mounts_below(bundle.dir()).len()), (0, 0));
+
+        world.sink.restart();
+        let next = Shim::start(&common::shim_binary(), &bundle, &world.sink).await.expect("start action");
+        assert_eq!(next.address, world.address);
+        until("the end of the old shim", || !fs::exists(format!("/proc/{old}")).unwrap()).await;
+        next.create(&bundle, &Io::null()).await.unwrap();
+        next.start("one", "").await.unwrap();
+        next.wait("one", "").await.unwrap();
+        next.delete("one", "").await.unwrap();
+        next.shutdown_and_wait(SOON).await.unwrap();
     });
 }

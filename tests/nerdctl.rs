@@ -8,7 +8,7 @@ mod nerdctl {
     use std::path::Path;
     use std::process::Command;
 
-    use super::common::containerd::version::{V1_6, V2_1};
+    use super::common::containerd::version::{Driven, V1_6, V2_1};
     use super::common::containerd::{Containerd, can_overlay, text};
     use super::common::docker_cli::Cli;
     use super::common::{docker_scenarios as scenarios, skipped};

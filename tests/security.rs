@@ -362,33 +362,6 @@ fn links_in_the_image_touch_nothing_of_the_host() {
     }
 }
 
-/// A container that was asked for while the server was about to end is not left behind by it.
-#[test]
-fn a_shutdown_does_not_end_a_container_that_came_meanwhile() {
-    block_on(async {
-        let scratch = Scratch::new();
-        let mut sink = EventSink::start(&scratch);
-        let bundle = Bundle::new(&scratch, "one");
-        let shim = Shim::start(&shim_binary(), &bundle, &sink).await.expect("start action");
-        let life = async |id: &str| {
-            let bundle = Bundle::new(&scratch, id);
-            shim.create(&bundle, &Io::null()).await.unwrap();
-            shim.start(id, "").await.unwrap();
-            shim.wait(id, "").await.unwrap();
-            bundle
-        };
-        let first = life("first").await;
-        // Events that nobody takes keep the end waiting, for 3 s.
-        sink.stop();
-        shim.delete("first", "").await.unwrap();
-        shim.shutdown("first", false).await.unwrap();
-        let second = life("second").await;
-        tokio::time::sleep(Duration::from_secs(5)).await;
-        shim.delete("second", "").await.expect("the server has ended");
-        drop((first, second));
-    });
-}
-
 /// A volume that is to hand on its mounts does (kubelet's Bidirectional): leaving the host's tree changes that tree alone.
 #[test]
 fn a_shared_volume_stays_shared() {

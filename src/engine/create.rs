@@ -142,6 +142,9 @@ impl Engine {
     }
 
     fn reserve(&self, id: &str) -> Result<Reservation<'_>> {
+        if self.closed.get() {
+            return Err(Error::new(Kind::Unavailable, "this shim is ending"));
+        }
         let mut all = self.creating.borrow_mut();
         if self.containers.borrow().contains_key(id) || all.contains_key(id) {
             return Err(Error::new(Kind::AlreadyExists, "already exists"));

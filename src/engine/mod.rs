@@ -33,7 +33,7 @@ pub mod stdio;
 pub mod update;
 mod userns;
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -57,6 +57,8 @@ pub struct Engine {
     home: Home,
     publish: Box<dyn Fn(Event)>,
     containers: RefCell<HashMap<String, Rc<Container>>>,
+    /// No container is created any more.
+    closed: Cell<bool>,
     /// Ids on their way into `containers`.
     creating: RefCell<HashMap<String, Rc<create::Creating>>>,
     /// Our children by pid, from the moment of their birth until they are reaped.
@@ -79,6 +81,7 @@ impl Engine {
             home: Home::here()?,
             publish,
             containers: RefCell::default(),
+            closed: Cell::default(),
             creating: RefCell::default(),
             children: RefCell::default(),
             filters: filters::Filters::default(),
@@ -127,6 +130,12 @@ impl Engine {
         let execs = container.execs.borrow();
         let exec_of = |pid| execs.values().find(|exec| exec.pid() == pid && exec.reaped.get().is_none());
         Ok(pids.into_iter().map(|pid| (pid, exec_of(pid).map(|exec| exec.exec.clone()))).collect())
+    }
+
+    /// Takes no container any more, where there is none and none is on its way. Returns whether that is so from now on:
+    /// not when it was so before.
+    pub fn close(&self) -> bool {
+        self.is_empty() && !self.closed.replace(true)
     }
 
     /// True when there is no container, and none on its way.

@@ -83,13 +83,12 @@ async fn serve(flags: &Flags, socket: OwnedFd) -> Result<()> {
     let engine = Engine::new(&flags.namespace, state::ROOT.into(), Box::new(move |event| events.publish(event)))?;
     engine.serve_as(&flags.id);
 
-    let end = Arc::new(Notify::new());
+    let listener = std::os::unix::net::UnixListener::from(socket);
+    let end = Arc::new(End::new(Address::of_listener(&listener)?));
     let (task, requests) = Task::new(end.clone());
     tokio::task::spawn_local(service::run(requests, engine.clone()));
-    tokio::task::spawn_local(signals(engine.clone(), end.clone())?);
+    tokio::task::spawn_local(signals(engine, end.clone())?);
 
-    let listener = std::os::unix::net::UnixListener::from(socket);
-    let address = Address::of_listener(&listener)?;
     listener.set_nonblocking(true).os(|| "fcntl F_SETFL")?;
     let listener = UnixListener::from_std(listener).os(|| "epoll_ctl")?;
     let listener = ttrpc::r#async::transport::Listener::new(connections(listener));
@@ -97,23 +96,38 @@ async fn serve(flags: &Flags, socket: OwnedFd) -> Result<()> {
     server.start().await.map_err(|e| Error::new(Kind::Internal, e.to_string()))?;
     log::debug!("serving {}", flags.id);
 
-    loop {
-        end.notified().await;
-        publisher.flush(FLUSH_BOUND).await;
-        // One may have been asked for meanwhile: the next shutdown is for that.
-        if engine.is_empty() {
-            break;
-        }
-    }
-    // At once: a `start` for the same id (Docker's restart) is to bind anew, and not to join a shim that is ending.
-    let removed = address.remove();
+    end.asked.notified().await;
+    publisher.flush(FLUSH_BOUND).await;
     // The answer to Shutdown is among what the connections still have to write.
     tokio::time::sleep(ANSWER_BOUND).await;
-    removed
+    Ok(())
+}
+
+/// The end of the server.
+pub struct End {
+    address: Address,
+    asked: Notify,
+}
+
+impl End {
+    /// Of the server at `address`.
+    pub fn new(address: Address) -> Self {
+        Self { address, asked: Notify::new() }
+    }
+
+    /// Ends it, unless there are containers. From here on no container is created, and the address is given up: a `start`
+    /// for the same id (Docker's restart) binds anew, and does not join a shim that is ending.
+    pub fn unless_used(&self, engine: &Engine) {
+        if !engine.close() {
+            return;
+        }
+        self.address.remove().unwrap_or_else(|e| log::error!("{e}"));
+        self.asked.notify_one();
+    }
 }
 
 /// Reads signals: children's ends, and an operator's wishes.
-fn signals(engine: Rc<Engine>, end: Arc<Notify>) -> Result<impl Future<Output = ()>> {
+fn signals(engine: Rc<Engine>, end: Arc<End>) -> Result<impl Future<Output = ()>> {
     let signals = watch(signal::signalfd(&SigSet::all())?, Interest::READABLE)?;
     Ok(async move {
         loop {
@@ -126,12 +140,12 @@ fn signals(engine: Rc<Engine>, end: Arc<Notify>) -> Result<impl Future<Output = 
     })
 }
 
-fn on_signal(engine: &Rc<Engine>, end: &Notify, number: i32) {
+fn on_signal(engine: &Rc<Engine>, end: &End, number: i32) {
     match Signal::try_from(number) {
         Ok(Signal::SIGCHLD) => engine.reap(),
         Ok(signal @ (Signal::SIGTERM | Signal::SIGINT)) if engine.is_empty() => {
             log::info!("{signal}, and no container: ending");
-            end.notify_one();
+            end.unless_used(engine);
         }
         Ok(signal @ (Signal::SIGTERM | Signal::SIGINT)) => log::info!("{signal} ignored: there are containers"),
         Ok(Signal::SIGUSR1) => engine.dump().iter().for_each(|line| log::info!("{line}")),

@@ -28,7 +28,7 @@ use containerd_shim_protos::shim_async::create_task;
 use containerd_shim_protos::types::mount::Mount;
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use ttrpc::Code;
 use ttrpc::r#async::{Server, Service, TtrpcContext};
 
@@ -39,7 +39,7 @@ use crate::engine::lifecycle::{FreezerState, State};
 use crate::error::{Error, Kind, Os, Result};
 
 use super::bootstrap::timestamp;
-use super::daemon::BINARY;
+use super::daemon::{BINARY, End};
 use super::metrics;
 use super::{VERSION, options};
 
@@ -57,12 +57,12 @@ type Job = Box<dyn FnOnce(Rc<Engine>) -> LocalBoxFuture<'static, ()> + Send>;
 /// The handlers. They may be called from any connection's task, so they hold but a channel to the engine.
 pub struct Task {
     jobs: mpsc::UnboundedSender<Job>,
-    end: Arc<Notify>,
+    end: Arc<End>,
 }
 
 impl Task {
-    /// The handlers, and what they ask for, to be [`run`]. `end` is notified when the server should end.
-    pub fn new(end: Arc<Notify>) -> (Self, mpsc::UnboundedReceiver<Job>) {
+    /// The handlers, and what they ask for, to be [`run`]. `end` is what Shutdown brings about.
+    pub fn new(end: Arc<End>) -> (Self, mpsc::UnboundedReceiver<Job>) {
         let (jobs, requests) = mpsc::unbounded_channel();
         (Self { jobs, end }, requests)
     }
@@ -239,11 +239,12 @@ impl containerd_shim_protos::shim_async::Task for Task {
     }
 
     async fn shutdown(&self, _: &TtrpcContext, _: ShutdownRequest) -> ttrpc::Result<Empty> {
-        let idle = self.engine(move |engine| async move { Ok(engine.is_empty()) }).await?;
-        if idle {
-            self.end.notify_one();
-        }
-        Ok(Empty::new())
+        let end = self.end.clone();
+        self.engine(move |engine| async move {
+            end.unless_used(&engine);
+            Ok(Empty::new())
+        })
+        .await
     }
 
     async fn pause(&self, _: &TtrpcContext, request: PauseRequest) -> ttrpc::Result<Empty> {
@@ -354,13 +355,14 @@ fn rootfs_mount(mount: Mount) -> RootfsMount {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shim::address::Address;
 
     /// Asks, and sees that the next one is answered.
     fn ask(work: impl FnOnce(Rc<Engine>) -> LocalBoxFuture<'static, Result<()>> + Send + 'static) -> ttrpc::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         tokio::task::LocalSet::new().block_on(&runtime, async {
             let engine = Engine::new("test", "/nowhere".into(), Box::new(|_| ())).unwrap();
-            let (task, requests) = Task::new(Arc::default());
+            let (task, requests) = Task::new(Arc::new(End::new(Address::at("/nowhere"))));
             tokio::task::spawn_local(run(requests, engine));
             let answer = task.engine(work).await;
             let next = task.engine(|engine| async move { Ok(engine.is_empty()) }).await;
