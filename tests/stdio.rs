@@ -317,3 +317,71 @@ fn a_process_is_never_given_the_fifos() {
         world.close().await;
     });
 }
+
+/// The client's end of a fifo, which has it open and does not read yet.
+fn open_end(path: &str) -> File {
+    OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).unwrap()
+}
+
+/// containerd's clients open their ends in the background, and give up one that is not open when they hear of an exit.
+#[test]
+fn a_process_is_born_when_its_outputs_have_readers() {
+    block_on(async {
+        let (world, bundle) = World::with("one", |b| b.script("echo out; echo err >&2")).await;
+        let io = Io::fifos_unread(&world.scratch, "one");
+        let mut create = Box::pin(world.create(&bundle, &io));
+        let early = Duration::from_millis(300);
+        let _out = open_end(&io.stdout);
+        assert!(tokio::time::timeout(early, &mut create).await.is_err(), "born without a reader of stderr");
+        assert!(bundle.cgroups().is_empty());
+        let _err = open_end(&io.stderr);
+        create.await.unwrap();
+        assert_eq!(world.end("one").await, 137);
+
+        // One without a client lives all the same.
+        let io = Io::fifos_unread(&world.scratch, "two");
+        world.create(&bundle, &io).await.unwrap();
+        world.start("one", "").await.unwrap();
+        assert_eq!(world.wait("one", "").await.unwrap().exit_status, 0);
+        world.delete("one", "").await.unwrap();
+        world.close().await;
+    });
+}
+
+/// They close their ends, too, when they hear of an exit.
+#[test]
+fn an_exit_is_told_when_what_was_written_has_been_read() {
+    block_on(async {
+        let (world, bundle) = World::running("one", |b| b.args(&["sleep", "1000"])).await;
+        let process = bundle.process(&["sh", "-c", "echo hello; exit 3"]);
+        let run = async |exec: &str, io: &Io| {
+            world.exec("one", exec, &process, io).await.unwrap();
+            let pid = world.start("one", exec).await.unwrap().pid;
+            until("the process's end", || !fs::exists(format!("/proc/{pid}")).unwrap()).await;
+            Instant::now()
+        };
+        let io = Io::fifos_unread(&world.scratch, "read");
+        let (mut out, _err) = (open_end(&io.stdout), open_end(&io.stderr));
+        run("read", &io).await;
+        let mut wait = Box::pin(world.wait("one", "read"));
+        let early = Duration::from_millis(300);
+        assert!(tokio::time::timeout(early, &mut wait).await.is_err(), "told with its output unread");
+        assert_eq!(world.sink.topics("one"), ["create", "start", "exec-added", "exec-started"]);
+        let mut text = [0; 6];
+        out.read_exact(&mut text).unwrap();
+        assert_eq!((&text, wait.await.unwrap().exit_status), (b"hello\n", 3));
+
+        // A client that does not read is not waited for without end, and one that is gone not at all.
+        let io = Io::fifos_unread(&world.scratch, "stuck");
+        let ends = [open_end(&io.stdout), open_end(&io.stderr)];
+        run("stuck", &io).await;
+        assert_eq!(world.wait("one", "stuck").await.unwrap().exit_status, 3);
+        drop(ends);
+        let io = Io::fifos_unread(&world.scratch, "gone");
+        let ended = run("gone", &io).await;
+        assert_eq!(world.wait("one", "gone").await.unwrap().exit_status, 3);
+        assert!(ended.elapsed() < Duration::from_millis(1500), "it was waited for {:?}", ended.elapsed());
+        assert_eq!(world.end("one").await, 137);
+        world.close().await;
+    });
+}

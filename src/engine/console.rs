@@ -10,7 +10,7 @@ use crate::sys::tty::Size;
 use super::Engine;
 use super::container::Process;
 use super::lifecycle::State;
-use super::stdio::Stdio;
+use super::stdio::{Stdio, await_readers};
 
 /// Opens our side of a process's streams, and says what its own side is. Pipes are made `owner`'s (user, group).
 ///
@@ -22,6 +22,7 @@ pub(super) async fn open_streams(
     planned: &ProcessPlan,
     (uid, gid): (u32, u32),
 ) -> Result<(Stdio, Streams)> {
+    let _until_opened = await_readers(&process.uris).await;
     if process.uris.terminal {
         let stdio = Stdio::open_terminal(&process.uris)?;
         stdio.launch(engine, process).await?;

@@ -63,15 +63,26 @@ impl Engine {
         }
         match process.exec.as_str() {
             "" => self.init_exited(container, exit),
-            _ => self.finish(&container, process, exit),
+            _ => self.finish_when_delivered(container, process.clone(), exit),
         }
+    }
+
+    /// Tells the exit when the process's output has been read, which mostly it has.
+    fn finish_when_delivered(self: &Rc<Self>, container: Rc<Container>, process: Rc<Process>, exit: Exit) {
+        let stdio = process.stdio.borrow().clone().filter(|stdio| !stdio.is_delivered());
+        let Some(stdio) = stdio else { return self.finish(&container, &process, exit) };
+        let engine = self.clone();
+        tokio::task::spawn_local(async move {
+            stdio.delivered().await;
+            engine.finish(&container, &process, exit);
+        });
     }
 
     /// Init's exit is the last that the world hears of: after all execs', and when nothing of the container runs.
     fn init_exited(self: &Rc<Self>, container: Rc<Container>, exit: Exit) {
         if container.private_pid_ns && !container.has_running_execs() {
             let init = container.init.clone();
-            return self.finish(&container, &init, exit);
+            return self.finish_when_delivered(container, init, exit);
         }
         let engine = self.clone();
         tokio::task::spawn_local(async move {
@@ -89,7 +100,7 @@ impl Engine {
                 log::warn!("container {}: its init has exited, but not its execs", container.id);
             }
             let init = container.init.clone();
-            engine.finish(&container, &init, exit);
+            engine.finish_when_delivered(container, init, exit);
         });
     }
 

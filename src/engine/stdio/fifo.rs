@@ -55,3 +55,26 @@ pub(super) fn has_reader(write: impl AsFd) -> bool {
         Err(_) => false,
     }
 }
+
+/// A further read end of the fifo that `end` is of.
+pub(super) fn read_end(end: impl AsFd) -> Result<OwnedFd> {
+    let path = format!("/proc/self/fd/{}", end.as_fd().as_raw_fd());
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    rustix::fs::open(&path, flags, Mode::empty()).os(|| format!("open {path}"))
+}
+
+/// A write end of the fifo at `path`, where somebody reads it or waits in open(2) for a writer; `Some(None)` where nobody
+/// does, `None` for what cannot be opened or is no fifo.
+pub(super) fn writer_if_read(path: &Path) -> Option<Option<OwnedFd>> {
+    let file = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    let stat = rustix::fs::fstat(&file).ok()?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Fifo {
+        return None;
+    }
+    let same = format!("/proc/self/fd/{}", file.as_raw_fd());
+    match rustix::fs::open(&same, OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty()) {
+        Ok(writer) => Some(Some(writer)),
+        Err(rustix::io::Errno::NXIO) => Some(None),
+        Err(_) => None,
+    }
+}

@@ -13,6 +13,10 @@
 //! for that before it asks for Delete). Without one (containerd is being restarted) the write end stays open, because a
 //! fifo that nobody has open forgets its data, until a reader has come or the [`Stdio`] is dropped. Nobody waits for that.
 //!
+//! containerd and its clients open their ends in the background, and close them at once when they are told of the exit,
+//! whether or not all is read. So a process is born when its outputs have readers ([`await_readers`]), and its exit is
+//! told when they have read everything ([`Stdio::delivered`]); each with a bound.
+//!
 //! A [`log`] has readers of its own.
 
 mod fifo;
@@ -27,9 +31,10 @@ mod uri;
 
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
-use std::rc::Rc;
-use std::time::Duration;
+use std::rc::{Rc, Weak};
+use std::time::{Duration, Instant};
 
 use crate::engine::ready::watch;
 use rustix::fs::OFlags;
@@ -54,6 +59,15 @@ use crate::sys::tty::Size;
 
 /// First and last pause between two looks for a reader of a finished stream.
 const READER_POLL: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+
+/// How long a client may take to open what a process is to write to. containerd's own shim waits for ever.
+const READER_BOUND: Duration = Duration::from_secs(2);
+
+/// How long an exit is held back for readers that are behind.
+const DELIVERY_BOUND: Duration = Duration::from_secs(2);
+
+/// Between two looks at a reader.
+const DELIVERY_POLL: Duration = Duration::from_millis(1);
 
 /// How long a logger whose process nobody deletes, or never was, may write its last lines.
 const ABANDONED: Duration = Duration::from_secs(1);
@@ -89,28 +103,47 @@ pub struct Stdio {
 /// containerd's side of a terminal.
 struct TerminalFifos {
     stdin: Option<AsyncFd<OwnedFd>>,
-    stdout: Option<OutputFifo>,
+    stdout: Option<Rc<OutputFifo>>,
 }
 
 /// The write end, and the read end that keeps it from failing while nobody reads.
 struct OutputFifo {
     fifo: AsyncFd<OwnedFd>,
-    reader: OwnedFd,
+    reader: RefCell<Option<OwnedFd>>,
+    /// All that will ever come is in the fifo.
+    relayed: Cell<bool>,
 }
 
 /// One direction of one stream, with the pipe and the fifo in the order in which the bytes flow.
 enum Relay {
     Input { fifo: AsyncFd<OwnedFd>, pipe: AsyncFd<OwnedFd> },
-    Output { pipe: AsyncFd<OwnedFd>, fifo: OutputFifo },
+    Output { pipe: Rc<AsyncFd<OwnedFd>>, fifo: Rc<OutputFifo> },
     TerminalInput { fifo: AsyncFd<OwnedFd>, terminal: Rc<Terminal> },
-    TerminalOutput { terminal: Rc<Terminal>, fifo: Option<OutputFifo> },
+    TerminalOutput { terminal: Rc<Terminal>, fifo: Option<Rc<OutputFifo>> },
 }
 
-/// How many outputs have not yet been relayed to their end.
+/// The outputs.
 #[derive(Default)]
 struct Outputs {
+    /// How many have not yet been relayed to their end.
     unfinished: Cell<usize>,
     finished: Notify,
+    /// Those that go into a fifo, with the pipe of those that come from one, as long as they last.
+    flows: RefCell<Vec<(Option<Weak<AsyncFd<OwnedFd>>>, Weak<OutputFifo>)>>,
+}
+
+impl Outputs {
+    /// Whether there is something that a reader will read.
+    fn in_flight(&self) -> bool {
+        self.flows.borrow().iter().any(|(pipe, fifo)| {
+            let Some(fifo) = fifo.upgrade() else { return false };
+            let waiting = match pipe {
+                Some(pipe) => pipe.upgrade().is_some_and(|pipe| unread(&*pipe)),
+                None => !fifo.relayed.get(),
+            };
+            (waiting || unread(&fifo.fifo)) && fifo.has_foreign_reader()
+        })
+    }
 }
 
 impl Stdio {
@@ -223,11 +256,14 @@ impl Stdio {
             let task = match relay {
                 Relay::Input { fifo, pipe } => tokio::task::spawn_local(run_input(fifo, pipe)),
                 Relay::Output { pipe, fifo } => {
+                    let flow = (Some(Rc::downgrade(&pipe)), Rc::downgrade(&fifo));
+                    self.outputs.flows.borrow_mut().push(flow);
                     let running = Running::new(&self.outputs);
                     tokio::task::spawn_local(run_output(pipe, fifo, running))
                 }
                 Relay::TerminalInput { fifo, terminal } => tokio::task::spawn_local(run_terminal_input(fifo, terminal)),
                 Relay::TerminalOutput { terminal, fifo } => {
+                    self.outputs.flows.borrow_mut().extend(fifo.as_ref().map(|fifo| (None, Rc::downgrade(fifo))));
                     let running = Running::new(&self.outputs);
                     tokio::task::spawn_local(run_terminal_output(terminal, fifo, running))
                 }
@@ -263,6 +299,20 @@ impl Stdio {
         done
     }
 
+    /// Whether whoever reads the process's outputs has read all that has come.
+    pub fn is_delivered(&self) -> bool {
+        !self.outputs.in_flight()
+    }
+
+    /// Waits for that, at most for [`DELIVERY_BOUND`]. An output that nobody has open for reading is not waited for.
+    pub async fn delivered(&self) {
+        let until = Instant::now() + DELIVERY_BOUND;
+        // A reader's read wakes no one, so look.
+        while self.outputs.in_flight() && Instant::now() < until {
+            tokio::time::sleep(DELIVERY_POLL).await;
+        }
+    }
+
     fn abort(&self) {
         self.relays.borrow_mut().clear();
         self.awaiting.take();
@@ -281,8 +331,19 @@ impl Drop for Stdio {
 }
 
 impl OutputFifo {
-    fn new(fifo: Fifo) -> Result<Self> {
-        Ok(Self { fifo: watch(fifo.write, Interest::WRITABLE)?, reader: fifo.read })
+    fn new(fifo: Fifo) -> Result<Rc<Self>> {
+        let reader = RefCell::new(Some(fifo.read));
+        Ok(Rc::new(Self { fifo: watch(fifo.write, Interest::WRITABLE)?, reader, relayed: Cell::new(false) }))
+    }
+
+    /// Whether anyone but us has it open for reading: without our own read end for a moment, in which nobody writes.
+    fn has_foreign_reader(&self) -> bool {
+        let ours = self.reader.take().is_some();
+        let found = has_reader(&self.fifo);
+        if ours {
+            self.reader.replace(fifo::read_end(&self.fifo).ok());
+        }
+        found
     }
 }
 
@@ -337,7 +398,7 @@ fn open_output(
             let fifo = OutputFifo::new(Fifo::open(path)?)?;
             let (ours, theirs) = pipe()?;
             nonblocking(&ours)?;
-            relays.push(Relay::Output { pipe: watch(ours, Interest::READABLE)?, fifo });
+            relays.push(Relay::Output { pipe: Rc::new(watch(ours, Interest::READABLE)?), fifo });
             theirs
         }
     };
@@ -357,7 +418,7 @@ fn log_of(what: &uri::Log, stream: usize, logs: &mut Vec<Rc<Log>>) -> Result<(Rc
 }
 
 /// Where a terminal's output goes: `None` for nowhere. A log's pipe is as good as a fifo, whose reader is always there.
-fn open_terminal_output(uri: &str, logs: &mut Vec<Rc<Log>>) -> Result<Option<OutputFifo>> {
+fn open_terminal_output(uri: &str, logs: &mut Vec<Rc<Log>>) -> Result<Option<Rc<OutputFifo>>> {
     let fifo = match Target::parse(uri)? {
         Target::Null => return Ok(None),
         Target::Fifo(path) => Fifo::open(&path)?,
@@ -379,7 +440,7 @@ async fn run_input(fifo: AsyncFd<OwnedFd>, pipe: AsyncFd<OwnedFd>) {
     }
 }
 
-async fn run_output(pipe: AsyncFd<OwnedFd>, output: OutputFifo, running: Running) {
+async fn run_output(pipe: Rc<AsyncFd<OwnedFd>>, output: Rc<OutputFifo>, running: Running) {
     if let Err(e) = relay::relay(&pipe, &output.fifo).await {
         warn!("an output stream ends early: {e}");
     }
@@ -393,7 +454,7 @@ async fn run_terminal_input(fifo: AsyncFd<OwnedFd>, terminal: Rc<Terminal>) {
     }
 }
 
-async fn run_terminal_output(terminal: Rc<Terminal>, output: Option<OutputFifo>, running: Running) {
+async fn run_terminal_output(terminal: Rc<Terminal>, output: Option<Rc<OutputFifo>>, running: Running) {
     if let Err(e) = terminal.relay_output(output.as_ref().map(|output| &output.fifo)).await {
         warn!("the output of a terminal ends early: {e}");
     }
@@ -403,17 +464,46 @@ async fn run_terminal_output(terminal: Rc<Terminal>, output: Option<OutputFifo>,
     }
 }
 
-/// Lets a reader see the end, when there is one.
-async fn end_output(output: OutputFifo, running: Running) {
-    drop(output.reader);
+/// Lets a reader see the end, when there is one and it has read all: from then on nobody can tell whether it has.
+async fn end_output(output: Rc<OutputFifo>, running: Running) {
+    output.relayed.set(true);
+    drop(output.reader.take());
     drop(running);
-    let write = output.fifo.into_inner();
     let mut pause = READER_POLL.0;
     // A reader's open wakes no one who polls the write end, so look.
-    while !has_reader(&write) {
+    while !has_reader(&output.fifo) {
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(READER_POLL.1);
     }
+    let until = Instant::now() + DELIVERY_BOUND;
+    while unread(&output.fifo) && Instant::now() < until {
+        tokio::time::sleep(DELIVERY_POLL).await;
+    }
+}
+
+/// Whether there is something in a pipe.
+fn unread(end: impl AsFd) -> bool {
+    rustix::io::ioctl_fionread(end).is_ok_and(|bytes| bytes > 0)
+}
+
+/// Waits until each output that is a fifo has a reader, at most for [`READER_BOUND`] in all. What is returned is to be held
+/// until the fifos are opened for good: a reader that has seen a writer come and go has seen the end.
+pub async fn await_readers(uris: &StdioUris) -> Vec<OwnedFd> {
+    let until = Instant::now() + READER_BOUND;
+    let mut found = Vec::new();
+    let stderr = if uris.terminal { "" } else { &uris.stderr };
+    for uri in [uris.stdout.as_str(), stderr] {
+        // What is wrong with it is said by whoever opens it.
+        let Ok(Target::Fifo(path)) = Target::parse(uri) else { continue };
+        loop {
+            match fifo::writer_if_read(&path) {
+                Some(Some(writer)) => break found.push(writer),
+                Some(None) if Instant::now() < until => tokio::time::sleep(DELIVERY_POLL).await,
+                _ => break,
+            }
+        }
+    }
+    found
 }
 
 /// A pipe, (read end, write end).

@@ -158,6 +158,10 @@ fn two_hundred_megabytes_arrive_intact() {
         });
         assert!(stdio.drained(Duration::from_secs(60)).await);
         writer.join().unwrap();
+        // In its own time: the loop has to see that all is read.
+        while !client.is_finished() {
+            tokio::time::sleep(SHORT).await;
+        }
         client.join().unwrap();
     });
 }
