@@ -128,16 +128,22 @@ struct Outputs {
     /// How many have not yet been relayed to their end.
     unfinished: Cell<usize>,
     finished: Notify,
-    /// Those that go into a fifo, with the pipe of those that come from one, as long as they last.
-    flows: RefCell<Vec<(Option<Weak<AsyncFd<OwnedFd>>>, Weak<OutputFifo>)>>,
+    flows: RefCell<Vec<Flow>>,
+}
+
+/// An output that goes into a fifo, as long as it lasts.
+struct Flow {
+    /// What it comes from; none for a terminal.
+    pipe: Option<Weak<AsyncFd<OwnedFd>>>,
+    fifo: Weak<OutputFifo>,
 }
 
 impl Outputs {
     /// Whether there is something that a reader will read.
     fn in_flight(&self) -> bool {
-        self.flows.borrow().iter().any(|(pipe, fifo)| {
-            let Some(fifo) = fifo.upgrade() else { return false };
-            let waiting = match pipe {
+        self.flows.borrow().iter().any(|flow| {
+            let Some(fifo) = flow.fifo.upgrade() else { return false };
+            let waiting = match &flow.pipe {
                 Some(pipe) => pipe.upgrade().is_some_and(|pipe| unread(&*pipe)),
                 None => !fifo.relayed.get(),
             };
@@ -256,14 +262,15 @@ impl Stdio {
             let task = match relay {
                 Relay::Input { fifo, pipe } => tokio::task::spawn_local(run_input(fifo, pipe)),
                 Relay::Output { pipe, fifo } => {
-                    let flow = (Some(Rc::downgrade(&pipe)), Rc::downgrade(&fifo));
+                    let flow = Flow { pipe: Some(Rc::downgrade(&pipe)), fifo: Rc::downgrade(&fifo) };
                     self.outputs.flows.borrow_mut().push(flow);
                     let running = Running::new(&self.outputs);
                     tokio::task::spawn_local(run_output(pipe, fifo, running))
                 }
                 Relay::TerminalInput { fifo, terminal } => tokio::task::spawn_local(run_terminal_input(fifo, terminal)),
                 Relay::TerminalOutput { terminal, fifo } => {
-                    self.outputs.flows.borrow_mut().extend(fifo.as_ref().map(|fifo| (None, Rc::downgrade(fifo))));
+                    let flow = fifo.as_ref().map(|fifo| Flow { pipe: None, fifo: Rc::downgrade(fifo) });
+                    self.outputs.flows.borrow_mut().extend(flow);
                     let running = Running::new(&self.outputs);
                     tokio::task::spawn_local(run_terminal_output(terminal, fifo, running))
                 }
