@@ -237,7 +237,7 @@ impl Engine {
         judged.state.save(&saved)?;
 
         remains.rootfs = saved.rootfs.clone();
-        self.mount_rootfs(&judged.rootfs_mounts, &judged.mount_point).await?;
+        self.mount_rootfs(&judged.rootfs_mounts, &judged.mount_point, &mut remains.mounting).await?;
         let child = Process::new(&request.id, "", request.stdio.clone(), State::Creating);
         let (stdio, streams) = console::open_streams(
             self,
