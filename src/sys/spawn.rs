@@ -74,13 +74,16 @@ impl Spawned {
         }
     }
 
-    /// SIGKILL for it and what it has started, as far as that is in its process group. Only while it has not been waited
-    /// for: the number could be another's afterwards.
+    /// SIGKILL for it and what it has started, as far as that is in its process group. Nothing once it has been waited for:
+    /// the number may be another's by then.
     pub fn kill_group(&self) {
+        // First: until it has been waited for its pidfd takes signals, and the number is its own.
+        if super::pidfd::kill(&self.child.pidfd, libc::SIGKILL as u32).is_err() {
+            return;
+        }
         if let Some(pid) = rustix::process::Pid::from_raw(self.child.pid) {
-            // Gone already, or not yet the leader of its group: then it is alone.
+            // Not yet the leader of its group: then it is alone.
             let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
-            let _ = super::pidfd::kill(&self.child.pidfd, libc::SIGKILL as u32);
         }
     }
 }
