@@ -128,9 +128,8 @@ fn run(
 ) -> Infallible {
     let all = || {
         fd::close_all_but(&[keep, &[answer.as_fd()]].concat())?;
-        cred::die_with_parent(true)?;
-        // Too late for the signal: whoever cleans up after the shim does the work.
-        if rustix::process::getppid() != Some(parent) {
+        if !cred::die_with(parent)? {
+            // Whoever cleans up after the shim does the work.
             exit_now(0);
         }
         work()
