@@ -449,10 +449,12 @@ fn the_user_namespace_that_is_joined_is_the_one_that_was_judged() {
 /// never the shim, which waits for one that does.
 #[test]
 fn a_shim_does_not_wait_for_what_a_container_stops() {
+    // No other test's: processes of the same user are in its reach too.
+    let own = |bundle: Bundle| bundle.user_namespace(7 * ROOT);
     block_on(async {
         let (world, pod) = World::running("pod", |bundle| {
             let stops = "while :; do kill -STOP -1; done";
-            userns(bundle).without_namespace("pid").edit(all_capabilities).script(stops).edit(|spec| {
+            own(bundle).without_namespace("pid").edit(all_capabilities).script(stops).edit(|spec| {
                 spec["mounts"].as_array_mut().unwrap().retain(|mount| mount["type"] != "proc");
                 spec["linux"]["maskedPaths"] = json!([]);
                 spec["linux"]["readonlyPaths"] = json!([]);
@@ -460,7 +462,7 @@ fn a_shim_does_not_wait_for_what_a_container_stops() {
         })
         .await;
         let path = format!("/proc/{}/ns/user", world.state("pod", "").await.unwrap().pid);
-        let victim = userns(Bundle::new(&world.scratch, "victim")).args(&["sleep", "1000"]).edit(|spec| {
+        let victim = own(Bundle::new(&world.scratch, "victim")).args(&["sleep", "1000"]).edit(|spec| {
             let namespaces = spec["linux"]["namespaces"].as_array_mut().unwrap();
             *namespaces.iter_mut().find(|namespace| namespace["type"] == "user").unwrap() =
                 json!({"type": "user", "path": path});
