@@ -49,6 +49,7 @@ const TESTS: &[(&str, fn())] = &[
     ("each_seal_holds_where_mfd_exec_is_missing", each_seal_holds_where_mfd_exec_is_missing),
     ("a_program_is_given_what_it_is_given_and_no_more", a_program_is_given_what_it_is_given_and_no_more),
     ("a_program_that_cannot_be_executed_says_why", a_program_that_cannot_be_executed_says_why),
+    ("a_program_is_not_executed_when_its_parent_is_gone", a_program_is_not_executed_when_its_parent_is_gone),
 ];
 
 /// As cargo's harness prints it, whose lines scripts/test counts; of its arguments the filter alone is understood.
@@ -505,4 +506,29 @@ fn each_seal_holds_where_mfd_exec_is_missing() {
         exit_now(9)
     });
     exited(&child.unwrap(), 0);
+}
+
+/// The signal that kills it with its parent is asked for by the child, for which the parent may be too quick.
+fn a_program_is_not_executed_when_its_parent_is_gone() {
+    let scratch = Scratch::new();
+    let mark = scratch.dir().join("lived");
+    let script = format!("sleep 1; echo >> {}", mark.display());
+    let args = ["/bin/sh", "-c", &script].map(|arg| std::ffi::CString::new(arg).unwrap());
+    let program = Program {
+        path: c"/bin/sh".to_owned(),
+        args: args.to_vec(),
+        env: vec![c"PATH=/bin:/usr/bin".to_owned()],
+        fds: Vec::new(),
+        cwd: None,
+        die_with_parent: true,
+    };
+    for _ in 0..100 {
+        let parent = fork(0, None, None, |_| {
+            let _spawned = spawn(&program);
+            exit_now(0)
+        });
+        waitpid(Pid::from_raw(parent.unwrap().pid), None).unwrap();
+    }
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(fs::read_to_string(&mark).unwrap_or_default().len(), 0, "programs without a parent");
 }

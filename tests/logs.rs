@@ -5,7 +5,9 @@ mod common;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use common::block_on;
@@ -660,4 +662,47 @@ fn ctr_logs_to_a_file_and_to_a_logger(containerd: Containerd) {
         logger.assert_gone();
     }
     containerd.assert_nothing_left();
+}
+
+/// A process that leads a group of its own, under a number that is free.
+fn with_pid(wanted: i32) -> Option<Child> {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while Instant::now() < deadline {
+        fs::write("/proc/sys/kernel/ns_last_pid", (wanted - 1).to_string()).unwrap();
+        let mut child = Command::new("sleep").arg("1000").process_group(0).spawn().unwrap();
+        if child.id() as i32 == wanted {
+            return Some(child);
+        }
+        child.kill().and_then(|()| child.wait()).unwrap();
+    }
+    None
+}
+
+/// A logger that has left its work, and CONTAINER_WAIT, to another process, is gone with its number when it is given up.
+#[test]
+fn a_logger_that_has_been_reaped_is_not_killed() {
+    block_on(async {
+        let (world, bundle) = World::with("one", sleeping).await;
+        let logger = Logger::new(world.scratch.dir(), "l", "setsid sh -c 'echo $$ >> pids; exec sleep 1000' & exit 0");
+        let creating = async {
+            let result = world.within(SOON + SOON).create(&bundle, &logger.io("binary")).await;
+            refused(result, Code::DEADLINE_EXCEEDED, &["not ready within"]);
+        };
+        let replacing = async {
+            until("both processes", || logger.pids().len() == 2).await;
+            let first = logger.pids()[0];
+            until("the first one's end", || !Path::new(&format!("/proc/{first}")).exists()).await;
+            with_pid(first)
+        };
+        let ((), other) = futures::join!(creating, replacing);
+        kill_process(Pid::from_raw(logger.pids()[1]).unwrap(), Signal::KILL).unwrap();
+        let Some(mut other) = other else {
+            return common::skipped("a_logger_that_has_been_reaped_is_not_killed", "its number is another's already");
+        };
+        let ended = other.try_wait().unwrap();
+        let _ = other.kill();
+        other.wait().unwrap();
+        assert_eq!(ended, None, "a process that is none of ours was killed");
+        world.close().await;
+    });
 }

@@ -9,6 +9,9 @@ use common::block_on;
 use common::bundle::Bundle;
 use common::container::{Container, Host};
 use common::mountinfo::{at, parse};
+use common::scratch::mounts_below;
+use common::stdio::Io;
+use common::world::{SOON, World};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::{Value, json};
 
@@ -138,5 +141,80 @@ fn the_root_has_the_propagation_that_is_asked_for() {
             unmount(&top);
             assert_eq!(host.scratch.leftovers(), [""; 0], "{word:?}");
         }
+    });
+}
+
+/// A container's own protection is none of the host's: not what it masks, nor what it makes read-only, nor its console.
+#[test]
+fn what_covers_a_part_of_a_shared_volume_stays_in_the_container() {
+    block_on(async {
+        let host = Host::new();
+        let volume = volume(&host, "volume");
+        // A mount of its own in the volume, which is a peer of the host's too.
+        mount_tmpfs(&volume.join("theirs"));
+        for directory in ["masked", "fixed", "theirs/masked", "theirs/sub"] {
+            fs::create_dir(volume.join(directory)).unwrap();
+            fs::write(volume.join(directory).join("host"), "").unwrap();
+        }
+        fs::write(volume.join("file"), "host\n").unwrap();
+        fs::write(volume.join("theirs/sub/file"), "host\n").unwrap();
+        let before = mounts_below(&volume);
+        let bundle = privileged(&host, Some("rshared"), bind(&volume, &["rbind", "rshared"])).edit(|spec| {
+            let linux = &mut spec["linux"];
+            linux["maskedPaths"] = json!(["/vol/file", "/vol/masked", "/vol/theirs/masked", "/vol/theirs/sub/file"]);
+            linux["readonlyPaths"] = json!(["/vol/fixed"]);
+        });
+        let container = host.start(&bundle).await;
+        assert_eq!(mounts_below(&volume), before, "what the host sees");
+        let script = "cat /vol/file /vol/theirs/sub/file; ls /vol/masked /vol/theirs/masked; ls /vol/fixed
+            touch /vol/fixed/x; touch /vol/x";
+        let seen = container.exec_script("look", script).await;
+        assert_eq!(seen.stdout, "/vol/masked:\n\n/vol/theirs/masked:\nhost\n", "{seen:?}");
+        assert!(seen.stderr.contains("/vol/fixed/x: Read-only") && volume.join("x").exists(), "{seen:?}");
+        // What the host mounts there is still the container's to see.
+        mount_tmpfs(&volume.join("ours"));
+        fs::write(volume.join("ours/x"), "").unwrap();
+        assert_eq!(container.exec_script("ours", "ls /vol/ours").await.ok(), "x\n");
+        unmount(&volume.join("ours"));
+        container.end().await;
+        unmount(&volume.join("theirs"));
+        unmount(&volume);
+        assert_eq!(host.scratch.leftovers(), [""; 0]);
+    });
+}
+
+#[test]
+fn the_console_of_a_container_is_not_the_hosts() {
+    block_on(async {
+        let (world, bundle) = World::with("one", |b| {
+            b.script("stat -c %t:%T /dev/console").edit(|spec| spec["process"]["terminal"] = json!(true))
+        })
+        .await;
+        let dev = world.scratch.dir().join("dev");
+        fs::create_dir(&dev).unwrap();
+        mount_tmpfs(&dev);
+        mount(None::<&str>, &dev, None::<&str>, MsFlags::MS_SHARED, None::<&str>).unwrap();
+        fs::create_dir(dev.join("pts")).unwrap();
+        let bundle = bundle.edit(|spec| {
+            let bind = json!({"destination": "/dev", "type": "bind", "source": dev, "options": ["rbind", "rshared"]});
+            spec["linux"]["maskedPaths"] = json!([]);
+            let mounts = spec["mounts"].as_array_mut().unwrap();
+            mounts.retain(|mount| {
+                !mount["destination"].as_str().unwrap().starts_with("/dev/") || mount["type"] == "devpts"
+            });
+            *mounts.iter_mut().find(|mount| mount["destination"] == "/dev").unwrap() = bind;
+        });
+        let mut io = Io::terminal(&world.scratch, "one");
+        world.create(&bundle, &io).await.unwrap();
+        // What the specification itself mounts there is on both sides.
+        let seen = mounts_below(&dev);
+        let waiting = world.spawn_wait("one", "").await;
+        world.start("one", "").await.unwrap();
+        assert_eq!(waiting.await.unwrap().unwrap().exit_status, 0);
+        assert_eq!(io.stdout(SOON).await.unwrap(), "88:0\r\n");
+        world.delete("one", "").await.unwrap();
+        unmount(&dev);
+        assert_eq!(seen, [dev.clone(), dev.join("pts")]);
+        world.close().await;
     });
 }

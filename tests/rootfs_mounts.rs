@@ -6,12 +6,16 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use common::block_on;
 use common::bundle::Bundle;
 use common::container::Host;
 use common::mountinfo::at;
+use common::scratch::mounts_below;
 use common::seccomp::{Refused, take_away};
+use common::stdio::Io;
+use common::world::{World, refused, until};
 use containerd_shim_protos::api::Mount;
 use serde_json::json;
 use ttrpc::Code;
@@ -287,6 +291,77 @@ fn a_file_with_a_file_system_may_be_the_rootfs() {
             let kept = backing_files().into_iter().filter(|file| Path::new(file.trim()) == image);
             assert_eq!(kept.count(), 0, "the loop device is still there");
         }
+    });
+}
+
+/// A disk of the host's that takes no write. Its drop lets it have them, and takes it away.
+struct Frozen(PathBuf);
+
+impl Frozen {
+    fn new(host: &Path, fill: impl FnOnce(&Path)) -> Frozen {
+        let (image, disk) = (host.join("disk.img"), host.join("disk"));
+        fs::create_dir(&disk).unwrap();
+        run(Command::new("mkfs.ext4").arg("-q").arg(&image).arg("64M"));
+        run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&disk));
+        fill(&disk);
+        run(Command::new("fsfreeze").arg("-f").arg(&disk));
+        Frozen(disk)
+    }
+
+    fn thaw(&self) {
+        let _ = Command::new("fsfreeze").arg("-u").arg(&self.0).status();
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        self.thaw();
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+fn run(command: &mut Command) {
+    let status = command.status().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    assert!(status.success(), "{command:?}");
+}
+
+/// Whoever is killed in the middle of a mount may still bring it to its end, long after.
+#[test]
+fn a_mount_that_is_given_up_is_taken_away_once_it_is_there() {
+    if !Path::new("/dev/loop-control").exists() {
+        let name = "a_mount_that_is_given_up_is_taken_away_once_it_is_there";
+        return common::skipped(name, "this kernel has no loop devices");
+    }
+    block_on(async {
+        let (world, mut bundle) = World::with("one", |bundle| bundle.args(&["true"])).await;
+        let good = bundle.rootfs.clone();
+        let disk = Frozen::new(world.scratch.dir(), |disk| {
+            run(Command::new("mkfs.ext4").args(["-q", "-d"]).arg(bundle.busybox()).arg(disk.join("image")).arg("16M"));
+        });
+        let image = disk.0.join("image");
+        bundle.rootfs = vec![mount_of("ext4", &image, &["loop"])];
+        let creating = async {
+            refused(world.create(&bundle, &Io::null()).await, Code::UNAVAILABLE, &["deleted while"]);
+        };
+        let deleting = async {
+            let is_attached = || backing_files().iter().any(|file| Path::new(file.trim()) == image);
+            until("the loop device", is_attached).await;
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            let thawing = async {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                disk.thaw();
+            };
+            let (deleted, ()) = futures::join!(world.delete("one", ""), thawing);
+            refused(deleted, Code::NOT_FOUND, &["one"]);
+            until("the loop device's end", || !is_attached()).await;
+        };
+        futures::join!(creating, deleting);
+        assert!(mounts_below(&bundle.rootfs_dir()).is_empty());
+        drop(disk);
+        bundle.rootfs = good;
+        world.run(&bundle).await;
+        world.end("one").await;
+        world.close().await;
     });
 }
 

@@ -6,6 +6,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use common::block_on;
 use common::bundle::Bundle;
@@ -407,6 +408,74 @@ fn a_container_joins_the_user_namespace_of_a_pod() {
         assert_eq!(out, "0\n2\n");
         shared.end().await;
         pod.end().await;
+    });
+}
+
+/// Its path may lead to another one by the time that it is joined.
+#[test]
+fn the_user_namespace_that_is_joined_is_the_one_that_was_judged() {
+    block_on(async {
+        let (first_host, second_host) = (Host::new(), Host::new());
+        let first = userns(first_host.bundle("first")).args(&["sleep", "1000"]);
+        let second = second_host.bundle("second").user_namespace(3 * ROOT).args(&["sleep", "1000"]);
+        let (first, second) = (first_host.start(&first).await, second_host.start(&second).await);
+        let (world, bundle) = World::with("one", |bundle| userns(bundle).args(&["sleep", "1000"])).await;
+        let link = world.scratch.dir().join("user");
+        let path = |pid: u32| format!("/proc/{pid}/ns/user");
+        std::os::unix::fs::symlink(path(first.pid), &link).unwrap();
+        let bundle = bundle.edit(|spec| {
+            let namespaces = spec["linux"]["namespaces"].as_array_mut().unwrap();
+            *namespaces.iter_mut().find(|namespace| namespace["type"] == "user").unwrap() =
+                json!({"type": "user", "path": link});
+        });
+        // A logger is started in between, and waited for.
+        let logger = world.scratch.dir().join("logger");
+        let swap = format!("/bin/busybox ln -sfn {} {}", path(second.pid), link.display());
+        fs::write(&logger, format!("#!/bin/busybox sh\n{swap}\nexec 5>&-; exec /bin/busybox cat <&3\n")).unwrap();
+        fs::set_permissions(&logger, fs::Permissions::from_mode(0o755)).unwrap();
+        let mut io = Io::null();
+        io.stdout = format!("binary://{}", logger.display());
+        let pid = world.create(&bundle, &io).await.unwrap().pid;
+        assert_eq!(fs::read_link(&link).unwrap(), Path::new(&path(second.pid)));
+        assert_eq!(namespace_of(&pid.to_string(), "user"), first.namespace("user"));
+        world.end("one").await;
+        world.close().await;
+        first.end().await;
+        second.end().await;
+    });
+}
+
+/// What stops every process that it may, in the host's pid namespace, stops those that join its user namespace, and
+/// never the shim, which waits for one that does.
+#[test]
+fn a_shim_does_not_wait_for_what_a_container_stops() {
+    // No other test's: processes of the same user are in its reach too.
+    let own = |bundle: Bundle| bundle.user_namespace(7 * ROOT);
+    block_on(async {
+        let (world, pod) = World::running("pod", |bundle| {
+            let stops = "while :; do kill -STOP -1; done";
+            own(bundle).without_namespace("pid").edit(all_capabilities).script(stops).edit(|spec| {
+                spec["mounts"].as_array_mut().unwrap().retain(|mount| mount["type"] != "proc");
+                spec["linux"]["maskedPaths"] = json!([]);
+                spec["linux"]["readonlyPaths"] = json!([]);
+            })
+        })
+        .await;
+        let path = format!("/proc/{}/ns/user", world.state("pod", "").await.unwrap().pid);
+        let victim = own(Bundle::new(&world.scratch, "victim")).args(&["sleep", "1000"]).edit(|spec| {
+            let namespaces = spec["linux"]["namespaces"].as_array_mut().unwrap();
+            *namespaces.iter_mut().find(|namespace| namespace["type"] == "user").unwrap() =
+                json!({"type": "user", "path": path});
+        });
+        for attempt in 0..5 {
+            // It may come to be, or not: it is itself among what is stopped.
+            let _ = world.within(Duration::from_secs(1)).create(&victim, &Io::null()).await;
+            let state = world.within(SOON).state("pod", "").await;
+            assert!(state.is_ok(), "attempt {attempt}: {state:?}");
+            let _ = world.within(SOON + SOON).delete("victim", "").await;
+        }
+        world.end(&pod.id).await;
+        world.close().await;
     });
 }
 

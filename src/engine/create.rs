@@ -74,6 +74,8 @@ struct Judged {
     state: StateDir,
     seccomp: Option<Rc<Filter>>,
     id_maps: Option<IdMaps>,
+    /// The user namespace that these are the maps of, where it is joined.
+    user_namespace: Option<OwnedFd>,
 }
 
 /// A child about to be born.
@@ -170,7 +172,8 @@ impl Engine {
         let spec = load::load(&request.bundle)?;
         validate::validate(&spec)?;
         let rootfs_mounts = rootfs::plan(&request.rootfs)?;
-        let id_maps = userns::maps(&spec)?;
+        let user_namespace = userns::joined(&spec)?;
+        let id_maps = userns::maps(&spec, user_namespace.as_ref())?;
         let linux = spec.linux().as_ref();
         let cgroup = cgroup::cgroup_path(linux.and_then(|linux| linux.cgroups_path().as_deref()), &request.id)?;
         if let Some(resources) = linux.and_then(|linux| linux.resources().as_ref()) {
@@ -185,7 +188,19 @@ impl Engine {
         process.session_keyring = !request.options.no_new_keyring;
         let rootfs = load::rootfs(&request.bundle, &spec);
         let mount_point = request.bundle.join("rootfs");
-        Ok((Judged { request, rootfs, rootfs_mounts, mount_point, cgroup, state, spec, seccomp, id_maps }, process))
+        let judged = Judged {
+            request,
+            spec,
+            rootfs,
+            rootfs_mounts,
+            mount_point,
+            cgroup,
+            state,
+            seccomp,
+            id_maps,
+            user_namespace,
+        };
+        Ok((judged, process))
     }
 
     /// Makes the state directory. One that is there already is a living container's, or the leftover of one whose shim
@@ -222,7 +237,7 @@ impl Engine {
         judged.state.save(&saved)?;
 
         remains.rootfs = saved.rootfs.clone();
-        self.mount_rootfs(&judged.rootfs_mounts, &judged.mount_point).await?;
+        self.mount_rootfs(&judged.rootfs_mounts, &judged.mount_point, &mut remains.mounting).await?;
         let child = Process::new(&request.id, "", request.stdio.clone(), State::Creating);
         let (stdio, streams) = console::open_streams(
             self,
@@ -248,6 +263,8 @@ impl Engine {
         if let Work::Create(create) = &mut unborn.plan.work {
             create.hooks = hooks.as_ref().map(Hooks::plan);
         }
+        // Where the birth fails half-way a child may be there that nobody knows.
+        remains.kill = true;
         self.birth(&child, unborn)?;
         *init = Some(child.clone());
         let oom_score_adj = judged.spec.process().as_ref().and_then(|process| process.oom_score_adj());
@@ -402,6 +419,12 @@ fn plan_init(judged: &Judged, process: plan::Process, streams: Streams, cgroup: 
     let mut create = plan::create(&judged.spec, &judged.request.bundle, &judged.rootfs, &views)?;
     if let Some(rootfs) = &mut create.rootfs {
         rootfs.no_pivot = judged.request.options.no_pivot_root;
+    }
+    // The one that was judged: its path may lead to another by now.
+    if let Some(judged) = &judged.user_namespace {
+        for (_, joined) in create.joined.iter_mut().filter(|(kind, _)| *kind == Namespace::User) {
+            *joined = judged.try_clone().os(|| "dup")?;
+        }
     }
     if let Some(maps) = &judged.id_maps {
         create.sources = Sources::of(&create, maps)?.map(Rc::new);

@@ -12,8 +12,8 @@ use std::time::Duration;
 use rustix::process::Pid;
 use tokio::sync::oneshot;
 
-use crate::error::{Error, Kind, Result};
-use crate::init::sync::{self, ChildEnd, Heard};
+use crate::error::{Error, Kind, Os, Result};
+use crate::init::sync::{self, ChildEnd, Heard, ParentEnd};
 use crate::sys::fork::{self, exit_now};
 use crate::sys::ns::Birthplace;
 use crate::sys::{cred, fd, pidfd};
@@ -47,6 +47,20 @@ impl Engine {
         self.in_child_at(what, bound, None, &[], work).await
     }
 
+    /// The same with the child's pidfd in `note`, for who gives up waiting and has to know when it is gone: what a killed
+    /// child does in the kernel it may still bring to its end.
+    pub(super) async fn in_child_noted(
+        &self,
+        what: &'static str,
+        bound: Duration,
+        note: &mut Option<OwnedFd>,
+        work: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        let child = self.fork_helper(what, None, &[], work)?;
+        *note = Some(child.pidfd.0.try_clone().os(|| "dup")?);
+        child.done(what, bound).await
+    }
+
     /// The same in other namespaces, with the descriptors `keep` left open.
     pub(super) async fn in_child_at(
         &self,
@@ -56,18 +70,39 @@ impl Engine {
         keep: &[BorrowedFd<'_>],
         work: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
+        self.fork_helper(what, place, keep, work)?.done(what, bound).await
+    }
+
+    fn fork_helper(
+        &self,
+        what: &'static str,
+        place: Option<Birthplace<'_>>,
+        keep: &[BorrowedFd<'_>],
+        work: impl FnOnce() -> Result<()>,
+    ) -> Result<Helper> {
         let (ours, theirs) = sync::pair()?;
         let us = rustix::process::getpid();
         let child = fork::fork(0, place, None, |_| run(what, work, keep, &theirs, us))?;
         let (done, exited) = oneshot::channel();
         self.children.borrow_mut().insert(child.pid, Child::Helper(done));
-        drop(theirs);
-        let _killed = KilledOnDrop(child.pidfd);
-        if tokio::time::timeout(bound, exited).await.is_err() {
+        Ok(Helper { pidfd: KilledOnDrop(child.pidfd), exited, answer: ours })
+    }
+}
+
+/// A helper under way.
+struct Helper {
+    pidfd: KilledOnDrop,
+    exited: oneshot::Receiver<Exit>,
+    answer: ParentEnd,
+}
+
+impl Helper {
+    async fn done(self, what: &'static str, bound: Duration) -> Result<()> {
+        if tokio::time::timeout(bound, self.exited).await.is_err() {
             let text = format!("{what}: not done within {} s", bound.as_secs());
             return Err(Error::new(Kind::DeadlineExceeded, text));
         }
-        match ours.receive()? {
+        match self.answer.receive()? {
             Heard::Ready => Ok(()),
             Heard::Failed(error) => Err(error),
             _ => Err(Error::new(Kind::Internal, format!("{what}: the helper died without a word"))),
@@ -93,9 +128,8 @@ fn run(
 ) -> Infallible {
     let all = || {
         fd::close_all_but(&[keep, &[answer.as_fd()]].concat())?;
-        cred::die_with_parent(true)?;
-        // Too late for the signal: whoever cleans up after the shim does the work.
-        if rustix::process::getppid() != Some(parent) {
+        if !cred::die_with(parent)? {
+            // Whoever cleans up after the shim does the work.
             exit_now(0);
         }
         work()

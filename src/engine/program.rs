@@ -48,7 +48,7 @@ impl Running {
         let _ = pidfd::kill(&self.spawned.child.pidfd, signal);
     }
 
-    /// SIGKILL for it and its process group; not once [`Running::end`] has returned.
+    /// SIGKILL for it and its process group, unless it has been reaped.
     pub(super) fn kill(&self) {
         self.spawned.kill_group();
     }

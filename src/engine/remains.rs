@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::cgroup::{Cgroup, Hierarchies};
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Os, Result};
 use crate::sys::pidfd;
 
 use super::Engine;
@@ -34,6 +34,8 @@ pub struct Remains {
     pub kill: bool,
     /// The directory on which its root file system was mounted by us.
     pub rootfs: Option<PathBuf>,
+    /// The child that mounts something there, where nobody waits for it any more.
+    pub mounting: Option<OwnedFd>,
     /// The hooks to be run when it is gone.
     pub poststop: Option<Poststop>,
     /// Its state.
@@ -73,6 +75,16 @@ impl Remains {
             self.cgroup = None;
         }
         if let Some(target) = &self.rootfs {
+            // It has been killed, and mounts all the same where the kernel has begun to.
+            if let Some(mounting) = &self.mounting {
+                let mounting = mounting.try_clone().os(|| "dup")?;
+                if !ended(mounting, UNMOUNT_BOUND).await? {
+                    let text =
+                        format!("what is being mounted on {} can be neither mounted nor given up", target.display());
+                    return Err(Error::new(Kind::DeadlineExceeded, text));
+                }
+                self.mounting = None;
+            }
             unmount.rootfs(target).await?;
             self.rootfs = None;
         }

@@ -4,7 +4,7 @@
 mod idmap;
 mod overlay;
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -92,24 +92,33 @@ fn plan_one(mount: &RootfsMount) -> Result<Planned> {
 }
 
 impl Engine {
-    /// Makes all mounts on `rootfs`, in order. What may wait for a device does so in a child.
+    /// Makes all mounts on `rootfs`, in order. What may wait for a device does so in a child, which is in `helper` as long
+    /// as it does: given up, it may mount all the same.
     ///
     /// # Errors
     /// Names the mount; those made stay, for the caller to take away with [`unmount`].
-    pub(super) async fn mount_rootfs(&self, mounts: &[Planned], rootfs: &Path) -> Result<()> {
+    pub(super) async fn mount_rootfs(
+        &self,
+        mounts: &[Planned],
+        rootfs: &Path,
+        helper: &mut Option<OwnedFd>,
+    ) -> Result<()> {
         for (index, mount) in mounts.iter().enumerate() {
-            self.mount_one(mount, rootfs).await.context(|| format!("rootfs mount {index}"))?;
+            self.mount_one(mount, rootfs, helper).await.context(|| format!("rootfs mount {index}"))?;
+            *helper = None;
         }
         Ok(())
     }
 
-    async fn mount_one(&self, planned: &Planned, rootfs: &Path) -> Result<()> {
+    async fn mount_one(&self, planned: &Planned, rootfs: &Path, helper: &mut Option<OwnedFd>) -> Result<()> {
         const WHAT: &str = "mounting the rootfs";
         match &planned.how {
             // A process of its own: it makes a user namespace, and of an overlay the layers are in a mount namespace.
-            How::Bind if planned.ids.is_some() => self.in_child(WHAT, MOUNT_BOUND, || planned.bind(rootfs)).await,
+            How::Bind if planned.ids.is_some() => {
+                self.in_child_noted(WHAT, MOUNT_BOUND, helper, || planned.bind(rootfs)).await
+            }
             How::Overlay(overlay) if planned.ids.is_some() => {
-                self.in_child(WHAT, MOUNT_BOUND, || planned.mapped(overlay, rootfs)).await
+                self.in_child_noted(WHAT, MOUNT_BOUND, helper, || planned.mapped(overlay, rootfs)).await
             }
             How::Bind => planned.bind(rootfs),
             How::Tmpfs => planned.file_system("tmpfs", &planned.source, rootfs),
@@ -117,12 +126,12 @@ impl Engine {
             How::Overlay(overlay) => match planned.layer_by_layer(overlay, rootfs) {
                 Err(e) if overlay::is_too_old(&e) => {
                     // It changes its working directory, and a child has one of its own.
-                    self.in_child(WHAT, MOUNT_BOUND, || planned.relative(overlay, rootfs)).await
+                    self.in_child_noted(WHAT, MOUNT_BOUND, helper, || planned.relative(overlay, rootfs)).await
                 }
                 done => done,
             },
             How::Device { kind, file } => {
-                self.in_child(WHAT, MOUNT_BOUND, || planned.device(kind, *file, rootfs)).await
+                self.in_child_noted(WHAT, MOUNT_BOUND, helper, || planned.device(kind, *file, rootfs)).await
             }
         }
     }

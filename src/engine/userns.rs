@@ -1,6 +1,6 @@
 //! The shim's part of a container's user namespace: its maps, and what only the host's root can do for a process in it.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
@@ -21,15 +21,22 @@ use super::create::sync_of;
 /// How long the sources of bind mounts may take to be opened: one may be a server's that does not answer.
 const SOURCES_BOUND: Duration = Duration::from_secs(60);
 
+/// The user namespace that a container is to join by its path; `None` where it joins none.
+///
+/// # Errors
+/// `InvalidArgument` where the path leads to no user namespace.
+pub(super) fn joined(spec: &Spec) -> Result<Option<OwnedFd>> {
+    let path = namespace(spec, LinuxNamespaceType::User).and_then(|namespace| namespace.path);
+    path.map(|path| ns::open_path(Namespace::User, path)).transpose()
+}
+
 /// The maps of the user namespace that a container is to be in; `None` where that is the shim's.
 ///
 /// # Errors
-/// `InvalidArgument` where a joined one does not suit the specification.
-pub(super) fn maps(spec: &Spec) -> Result<Option<IdMaps>> {
-    let path = namespace(spec, LinuxNamespaceType::User).and_then(|namespace| namespace.path);
-    let Some(path) = path else { return id_map::new_maps(spec) };
-    let joined = ns::open_path(Namespace::User, path)?;
-    let texts = userns::maps(joined.as_fd()).context(|| format!("user namespace {}", path.display()))?;
+/// `InvalidArgument` where the `joined` one does not suit the specification.
+pub(super) fn maps(spec: &Spec, joined: Option<&OwnedFd>) -> Result<Option<IdMaps>> {
+    let Some(joined) = joined else { return id_map::new_maps(spec) };
+    let texts = userns::maps(joined.as_fd()).context(|| "the user namespace to join")?;
     let [uids, gids] = texts.map(|text| {
         IdMap::parse(&text).ok_or_else(|| Error::new(Kind::Internal, format!("not a map of ids: {text:?}")))
     });

@@ -37,7 +37,7 @@ pub fn make(born: &mut Born<'_>) -> Result<()> {
     rustix::fs::fchown(&slave, Some(Uid::from_raw(born.plan.process.uid)), None).os(|| "fchown of the terminal")?;
     tty::take_control(&slave)?;
     if matches!(born.plan.work, Work::Create(_)) && rootfs::plan(born).is_some() {
-        bind_console(root, &slave).context(|| "/dev/console")?;
+        bind_console(born, root, &slave).context(|| "/dev/console")?;
     }
     born.sync.console(&master)?;
     born.console = Some(slave);
@@ -45,9 +45,10 @@ pub fn make(born: &mut Born<'_>) -> Result<()> {
 }
 
 /// Binds the slave onto /dev/console (runtime-spec: config-linux.md, "Default devices"), made where it is missing.
-fn bind_console(root: &Root, slave: &OwnedFd) -> Result<()> {
+fn bind_console(born: &Born<'_>, root: &Root, slave: &OwnedFd) -> Result<()> {
     // As for the devices: /dev may be anything in an image.
     let dev = root.resolve_no_links(Path::new("/dev"))?;
     let target = devices::mount_point(&dev, "console".as_ref())?;
+    rootfs::keep_inside(born, &target)?;
     Mount::clone_fd(slave.as_fd(), false)?.attach(target.as_fd())
 }

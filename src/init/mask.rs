@@ -17,7 +17,11 @@ pub fn read_only(born: &mut Born<'_>) -> Result<()> {
     let (Some(plan), Some(root)) = (rootfs::plan(born), &born.root) else { return Ok(()) };
     for path in &plan.readonly_paths {
         let Some(target) = existing(root, path)? else { continue };
-        let make = || Mount::clone_fd(target.as_fd(), true)?.attach_with(target.as_fd(), libc::MOUNT_ATTR_RDONLY, 0);
+        let make = || {
+            // Before the copy, which would be another peer.
+            rootfs::keep_inside(born, &target)?;
+            Mount::clone_fd(target.as_fd(), true)?.attach_with(target.as_fd(), libc::MOUNT_ATTR_RDONLY, 0)
+        };
         make().context(|| path.display().to_string())?;
     }
     Ok(())
@@ -30,9 +34,12 @@ pub fn masked(born: &mut Born<'_>) -> Result<()> {
     let mut empty = None;
     for path in &plan.masked_paths {
         let Some(target) = existing(root, path)? else { continue };
-        let mut cover = || match path::is_dir(&target)? {
-            true => cover(&mut empty, &target, empty_directory),
-            false => cover(&mut null, &target, || copy(&null_device(root)?)),
+        let mut cover = || {
+            rootfs::keep_inside(born, &target)?;
+            match path::is_dir(&target)? {
+                true => cover(&mut empty, &target, empty_directory),
+                false => cover(&mut null, &target, || copy(&null_device(root)?)),
+            }
         };
         cover().context(|| path.display().to_string())?;
     }

@@ -48,9 +48,18 @@ pub fn open(born: &mut Born<'_>) -> Result<()> {
     // No master either: what the host mounts in the bundle later is not the container's (runc: rootfsParentMountPrivate).
     mount_of(&root)?.propagate(libc::MS_PRIVATE, false)?;
     born.root = Some(root);
+    born.shares = !shared.is_empty();
     born.shared = shared;
     born.sources = sources;
     Ok(())
+}
+
+/// To be called before something of our own is mounted on `target`: it covers a part of the container, and none of the
+/// host's, to which a volume that is shared would take it (runc does not prevent that).
+///
+/// The price is that what the container mounts on that very mount does not appear on the host either.
+pub fn keep_inside(born: &Born<'_>, target: impl AsFd) -> Result<()> {
+    if born.shares { mount::hide_from_peers(target.as_fd()) } else { Ok(()) }
 }
 
 /// Makes the working directory where the image lacks it, as runc does.

@@ -27,6 +27,8 @@ pub struct Born<'a> {
     pub root: Option<Root>,
     /// Copies of the host's mounts that stay the host's peers, by the index of the mount: from `opening the rootfs` to `mounting`.
     pub shared: Vec<(usize, Mount)>,
+    /// There were some: what is mounted on them now appears on the host's side too.
+    pub shares: bool,
     /// What the host has opened for it, in a user namespace, from `receiving the host's sources` on.
     pub sources: Option<Received>,
     /// The slave of its terminal, where it has one, from `making the terminal` to `connecting stdio`.
@@ -135,6 +137,7 @@ pub fn run(plan: &Plan, sync: &ChildEnd, birth: Birth, at: &mut &'static str) ->
         sync,
         root: None,
         shared: Vec::new(),
+        shares: false,
         sources: None,
         console: None,
         home: None,

@@ -101,6 +101,12 @@ pub fn die_with_parent(die: bool) -> Result<()> {
     rustix::process::set_parent_process_death_signal(signal).os(|| "prctl PR_SET_PDEATHSIG")
 }
 
+/// The same for a child of `parent`, in whose pid namespace it is; false where that has ended before it could be asked for.
+pub fn die_with(parent: rustix::process::Pid) -> Result<bool> {
+    die_with_parent(true)?;
+    Ok(rustix::process::getppid() == Some(parent))
+}
+
 /// Orphans below us become our children.
 pub fn become_subreaper() -> Result<()> {
     let us = rustix::process::getpid();

@@ -7,7 +7,9 @@
 
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 use crate::error::{Error, Kind, Os, Result};
 use crate::sys::ns::{Birthplace, Namespace, Visit};
@@ -102,7 +104,8 @@ pub fn fork_inside<F: FnOnce(Birth) -> std::convert::Infallible>(
     child: F,
 ) -> Result<Child> {
     refuse_threads()?;
-    let (mut answer, tell) = std::io::pipe().os(|| "pipe")?;
+    let (mut answer, tell) = UnixStream::pair().os(|| "socketpair")?;
+    answer.set_read_timeout(Some(IN_REACH_BOUND)).os(|| "setsockopt SO_RCVTIMEO")?;
     let Some(helper) = clone(0, None)?.0 else {
         let _ = catch_unwind(AssertUnwindSafe(|| midwife(joined, namespaces, cgroup, tell, child)));
         exit_now(PANICKED)
@@ -110,7 +113,7 @@ pub fn fork_inside<F: FnOnce(Birth) -> std::convert::Infallible>(
     drop(tell);
     let mut record = [0; 12];
     let told = answer.read_exact(&mut record);
-    wait_for(helper.pid)?;
+    end(&helper)?;
     told.os(|| "read from the process that joins namespaces")?;
     let [pid, errno, at] =
         [0, 4, 8].map(|n| i32::from_le_bytes([record[n], record[n + 1], record[n + 2], record[n + 3]]));
@@ -127,7 +130,7 @@ fn midwife<F: FnOnce(Birth) -> std::convert::Infallible>(
     joined: &[(Namespace, OwnedFd)],
     namespaces: u64,
     cgroup: Option<BorrowedFd<'_>>,
-    mut tell: std::io::PipeWriter,
+    mut tell: UnixStream,
     child: F,
 ) -> std::convert::Infallible {
     let enter_all = || {
@@ -148,9 +151,15 @@ fn midwife<F: FnOnce(Birth) -> std::convert::Infallible>(
     exit_now(0)
 }
 
-/// Reaps a child that ends by itself at once.
-pub(super) fn wait_for(pid: i32) -> Result<()> {
-    let pid = rustix::process::Pid::from_raw(pid);
+/// How long a child of ours that enters a user namespace may take for what is done at once. It is waited for where it is
+/// forked, and in reach of whoever has CAP_KILL in that namespace and sees it, in a pid namespace of the host's: stopped
+/// by them it must not stop us, nor for longer than containerd waits for an answer.
+pub(super) const IN_REACH_BOUND: Duration = Duration::from_secs(2);
+
+/// Ends and reaps a child that has nothing more to do. SIGKILL ends a stopped one too.
+pub(super) fn end(child: &Child) -> Result<()> {
+    let _ = super::pidfd::kill(&child.pidfd, libc::SIGKILL as u32); // It may have ended.
+    let pid = rustix::process::Pid::from_raw(child.pid);
     let waited = rustix::io::retry_on_intr(|| rustix::process::waitpid(pid, rustix::process::WaitOptions::empty()));
     waited.map(drop).os(|| "waitpid")
 }

@@ -14,6 +14,8 @@ use rustix::mount::{
 
 use crate::error::{Error, Os, Result};
 
+use super::path;
+
 /// A file system being configured (fsopen(2)).
 #[derive(Debug)]
 pub struct FileSystem {
@@ -214,6 +216,33 @@ pub fn propagation(path: &Path, flags: u64) -> Result<()> {
     rustix::mount::mount_change(path, flags).os(|| format!("mount propagation {}", path.display()))
 }
 
+/// Keeps what will be mounted on the mount of `target` from its peers: a shared mount becomes a slave of theirs, on which
+/// theirs still appear. Looks at /proc, the host's.
+pub fn hide_from_peers(target: BorrowedFd<'_>) -> Result<()> {
+    let table = "/proc/self/mountinfo";
+    let id = path::mount_id(target)?;
+    let table = std::fs::read_to_string(table).os(|| format!("read {table}"))?;
+    let Some(point) = shared_mount(&table, id) else { return Ok(()) };
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mount = rustix::fs::open(&point, flags, Mode::empty()).os(|| format!("open {}", point.display()))?;
+    // The path is what it was called a moment ago.
+    if path::mount_id(&mount)? != id {
+        return Err(Error::os(libc::EAGAIN, format!("finding the mount at {}", point.display())));
+    }
+    Mount(mount).propagate(libc::MS_SLAVE, false)
+}
+
+/// The mount point of the mount `id`, where mountinfo has it as a shared one.
+fn shared_mount(mountinfo: &str, id: u64) -> Option<PathBuf> {
+    mountinfo.lines().find_map(|line| {
+        let mut fields = line.split(' ');
+        let own = fields.next()?.parse() == Ok(id);
+        let point = fields.nth(3)?;
+        let shared = fields.skip(1).take_while(|field| *field != "-").any(|field| field.starts_with("shared:"));
+        (own && shared).then(|| unescape(point))
+    })
+}
+
 /// mount(2), for file systems of the host's that containerd asks for by path: options as one string.
 pub fn mount(source: &str, target: &Path, kind: &str, flags: u64, data: &str) -> Result<()> {
     let flags = MountFlags::from_bits_retain(flags as u32);
@@ -328,5 +357,14 @@ mod tests {
                      24 1 8:1 / / rw - ext4 /dev/proc rw\n";
         let found: Vec<_> = whole_pseudo_file_systems(table).collect();
         assert_eq!(found, [Path::new("/proc"), Path::new("/a b\\")]);
+    }
+
+    #[test]
+    fn a_shared_mount_is_found_by_its_id() {
+        let table = "21 1 0:20 / /a rw,relatime shared:3 master:1 - tmpfs tmpfs rw\n\
+                     22 1 0:20 / /b\\040c rw master:1 shared:4 - tmpfs tmpfs rw\n\
+                     23 1 0:20 / /d rw master:1 - tmpfs shared:5 rw\n";
+        let found = [21, 22, 23, 2].map(|id| shared_mount(table, id));
+        assert_eq!(found, [Some("/a".into()), Some("/b c".into()), None, None]);
     }
 }

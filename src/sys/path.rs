@@ -216,6 +216,12 @@ pub fn is_same(a: impl AsFd, b: impl AsFd) -> Result<bool> {
     Ok(place(a) == place(b))
 }
 
+/// The number of the mount that `fd` is on, as in /proc/self/mountinfo (statx(2), Linux 5.8).
+pub fn mount_id(fd: impl AsFd) -> Result<u64> {
+    let statx = rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, rustix::fs::StatxFlags::MNT_ID).os(|| "statx")?;
+    Ok(statx.stx_mnt_id)
+}
+
 /// Gives the file that `fd` names another owner, by descriptor.
 pub fn chown(fd: impl AsFd, uid: u32, gid: u32) -> Result<()> {
     use rustix::fs::{Gid, Uid};

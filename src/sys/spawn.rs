@@ -8,6 +8,7 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use rustix::pipe::PipeFlags;
+use rustix::process::Pid;
 
 use crate::error::{Error, Os, Result};
 use crate::sys::fork::{self, Birth, Child, exit_now};
@@ -47,7 +48,7 @@ pub struct Spawned {
 /// # Errors
 /// As [`fork::fork`]. That it cannot be executed is told by [`Spawned::refused`].
 pub fn spawn(program: &Program) -> Result<Spawned> {
-    start(program, |tell| fork::fork(0, None, None, |_| become_program(program, tell, || Ok(()))))
+    start(program, |tell, us| fork::fork(0, None, None, |_| become_program(program, tell, us, || Ok(()))))
 }
 
 /// The same in a child of ours, in its namespaces and as its user. `last` is done right before the program is executed.
@@ -55,12 +56,12 @@ pub fn spawn(program: &Program) -> Result<Spawned> {
 /// # Errors
 /// As [`fork::fork_again`].
 pub fn spawn_again(birth: Birth, program: &Program, last: impl FnOnce() -> Result<()>) -> Result<Spawned> {
-    start(program, |tell| fork::fork_again(birth, || become_program(program, tell, last)))
+    start(program, |tell, us| fork::fork_again(birth, || become_program(program, tell, us, last)))
 }
 
-fn start(program: &Program, fork: impl FnOnce(&OwnedFd) -> Result<Child>) -> Result<Spawned> {
+fn start(program: &Program, fork: impl FnOnce(&OwnedFd, Pid) -> Result<Child>) -> Result<Spawned> {
     let (failure, tell) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).os(|| "pipe2")?;
-    let child = fork(&tell)?;
+    let child = fork(&tell, rustix::process::getpid())?;
     Ok(Spawned { child, failure, name: program.path.to_string_lossy().into_owned() })
 }
 
@@ -74,31 +75,40 @@ impl Spawned {
         }
     }
 
-    /// SIGKILL for it and what it has started, as far as that is in its process group. Only while it has not been waited
-    /// for: the number could be another's afterwards.
+    /// SIGKILL for it and what it has started, as far as that is in its process group. Nothing once it has been waited for:
+    /// the number may be another's by then.
     pub fn kill_group(&self) {
-        if let Some(pid) = rustix::process::Pid::from_raw(self.child.pid) {
-            // Gone already, or not yet the leader of its group: then it is alone.
+        // First: until it has been waited for its pidfd takes signals, and the number is its own.
+        if super::pidfd::kill(&self.child.pidfd, libc::SIGKILL as u32).is_err() {
+            return;
+        }
+        if let Some(pid) = Pid::from_raw(self.child.pid) {
+            // Not yet the leader of its group: then it is alone.
             let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
-            let _ = super::pidfd::kill(&self.child.pidfd, libc::SIGKILL as u32);
         }
     }
 }
 
-fn become_program(program: &Program, tell: &OwnedFd, last: impl FnOnce() -> Result<()>) -> Infallible {
+fn become_program(program: &Program, tell: &OwnedFd, parent: Pid, last: impl FnOnce() -> Result<()>) -> Infallible {
     // Behind the program's descriptors, where nothing is put in its place.
     let Ok(tell) = above(program.fds.len(), tell.as_fd()) else { exit_now(NOT_EXECUTED) };
-    let Err(error) = prepare_and_execute(program, &tell, last);
+    let Err(error) = prepare_and_execute(program, &tell, parent, last);
     let errno = error.errno().unwrap_or(libc::EIO).to_ne_bytes();
     let _ = rustix::io::write(&tell, &errno);
     exit_now(NOT_EXECUTED)
 }
 
-fn prepare_and_execute(program: &Program, tell: &OwnedFd, last: impl FnOnce() -> Result<()>) -> Result<Infallible> {
+fn prepare_and_execute(
+    program: &Program,
+    tell: &OwnedFd,
+    parent: Pid,
+    last: impl FnOnce() -> Result<()>,
+) -> Result<Infallible> {
     place(&program.fds)?;
     fd::close_all_but(&kept(program.fds.len(), tell))?;
-    if program.die_with_parent {
-        cred::die_with_parent(true)?;
+    if program.die_with_parent && !cred::die_with(parent)? {
+        // Nobody is there to be told.
+        exit_now(NOT_EXECUTED);
     }
     cred::new_session()?;
     if let Some(cwd) = &program.cwd {

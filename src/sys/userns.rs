@@ -8,9 +8,9 @@ use rustix::fs::{Mode, OFlags, open};
 
 use crate::error::{Error, Os, Result};
 
-use super::fork::{exit_now, fork, wait_for};
+use super::fd;
+use super::fork::{IN_REACH_BOUND, end, exit_now, fork};
 use super::ns::{self, Namespace};
-use super::{fd, pidfd};
 
 /// The texts of uid_map and gid_map of the namespace, with ids as our own sees them.
 ///
@@ -20,6 +20,7 @@ use super::{fd, pidfd};
 /// What setns(2) says.
 pub fn maps(namespace: BorrowedFd<'_>) -> Result<[String; 2]> {
     let (mut ours, theirs) = UnixStream::pair().os(|| "socketpair")?;
+    ours.set_read_timeout(Some(IN_REACH_BOUND)).os(|| "setsockopt SO_RCVTIMEO")?;
     let child = fork(0, None, None, |_| {
         let entered =
             fd::close_all_but(&[namespace, theirs.as_fd()]).and_then(|()| ns::enter(namespace, Namespace::User));
@@ -43,8 +44,7 @@ pub fn maps(namespace: BorrowedFd<'_>) -> Result<[String; 2]> {
         Ok([map("uid_map")?, map("gid_map")?])
     };
     let maps = read();
-    let _ = pidfd::kill(&child.pidfd, libc::SIGKILL as u32); // It may have ended.
-    wait_for(child.pid)?;
+    end(&child)?;
     maps
 }
 

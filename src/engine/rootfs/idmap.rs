@@ -43,11 +43,12 @@ impl IdMaps {
 
     /// A user namespace with these maps. Nobody is in it.
     fn user_namespace(&self) -> Result<OwnedFd> {
+        let us = rustix::process::getpid();
         let child = fork::fork(libc::CLONE_NEWUSER as u64, None, None, |_| {
-            let _ = cred::die_with_parent(true);
-            loop {
+            while matches!(cred::die_with(us), Ok(true)) {
                 nix::unistd::pause();
             }
+            fork::exit_now(0)
         })?;
         let own = |file: &str| format!("/proc/{}/{file}", child.pid);
         let write = |file: &str, text: &str| std::fs::write(own(file), text).os(|| format!("write {}", own(file)));
