@@ -51,6 +51,14 @@ impl FileSystem {
             .os(|| format!("fsmount {}", self.kind))
     }
 
+    /// Whether the file system is one that takes its options as mount(2) does, a page of text: whatever is set is gathered,
+    /// and looked at when it is made. overlayfs is so before Linux 6.5.
+    ///
+    /// Such a one takes no descriptors and says so whatever the option is; others say what is wrong with this one.
+    pub fn is_of_text(&self) -> bool {
+        rustix::mount::fsconfig_set_fd(&self.fd, "source", &self.fd) == Err(rustix::io::Errno::OPNOTSUPP)
+    }
+
     /// Adds what the kernel wrote about the failure ("e overlay: No changes allowed in reconfigure").
     fn explain(&self, error: Error) -> Error {
         let mut log = [0u8; 512];
