@@ -160,9 +160,12 @@ impl Victim {
 /// The strongest attacker is root on the host: what it cannot do to the file that runs, no container can.
 #[test]
 fn nobody_can_write_to_the_file_that_runs() {
-    // overlayfs' own characters in the path; a path for which fsconfig(2) has no room.
+    // overlayfs' own characters in the path; what separates options, which an overlayfs that has them as text does not
+    // take; a path for which fsconfig(2) has no room.
     let long = ["long".repeat(30), "path".repeat(30), "here".repeat(30)].join("/");
-    for (directory, in_memory) in [("plain", false), (r"a:b\c,d", false), (long.as_str(), true)] {
+    for (directory, in_memory) in
+        [("plain", false), (r"a:b\c", false), ("a,b", linux() < (6, 5)), (long.as_str(), true)]
+    {
         block_on(async {
             let scratch = Scratch::new();
             let sink = EventSink::start(&scratch);
@@ -189,6 +192,13 @@ fn nobody_can_write_to_the_file_that_runs() {
             victim.is_whole();
         });
     }
+}
+
+/// The version of the kernel.
+fn linux() -> (u32, u32) {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split(['.', '-']).map(|number| number.trim().parse().unwrap());
+    (numbers.next().unwrap(), numbers.next().unwrap())
 }
 
 fn overwrite(path: &Path) -> std::io::Result<()> {
