@@ -164,7 +164,7 @@ fn nobody_can_write_to_the_file_that_runs() {
     // take; a path for which fsconfig(2) has no room.
     let long = ["long".repeat(30), "path".repeat(30), "here".repeat(30)].join("/");
     for (directory, in_memory) in
-        [("plain", false), (r"a:b\c", false), ("a,b", linux() < (6, 5)), (long.as_str(), true)]
+        [("plain", false), (r"a:b\c", false), ("a,b", common::linux() < (6, 5)), (long.as_str(), true)]
     {
         block_on(async {
             let scratch = Scratch::new();
@@ -192,13 +192,6 @@ fn nobody_can_write_to_the_file_that_runs() {
             victim.is_whole();
         });
     }
-}
-
-/// The version of the kernel.
-fn linux() -> (u32, u32) {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
-    let mut numbers = release.split(['.', '-']).map(|number| number.trim().parse().unwrap());
-    (numbers.next().unwrap(), numbers.next().unwrap())
 }
 
 fn overwrite(path: &Path) -> std::io::Result<()> {

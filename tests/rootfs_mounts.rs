@@ -7,11 +7,11 @@ use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::block_on;
 use common::bundle::Bundle;
 use common::container::Host;
 use common::mountinfo::at;
-use common::seccomp::{Refused, take_away};
+use common::seccomp::{LINUX_5_10, Refused, take_away};
+use common::{block_on, linux, skipped};
 use containerd_shim_protos::api::Mount;
 use serde_json::json;
 use ttrpc::Code;
@@ -136,11 +136,14 @@ fn paths_of_layers_may_have_any_characters() {
 
 #[test]
 fn options_are_those_asked_for_however_many_layers_there_are() {
+    // Linux 5.11
+    let userxattr = (linux() >= (5, 11)).then_some("userxattr");
     block_on(async {
         for count in [2, 200] {
             let host = Host::new();
             let mut bundle = host.bundle("one");
-            bundle.rootfs[0].options.extend(["nosuid", "noatime", "userxattr", "volatile"].map(String::from));
+            bundle.rootfs[0].options.extend(["nosuid", "noatime", "volatile"].map(String::from));
+            bundle.rootfs[0].options.extend(userxattr.map(String::from));
             let bundle = stacked(bundle, &numbered(&host, count));
             let container = host.create(&bundle).await;
             let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
@@ -148,7 +151,10 @@ fn options_are_those_asked_for_however_many_layers_there_are() {
             assert!(rootfs.has(&["nosuid", "noatime", "rw"]), "{rootfs:?}");
             assert_eq!((rootfs.fstype.as_str(), rootfs.source.as_str()), ("overlay", "overlay"));
             let options: Vec<_> = rootfs.super_options.split(',').collect();
-            assert!(options.contains(&"userxattr") && rootfs.super_options.contains("volatile"), "{rootfs:?}");
+            assert!(
+                userxattr.is_none_or(|option| options.contains(&option)) && rootfs.super_options.contains("volatile"),
+                "{rootfs:?}"
+            );
             container.run().await.ok();
         }
     });
@@ -342,6 +348,12 @@ fn a_device_that_is_none_is_an_error_that_names_it() {
 /// owners that the host sees.
 #[test]
 fn owners_of_layers_are_mapped_where_that_is_asked_for() {
+    if linux() < (5, 19) {
+        return skipped(
+            "owners_of_layers_are_mapped_where_that_is_asked_for",
+            "layers with mapped ids are Linux 5.19's",
+        );
+    }
     block_on(async {
         for count in [2, 200] {
             let host = Host::new();
@@ -368,15 +380,17 @@ fn owners_of_layers_are_mapped_where_that_is_asked_for() {
 
 #[test]
 fn owners_of_a_bind_are_mapped_where_that_is_asked_for() {
+    if linux() < (5, 12) {
+        return skipped(
+            "owners_of_a_bind_are_mapped_where_that_is_asked_for",
+            "mounts with mapped ids are Linux 5.12's",
+        );
+    }
     block_on(async {
         let host = Host::new();
         let mut bundle = host.bundle("one");
-        let below = host.scratch.dir().join("below");
-        fs::create_dir(&below).unwrap();
+        let below = with_mapped_bind(&host, &mut bundle);
         fs::write(below.join("file"), "").unwrap();
-        let mut bind = mount_of("bind", &below, &["rbind", "uidmap=0:100000:65536", "gidmap=0:200000:65536"]);
-        bind.target = "home".into();
-        bundle.rootfs.push(bind);
         let seen = host.run(&bundle.script("stat -c %u:%g /home/file")).await;
         assert_eq!(seen.ok(), "100000:200000\n");
         assert_eq!(host.scratch.leftovers(), [""; 0]);
@@ -392,4 +406,27 @@ fn owners_of_a_bind_are_mapped_where_that_is_asked_for() {
         let refusal = host.refused(&bundle).await;
         assert!(refusal.message.contains("uid_map"), "{refusal:?}");
     });
+}
+
+#[test]
+fn owners_that_this_kernel_cannot_map_are_refused() {
+    without(LINUX_5_10, || {
+        block_on(async {
+            let host = Host::new();
+            let mut bundle = host.bundle("one");
+            with_mapped_bind(&host, &mut bundle);
+            host.refused(&bundle).await.names(Code::UNIMPLEMENTED, &["rootfs mount 1", "IDMAP", "Linux 5.12"]);
+            assert_eq!(host.scratch.leftovers(), [""; 0]);
+        });
+    });
+}
+
+/// A directory bound on /home, with other owners.
+fn with_mapped_bind(host: &Host, bundle: &mut Bundle) -> PathBuf {
+    let below = host.scratch.dir().join("below");
+    fs::create_dir(&below).unwrap();
+    let mut bind = mount_of("bind", &below, &["rbind", "uidmap=0:100000:65536", "gidmap=0:200000:65536"]);
+    bind.target = "home".into();
+    bundle.rootfs.push(bind);
+    below
 }
