@@ -160,9 +160,12 @@ impl Victim {
 /// The strongest attacker is root on the host: what it cannot do to the file that runs, no container can.
 #[test]
 fn nobody_can_write_to_the_file_that_runs() {
-    // overlayfs' own characters in the path; a path for which fsconfig(2) has no room.
+    // overlayfs' own characters in the path; what separates options, which an overlayfs that has them as text does not
+    // take; a path for which fsconfig(2) has no room.
     let long = ["long".repeat(30), "path".repeat(30), "here".repeat(30)].join("/");
-    for (directory, in_memory) in [("plain", false), (r"a:b\c,d", false), (long.as_str(), true)] {
+    for (directory, in_memory) in
+        [("plain", false), (r"a:b\c", false), ("a,b", common::linux() < (6, 5)), (long.as_str(), true)]
+    {
         block_on(async {
             let scratch = Scratch::new();
             let sink = EventSink::start(&scratch);

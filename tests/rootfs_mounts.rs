@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use common::block_on;
 use common::bundle::Bundle;
 use common::container::Host;
 use common::mountinfo::at;
 use common::scratch::mounts_below;
-use common::seccomp::{Refused, take_away};
+use common::seccomp::{LINUX_5_10, Refused, take_away};
 use common::stdio::Io;
 use common::world::{World, refused, until};
+use common::{block_on, linux, skipped};
 use containerd_shim_protos::api::Mount;
 use serde_json::json;
 use ttrpc::Code;
@@ -140,11 +140,14 @@ fn paths_of_layers_may_have_any_characters() {
 
 #[test]
 fn options_are_those_asked_for_however_many_layers_there_are() {
+    // Linux 5.11
+    let userxattr = (linux() >= (5, 11)).then_some("userxattr");
     block_on(async {
         for count in [2, 200] {
             let host = Host::new();
             let mut bundle = host.bundle("one");
-            bundle.rootfs[0].options.extend(["nosuid", "noatime", "userxattr", "volatile"].map(String::from));
+            bundle.rootfs[0].options.extend(["nosuid", "noatime", "volatile"].map(String::from));
+            bundle.rootfs[0].options.extend(userxattr.map(String::from));
             let bundle = stacked(bundle, &numbered(&host, count));
             let container = host.create(&bundle).await;
             let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
@@ -152,7 +155,10 @@ fn options_are_those_asked_for_however_many_layers_there_are() {
             assert!(rootfs.has(&["nosuid", "noatime", "rw"]), "{rootfs:?}");
             assert_eq!((rootfs.fstype.as_str(), rootfs.source.as_str()), ("overlay", "overlay"));
             let options: Vec<_> = rootfs.super_options.split(',').collect();
-            assert!(options.contains(&"userxattr") && rootfs.super_options.contains("volatile"), "{rootfs:?}");
+            assert!(
+                userxattr.is_none_or(|option| options.contains(&option)) && rootfs.super_options.contains("volatile"),
+                "{rootfs:?}"
+            );
             container.run().await.ok();
         }
     });
@@ -177,31 +183,57 @@ const NO_NEW_CALLS: [Refused; 2] = [
     Refused { call: libc::SYS_fsconfig, with: None, errno: libc::EPERM },
 ];
 
+/// As overlayfs is before Linux 6.5: it takes text alone, and finds when it is made that the layers are no options it knows
+/// (EINVAL, but that would take away every other file system: EPERM is what a shim can be without them for).
+/// The bits tell apart linux/mount.h's FSCONFIG_CMD_CREATE, 6, and FSCONFIG_SET_FD, 5, and let FSCONFIG_SET_STRING, 1, be.
+const OF_TEXT: [Refused; 2] = [
+    Refused { call: libc::SYS_fsconfig, with: Some((1, 2)), errno: libc::EPERM },
+    Refused { call: libc::SYS_fsconfig, with: Some((1, 4)), errno: libc::EOPNOTSUPP },
+];
+
 /// Linux before 6.8 takes no layers one by one: their paths are relative to what they have in common then. It is tried
 /// where a sandbox refuses the calls, and so with a container that needs them for nothing else.
 #[test]
 fn many_layers_work_without_the_new_calls() {
-    std::thread::scope(|scope| {
-        let apart = scope.spawn(|| {
-            take_away(&NO_NEW_CALLS);
-            block_on(async {
-                let host = Host::new();
-                let bare = |bundle: Bundle| {
-                    bundle.edit(|spec| {
-                        spec["mounts"] = json!([]);
-                        spec["linux"]["maskedPaths"] = json!([]);
-                    })
-                };
-                all_are_there(&host, bare(host.bundle("one")), &numbered(&host, 300)).await;
+    without(&NO_NEW_CALLS, many_layers_by_mount);
+}
 
-                let host = Host::new();
-                let scattered = |number| host.scratch.dir().join(format!("{number}-{}", "far".repeat(20)));
-                let directories: Vec<_> = (0..200).map(scattered).collect();
-                let refusal = host.refused(&bare(stacked(host.bundle("one"), &directories))).await;
-                refusal.names(Code::UNIMPLEMENTED, &["201 lower directories", "4095", "Linux 6.8"]);
-            });
-        });
-        apart.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+#[test]
+fn many_layers_work_with_an_overlayfs_that_takes_a_page_of_options() {
+    without(&OF_TEXT, many_layers_by_mount);
+}
+
+fn without(calls: &'static [Refused], test: fn()) {
+    let apart = std::thread::spawn(move || {
+        take_away(calls);
+        test();
+    });
+    apart.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+}
+
+fn many_layers_by_mount() {
+    block_on(async {
+        let bare = |bundle: Bundle| {
+            bundle.edit(|spec| {
+                spec["mounts"] = json!([]);
+                spec["linux"]["maskedPaths"] = json!([]);
+            })
+        };
+        let host = Host::new();
+        all_are_there(&host, bare(host.bundle("one")), &numbered(&host, 300)).await;
+
+        let host = Host::new();
+        let directories = numbered(&host, 200);
+        let bundle = bare(stacked(host.bundle("one"), &directories));
+        fs::remove_dir_all(&directories[100]).unwrap();
+        let refusal = host.refused(&bundle).await;
+        assert!(refusal.message.contains(directories[100].to_str().unwrap()), "{refusal:?}");
+
+        let host = Host::new();
+        let scattered = |number| host.scratch.dir().join(format!("{number}-{}", "far".repeat(20)));
+        let directories: Vec<_> = (0..200).map(scattered).collect();
+        let refusal = host.refused(&bare(stacked(host.bundle("one"), &directories))).await;
+        refusal.names(Code::UNIMPLEMENTED, &["201 lower directories", "4095", "Linux 6.8"]);
     });
 }
 
@@ -391,6 +423,12 @@ fn a_device_that_is_none_is_an_error_that_names_it() {
 /// owners that the host sees.
 #[test]
 fn owners_of_layers_are_mapped_where_that_is_asked_for() {
+    if linux() < (5, 19) {
+        return skipped(
+            "owners_of_layers_are_mapped_where_that_is_asked_for",
+            "layers with mapped ids are Linux 5.19's",
+        );
+    }
     block_on(async {
         for count in [2, 200] {
             let host = Host::new();
@@ -417,15 +455,17 @@ fn owners_of_layers_are_mapped_where_that_is_asked_for() {
 
 #[test]
 fn owners_of_a_bind_are_mapped_where_that_is_asked_for() {
+    if linux() < (5, 12) {
+        return skipped(
+            "owners_of_a_bind_are_mapped_where_that_is_asked_for",
+            "mounts with mapped ids are Linux 5.12's",
+        );
+    }
     block_on(async {
         let host = Host::new();
         let mut bundle = host.bundle("one");
-        let below = host.scratch.dir().join("below");
-        fs::create_dir(&below).unwrap();
+        let below = with_mapped_bind(&host, &mut bundle);
         fs::write(below.join("file"), "").unwrap();
-        let mut bind = mount_of("bind", &below, &["rbind", "uidmap=0:100000:65536", "gidmap=0:200000:65536"]);
-        bind.target = "home".into();
-        bundle.rootfs.push(bind);
         let seen = host.run(&bundle.script("stat -c %u:%g /home/file")).await;
         assert_eq!(seen.ok(), "100000:200000\n");
         assert_eq!(host.scratch.leftovers(), [""; 0]);
@@ -441,4 +481,27 @@ fn owners_of_a_bind_are_mapped_where_that_is_asked_for() {
         let refusal = host.refused(&bundle).await;
         assert!(refusal.message.contains("uid_map"), "{refusal:?}");
     });
+}
+
+#[test]
+fn owners_that_this_kernel_cannot_map_are_refused() {
+    without(LINUX_5_10, || {
+        block_on(async {
+            let host = Host::new();
+            let mut bundle = host.bundle("one");
+            with_mapped_bind(&host, &mut bundle);
+            host.refused(&bundle).await.names(Code::UNIMPLEMENTED, &["rootfs mount 1", "IDMAP", "Linux 5.12"]);
+            assert_eq!(host.scratch.leftovers(), [""; 0]);
+        });
+    });
+}
+
+/// A directory bound on /home, with other owners.
+fn with_mapped_bind(host: &Host, bundle: &mut Bundle) -> PathBuf {
+    let below = host.scratch.dir().join("below");
+    fs::create_dir(&below).unwrap();
+    let mut bind = mount_of("bind", &below, &["rbind", "uidmap=0:100000:65536", "gidmap=0:200000:65536"]);
+    bind.target = "home".into();
+    bundle.rootfs.push(bind);
+    below
 }

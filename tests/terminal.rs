@@ -147,10 +147,9 @@ fn what_is_typed_reaches_the_program_and_control_c_the_foreground() {
         stdin.write_all(b"hello\r").unwrap();
         assert_eq!(ended(&world, "one", "x").await, 7);
         let output = io.stdout(SOON).await.unwrap();
-        assert!(
-            output.starts_with("ready\r\n^C") && output.ends_with("caught\r\nhello\r\ngot hello\r\n"),
-            "{output:?}"
-        );
+        // The signal goes out before the echo of what sends it: either may be first.
+        let rest = output.replace("^C", "");
+        assert!(rest.len() < output.len() && rest == "ready\r\ncaught\r\nhello\r\ngot hello\r\n", "{output:?}");
         world.delete("one", "x").await.unwrap();
 
         let (_io, mut stdin) = start_script(&world, &bundle, "y", "echo ready; exec sleep 1000").await;

@@ -200,7 +200,10 @@ impl Planned {
     fn relative(&self, overlay: &Overlay, rootfs: &Path) -> Result<()> {
         let (directory, data) = overlay.relative()?;
         rustix::process::chdir(&directory).os(|| format!("chdir {}", directory.display()))?;
-        self.mount("overlay", &self.source, &data, rootfs)
+        self.mount("overlay", &self.source, &data, rootfs).map_err(|e| match overlay.missing() {
+            Some(layer) if e.errno() == Some(libc::ENOENT) => e.context(layer.to_owned()),
+            _ => e,
+        })
     }
 
     /// Runs in a process of its own.

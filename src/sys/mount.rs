@@ -12,7 +12,7 @@ use rustix::mount::{
     UnmountFlags,
 };
 
-use crate::error::{Error, Os, Result};
+use crate::error::{Error, Kind, Os, Result};
 
 use super::path;
 
@@ -51,6 +51,14 @@ impl FileSystem {
         rustix::mount::fsmount(&self.fd, FsMountFlags::FSMOUNT_CLOEXEC, attrs)
             .map(Mount)
             .os(|| format!("fsmount {}", self.kind))
+    }
+
+    /// Whether the file system is one that takes its options as mount(2) does, a page of text: whatever is set is gathered,
+    /// and looked at when it is made. overlayfs is so before Linux 6.5.
+    ///
+    /// Such a one takes no descriptors and says so whatever the option is; others say what is wrong with this one.
+    pub fn is_of_text(&self) -> bool {
+        rustix::mount::fsconfig_set_fd(&self.fd, "source", &self.fd) == Err(rustix::io::Errno::OPNOTSUPP)
     }
 
     /// Adds what the kernel wrote about the failure ("e overlay: No changes allowed in reconfigure").
@@ -126,6 +134,9 @@ impl Mount {
 
     /// Gives the files of this detached mount the owners that the user namespace `users` maps theirs to (MOUNT_ATTR_IDMAP,
     /// Linux 5.12); with `recursive`, of the whole tree there.
+    ///
+    /// # Errors
+    /// `Unimplemented` where this kernel cannot, or not with that file system.
     pub fn map_ids(&self, users: BorrowedFd<'_>, recursive: bool) -> Result<()> {
         let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
         let userns_fd = users.as_raw_fd() as u64;
@@ -141,7 +152,13 @@ impl Mount {
                 size_of::<libc::mount_attr>(),
             )
         };
-        if done == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()).os(|| "mount_setattr MOUNT_ATTR_IDMAP") }
+        let mapped = if done == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) };
+        mapped.os(|| "mount_setattr MOUNT_ATTR_IDMAP").map_err(|e| match e.errno() {
+            Some(libc::ENOSYS | libc::EINVAL) => e
+                .with_kind(Kind::Unimplemented)
+                .context("owners can be mapped from Linux 5.12 on, of tmpfs from 6.3 on"),
+            _ => e,
+        })
     }
 
     /// mount_setattr(2).

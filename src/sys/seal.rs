@@ -3,8 +3,9 @@
 //!
 //! The seal is a read-only overlay with two lower directories, ours and an empty one: it has no upper layer to write
 //! to, costs no copy, and shares the text pages of all shims. Where the kernel refuses it (the directory is itself on a
-//! deep overlay, has a name too long for fsconfig(2), or no longer holds the file) the executable is copied to a memfd
-//! and that is sealed. "Text file busy" is no protection: it ends with the last process that runs the file.
+//! deep overlay, has a name too long for fsconfig(2) or, before Linux 6.5, with a comma in it, or no longer holds the
+//! file) the executable is copied to a memfd and that is sealed. "Text file busy" is no protection: it ends with the last
+//! process that runs the file.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;

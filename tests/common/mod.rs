@@ -37,6 +37,13 @@ pub fn skipped(name: &str, why: &str) {
     }
 }
 
+/// The version of this kernel.
+pub fn linux() -> (u32, u32) {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("osrelease");
+    let mut numbers = release.split(['.', '-', '+']).map(|number| number.trim().parse().expect("a number"));
+    (numbers.next().expect("major"), numbers.next().expect("minor"))
+}
+
 /// Runs a test on a runtime like the shim's own: one thread, no tokio feature that the tested binary has not.
 pub fn block_on<F: Future>(future: F) -> F::Output {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("tokio runtime");

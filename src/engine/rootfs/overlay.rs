@@ -100,9 +100,16 @@ impl Overlay {
     /// One of which [`is_too_old`] is true, where the kernel does not know how.
     pub(super) fn mount(&self, source: &str, options: &MountOptions) -> Result<Mount> {
         let fs = FileSystem::open("overlay").map_err(too_old)?;
+        // Before Linux 6.5 overlayfs takes any option, until there is a page of them, and finds in the end that it does
+        // not know them.
+        let made = self.configure(&fs, source, options).and_then(|()| fs.mount(options.attr_set));
+        made.map_err(|e| if fs.is_of_text() { too_old(e) } else { e })
+    }
+
+    fn configure(&self, fs: &FileSystem, source: &str, options: &MountOptions) -> Result<()> {
         for (index, layer) in self.layers.iter().enumerate() {
             let key = if layer.data_only { "datadir+" } else { "lowerdir+" };
-            let set = set_path(&fs, key, &layer.path, &layer.path);
+            let set = set_path(fs, key, &layer.path, &layer.path);
             // With the first one the kernel says whether it has the option.
             set.map_err(|e| if index == 0 { too_old(e) } else { e })?;
         }
@@ -114,11 +121,11 @@ impl Overlay {
         }
         for (key, value) in &self.others {
             match value {
-                Some(value) if PATHS.contains(&key.as_str()) => set_path(&fs, key, value, &unescape(value))?,
+                Some(value) if PATHS.contains(&key.as_str()) => set_path(fs, key, value, &unescape(value))?,
                 value => fs.set(key, value.as_deref())?,
             }
         }
-        fs.mount(options.attr_set)
+        Ok(())
     }
 
     /// The directory that layers have in common, and the options for mount(2) with it as the working directory.
@@ -154,6 +161,11 @@ impl Overlay {
             return Err(Error::new(Kind::Unimplemented, text));
         }
         Ok((common, data))
+    }
+
+    /// A layer that is not there, of which mount(2) says no more than that something is not.
+    pub(super) fn missing(&self) -> Option<&str> {
+        self.layers.iter().map(|layer| layer.path.as_str()).find(|path| !Path::new(path).exists())
     }
 
     /// The directory to which paths must be relative to be short: not that of all layers, of which one may be elsewhere.
