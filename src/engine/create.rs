@@ -20,6 +20,7 @@ use crate::init::namespaces::UNIFIED;
 use crate::init::plan::{self, Plan, Streams, Work};
 use crate::init::sources::Sources;
 use crate::init::sync::{Heard, Hold, ParentEnd};
+use crate::init::treatment::Treatment;
 use crate::spec::id_map::IdMaps;
 use crate::spec::{load, namespaces, validate};
 use crate::sys::ns::{Birthplace, Namespace};
@@ -181,7 +182,9 @@ impl Engine {
         let process = spec.process().as_ref();
         let process = process.ok_or_else(|| Error::new(Kind::InvalidArgument, "process is required"))?;
         console::agree(request.stdio.terminal, process.terminal())?;
+        let treatment = Treatment::of(process, linux)?;
         let mut process = plan::process(process)?;
+        process.treatment = treatment;
         process.session_keyring = !request.options.no_new_keyring;
         let rootfs = load::rootfs(&request.bundle, &spec);
         let mount_point = request.bundle.join("rootfs");
@@ -240,6 +243,7 @@ impl Engine {
         cgroup.apply(&resources.unwrap_or_default())?;
 
         let oom = cgroup.watch_oom()?.map(Oom::new);
+        let treatment = process.treatment.clone();
         let mut unborn = plan_init(judged, process, streams, &cgroup)?;
         unborn.plan.seccomp = judged.seccomp.clone();
         let outside = Outside::of(&unborn.plan, judged.id_maps.as_ref());
@@ -284,6 +288,7 @@ impl Engine {
             cgroup,
             init: child,
             seccomp: judged.seccomp.clone(),
+            treatment,
             execs: Default::default(),
             exec_ended: Default::default(),
             init_reaped: Default::default(),

@@ -24,6 +24,7 @@ pub mod sources;
 pub mod steps;
 pub mod sync;
 pub mod sysctl;
+pub mod treatment;
 
 use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd};

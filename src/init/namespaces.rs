@@ -103,3 +103,14 @@ pub fn hostname(born: &mut Born<'_>) -> Result<()> {
         Work::Exec(_) => Ok(()),
     }
 }
+
+/// setdomainname(2), the same.
+pub fn domainname(born: &mut Born<'_>) -> Result<()> {
+    match &born.plan.work {
+        Work::Create(create) => match create.domainname.as_deref().filter(|name| !name.is_empty()) {
+            Some(name) => rustix::system::setdomainname(name.as_bytes()).os(|| format!("setdomainname {name}")),
+            None => Ok(()),
+        },
+        Work::Exec(_) => Ok(()),
+    }
+}

@@ -26,6 +26,7 @@ use crate::sys::tty::Size;
 use super::identity_plan::{self, Rlimit};
 use super::sources::Sources;
 use super::sync::Hold;
+use super::treatment::Treatment;
 
 /// One process.
 #[derive(Debug)]
@@ -73,6 +74,8 @@ pub struct Create {
     pub rootfs: Option<Rootfs>,
     /// Host name, of the container's own uts namespace.
     pub hostname: Option<String>,
+    /// NIS domain name, of the same.
+    pub domainname: Option<String>,
     /// Kernel parameters of its namespaces.
     pub sysctls: Vec<Sysctl>,
     /// What the host opens for it, in a user namespace.
@@ -220,6 +223,8 @@ pub struct Process {
     pub no_new_privileges: bool,
     /// A session keyring of its own, and not the shim's.
     pub session_keyring: bool,
+    /// How the kernel is to treat it.
+    pub treatment: Treatment,
     /// The size that its terminal is to have; `None` for that of a new one, 0 by 0.
     pub console_size: Option<Size>,
 }
@@ -277,7 +282,8 @@ impl Plan {
 /// # Errors
 /// A namespace path that is none; a value that no kernel takes.
 pub fn create(spec: &Spec, bundle: &Path, rootfs: &Path, cgroups: &[CgroupHierarchy]) -> Result<Create> {
-    let mut create = Create { hostname: spec.hostname().clone(), ..Create::default() };
+    let mut create =
+        Create { hostname: spec.hostname().clone(), domainname: spec.domainname().clone(), ..Create::default() };
     for namespace in namespaces::namespaces(spec) {
         let kind = kind_of(namespace.typ)?;
         match namespace.path {
@@ -472,6 +478,7 @@ pub fn process(spec: &SpecProcess) -> Result<Process> {
         rlimits: identity_plan::rlimits(spec.rlimits().as_deref().unwrap_or_default()),
         no_new_privileges: spec.no_new_privileges().unwrap_or(false),
         session_keyring: true,
+        treatment: Treatment::of(spec, None)?,
         console_size: spec.console_size().map(|size| Size { width: size.width() as u16, height: size.height() as u16 }),
     })
 }

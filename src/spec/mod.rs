@@ -10,6 +10,7 @@
 //! - [`capabilities`]: their numbers.
 //! - [`features`]: what of all this there is, for whoever asks.
 //! - [`hooks`]: programs of the specification's own, and the state that they are told.
+//! - [`scheduling`]: scheduler, disk priority, CPUs and personality of a process; [`number_list`] of CPUs and nodes.
 //! - [`sysctl`]: kernel parameters, where they are of a namespace.
 //! - `seccomp`: the rules for a profile.
 //!
@@ -26,6 +27,8 @@ pub mod load;
 pub mod mount_options;
 pub mod mounts;
 pub mod namespaces;
+pub mod number_list;
+pub mod scheduling;
 pub mod seccomp;
 pub mod sysctl;
 pub mod validate;

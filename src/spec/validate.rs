@@ -34,7 +34,8 @@ pub fn validate(spec: &Spec) -> Result<()> {
     if let Some(maps) = super::id_map::new_maps(spec)? {
         super::id_map::judge_ids(spec, &maps)?;
     }
-    hostname(spec)?;
+    uts_name(spec, "hostname", spec.hostname())?;
+    uts_name(spec, "domainname", spec.domainname())?;
     super::sysctl::sysctls(spec)?;
     super::hooks::validate(spec)?;
     spec.linux().as_ref().map_or(Ok(()), linux)
@@ -102,6 +103,7 @@ fn process(process: &Process) -> Result<()> {
     absolute("process.cwd", process.cwd())?;
     user(process.user())?;
     rlimits(process.rlimits().as_deref().unwrap_or_default())?;
+    super::scheduling::validate(process)?;
     console_size(process)?;
     match process.oom_score_adj() {
         Some(score) if !(-1000..=1000).contains(&score) => {
@@ -167,17 +169,18 @@ fn namespace_list(spec: &Spec) -> Result<()> {
     }
 }
 
-/// The name would be the host's own without a UTS namespace, hence the rule; the length is sethostname(2)'s.
-fn hostname(spec: &Spec) -> Result<()> {
+/// The name would be the host's own without a UTS namespace, hence the rule; the length is sethostname(2)'s, and
+/// setdomainname(2)'s.
+fn uts_name(spec: &Spec, field: &str, name: &Option<String>) -> Result<()> {
     const LONGEST: usize = 64;
-    let Some(name) = spec.hostname().as_deref().filter(|name| !name.is_empty()) else { return Ok(()) };
-    no_nul("hostname", name)?;
+    let Some(name) = name.as_deref().filter(|name| !name.is_empty()) else { return Ok(()) };
+    no_nul(field, name)?;
     if name.len() > LONGEST {
-        return Err(invalid(format!("hostname is longer than {LONGEST} bytes: {name:?}")));
+        return Err(invalid(format!("{field} is longer than {LONGEST} bytes: {name:?}")));
     }
     match namespace(spec, LinuxNamespaceType::Uts) {
         Some(_) => Ok(()),
-        None => Err(invalid("hostname needs a uts namespace in linux.namespaces")),
+        None => Err(invalid(format!("{field} needs a uts namespace in linux.namespaces"))),
     }
 }
 
@@ -197,6 +200,7 @@ fn linux(linux: &Linux) -> Result<()> {
     for (index, device) in linux.devices().iter().flatten().enumerate() {
         node(device).context(|| format!("linux.devices[{index}]"))?;
     }
+    linux.personality().as_ref().map(super::scheduling::personality).transpose()?;
     linux.seccomp().as_ref().map_or(Ok(()), super::seccomp::validate)?;
     linux.resources().as_ref().map_or(Ok(()), resources)
 }
@@ -334,6 +338,15 @@ mod tests {
             (("/mounts", json!([{ "destination": "/", "type": "tmpfs" }])), "mounts[0]: the destination"),
             (("/hostname", json!("a".repeat(65))), "hostname is longer"),
             (("/hostname", json!("a\0")), "hostname contains a NUL"),
+            (("/domainname", json!("a".repeat(65))), "domainname is longer"),
+            (("/domainname", json!("a\0")), "domainname contains a NUL"),
+            (("/process/scheduler", json!({ "policy": "SCHED_OTHER", "nice": -21 })), "process.scheduler.nice"),
+            (
+                ("/process/ioPriority", json!({ "class": "IOPRIO_CLASS_RT", "priority": 8 })),
+                "process.ioPriority.priority",
+            ),
+            (("/process/execCPUAffinity", json!({ "initial": "2-1" })), "process.execCPUAffinity.initial"),
+            (("/process/execCPUAffinity", json!({ "final": "32768" })), "process.execCPUAffinity.final"),
             (("/linux", Value::Null), "a mount namespace is required"),
             (("/linux/namespaces", json!([{ "type": "pid" }])), "a mount namespace is required"),
             (
@@ -374,14 +387,17 @@ mod tests {
     }
 
     #[test]
-    fn a_hostname_needs_a_uts_namespace_new_or_joined() {
-        let hostname = || ("/hostname", json!("box"));
-        let namespaces = |list| ("/linux/namespaces", list);
-        let error = judge(&[hostname(), namespaces(json!([{ "type": "mount" }]))]).unwrap_err();
-        assert!(error.to_string().contains("hostname needs a uts namespace"), "{error}");
-        judge(&[hostname()]).unwrap();
-        judge(&[hostname(), namespaces(json!([{ "type": "mount" }, { "type": "uts", "path": "/u" }]))]).unwrap();
-        judge(&[("/hostname", json!("")), namespaces(json!([{ "type": "mount" }]))]).unwrap();
+    fn a_name_needs_a_uts_namespace_new_or_joined() {
+        for field in ["hostname", "domainname"] {
+            let pointer = format!("/{field}");
+            let name = || (pointer.as_str(), json!("box"));
+            let namespaces = |list| ("/linux/namespaces", list);
+            let error = judge(&[name(), namespaces(json!([{ "type": "mount" }]))]).unwrap_err();
+            assert!(error.to_string().contains(&format!("{field} needs a uts namespace")), "{error}");
+            judge(&[name()]).unwrap();
+            judge(&[name(), namespaces(json!([{ "type": "mount" }, { "type": "uts", "path": "/u" }]))]).unwrap();
+            judge(&[(&pointer, json!("")), namespaces(json!([{ "type": "mount" }]))]).unwrap();
+        }
     }
 
     #[test]

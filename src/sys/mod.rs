@@ -16,6 +16,7 @@ pub mod ns;
 pub mod null;
 pub mod path;
 pub mod pidfd;
+pub mod sched;
 pub mod seal;
 pub mod seccomp;
 pub mod signal;

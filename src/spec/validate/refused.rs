@@ -18,7 +18,6 @@ use std::hash::Hash;
 type Row<T> = (&'static str, fn(&T) -> bool);
 
 const SPEC: &[Row<Spec>] = &[
-    ("domainname", |spec| text(spec.domainname())),
     ("solaris", |spec| spec.solaris().is_some()),
     ("vm", |spec| spec.vm().is_some()),
     ("windows", |spec| spec.windows().is_some()),
@@ -31,11 +30,6 @@ const PROCESS: &[Row<Process>] = &[
     ("process.commandLine", |process| text(process.command_line())),
     ("process.apparmorProfile", |process| text(process.apparmor_profile())),
     ("process.selinuxLabel", |process| text(process.selinux_label())),
-    ("process.ioPriority", |process| process.io_priority().is_some()),
-    ("process.scheduler", |process| process.scheduler().is_some()),
-    ("process.execCPUAffinity", |process| {
-        process.exec_cpu_affinity().as_ref().is_some_and(|cpus| text(cpus.initial()) || text(cpus.cpu_affinity_final()))
-    }),
 ];
 
 const LINUX: &[Row<Linux>] = &[
@@ -43,7 +37,6 @@ const LINUX: &[Row<Linux>] = &[
     ("linux.mountLabel", |linux| text(linux.mount_label())),
     ("linux.intelRdt", |linux| linux.intel_rdt().is_some()),
     ("linux.memoryPolicy", |linux| linux.memory_policy().is_some()),
-    ("linux.personality", |linux| linux.personality().is_some()),
     ("linux.timeOffsets", |linux| map(linux.time_offsets())),
 ];
 
@@ -191,7 +184,6 @@ mod tests {
         let throttle = || json!([{ "major": 8, "minor": 0, "rate": 1 }]);
         let pairs = |(name, (asks, passes))| (name, asks, passes);
         let several = [
-            ("domainname", words()),
             ("process.user.username", words()),
             ("process.commandLine", words()),
             ("process.apparmorProfile", words()),
@@ -213,17 +205,9 @@ mod tests {
                 one("vm", json!({ "kernel": { "path": "/k" } }), Value::Null),
                 one("windows", json!({ "servicing": true }), Value::Null),
                 one("zos", json!({}), Value::Null),
-                one("process.ioPriority", json!({ "class": "IOPRIO_CLASS_BE", "priority": 4 }), Value::Null),
-                one("process.scheduler", json!({ "policy": "SCHED_OTHER" }), Value::Null),
-                (
-                    "process.execCPUAffinity",
-                    vec![json!({ "initial": "0" }), json!({ "final": "0-1" })],
-                    vec![json!({}), Value::Null],
-                ),
                 one("linux.netDevices", json!({ "eth0": {} }), json!({})),
                 one("linux.intelRdt", json!({ "closID": "a" }), Value::Null),
                 one("linux.memoryPolicy", json!({ "mode": "MPOL_BIND", "nodes": "0" }), Value::Null),
-                one("linux.personality", json!({ "domain": "LINUX32" }), Value::Null),
                 one("linux.timeOffsets", json!({ "monotonic": { "secs": 1 } }), json!({})),
                 (
                     "linux.resources.blockIO",
@@ -342,7 +326,7 @@ mod tests {
             // The last two have never been in the specification: the crate has dropped them from its own use.
             undecided::<Spec>(
                 "",
-                "ociVersion root mounts process hostname hooks annotations linux uidMappings gidMappings",
+                "ociVersion root mounts process hostname domainname hooks annotations linux uidMappings gidMappings",
             ),
             undecided::<oci::Root>("root.", "path readonly"),
             undecided::<oci::Mount>("mounts.", "destination type source options uidMappings gidMappings"),
@@ -353,8 +337,12 @@ mod tests {
             undecided::<oci::Hook>("hooks.*.", "path args env timeout"),
             undecided::<Process>(
                 "process.",
-                "terminal consoleSize user args env cwd capabilities rlimits noNewPrivileges oomScoreAdj",
+                "terminal consoleSize user args env cwd capabilities rlimits noNewPrivileges oomScoreAdj \
+                 scheduler ioPriority execCPUAffinity",
             ),
+            undecided::<oci::Scheduler>("process.scheduler.", "policy nice priority flags runtime deadline period"),
+            undecided::<oci::LinuxIOPriority>("process.ioPriority.", "class priority"),
+            undecided::<oci::ExecCPUAffinity>("process.execCPUAffinity.", "initial final"),
             undecided::<oci::User>("process.user.", "uid gid umask additionalGids"),
             undecided::<oci::LinuxCapabilities>(
                 "process.capabilities.",
@@ -364,8 +352,9 @@ mod tests {
             undecided::<Linux>(
                 "linux.",
                 "resources cgroupsPath namespaces uidMappings gidMappings devices maskedPaths readonlyPaths sysctl seccomp \
-                 rootfsPropagation",
+                 rootfsPropagation personality",
             ),
+            undecided::<oci::LinuxPersonality>("linux.personality.", "domain flags"),
             // The listener's are refused where a profile is judged (spec/seccomp.rs).
             undecided::<oci::LinuxSeccomp>(
                 "linux.seccomp.",
@@ -390,6 +379,5 @@ mod tests {
                     throttleWriteIOPSDevice";
         assert_eq!(undecided::<LinuxBlockIo>("", seen), [] as [String; 0]);
         assert_eq!(undecided::<oci::LinuxNetwork>("", "classID priorities"), [] as [String; 0]);
-        assert_eq!(undecided::<oci::ExecCPUAffinity>("", "initial final"), [] as [String; 0]);
     }
 }
