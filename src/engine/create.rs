@@ -280,7 +280,7 @@ impl Engine {
         Ok(Rc::new(Container {
             id: request.id.clone(),
             bundle: request.bundle.clone(),
-            namespaces: plan::namespace_flags(&judged.spec)?,
+            namespaces: plan::namespace_flags(&judged.spec),
             id_maps: judged.id_maps.clone(),
             private_pid_ns: namespaces::has_private_pid_ns(&judged.spec),
             oom_score_adj,

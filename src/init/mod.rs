@@ -32,7 +32,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::error::{Error, Kind, Result};
 use crate::sys::fork::{self, Birth, Child, exit_now};
-use crate::sys::ns::Birthplace;
+use crate::sys::ns::{Birthplace, NewTime};
 use plan::Plan;
 use sync::{ChildEnd, ParentEnd};
 
@@ -48,6 +48,8 @@ const FAILED: i32 = 1;
 pub fn spawn(plan: &Plan, place: Option<Birthplace<'_>>, cgroup: Option<BorrowedFd<'_>>) -> Result<(Child, ParentEnd)> {
     let (parent, child) = sync::pair()?;
     let run = |birth| child_main(plan, &child, birth);
+    // Dropped by the parent alone: the child does not return.
+    let _time = plan.time_offsets().map(NewTime::with).transpose()?;
     let born = match plan.born_inside() {
         Some(joined) => fork::fork_inside(joined, plan.clone_flags(), cgroup, run),
         None => fork::fork(plan.clone_flags(), place, cgroup, run),

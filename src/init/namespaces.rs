@@ -43,7 +43,7 @@ pub fn join(born: &mut Born<'_>) -> Result<()> {
 pub fn make(born: &mut Born<'_>) -> Result<()> {
     let Work::Create(create) = &born.plan.work else { return Ok(()) };
     // It was born in those.
-    let made = |kind: &&Namespace| !matches!(kind, Namespace::Pid | Namespace::User);
+    let made = |kind: &&Namespace| !matches!(kind, Namespace::Pid | Namespace::User | Namespace::Time);
     let flags = create.new.iter().filter(made).fold(0, |bits, kind| bits | kind.flag());
     if flags == 0 { Ok(()) } else { ns::unshare(flags) }
 }

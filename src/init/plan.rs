@@ -16,7 +16,7 @@ use crate::spec::hooks::{About, Hook};
 use crate::spec::mount_options::{self, MountOptions, Propagation};
 use crate::spec::mounts::MountKind;
 use crate::spec::sysctl::{self, Sysctl};
-use crate::spec::{mounts, namespaces};
+use crate::spec::{mounts, namespaces, time};
 use crate::sys::cred::Capabilities;
 use crate::sys::ns::{self, Namespace};
 use crate::sys::path;
@@ -78,6 +78,8 @@ pub struct Create {
     pub domainname: Option<String>,
     /// Kernel parameters of its namespaces.
     pub sysctls: Vec<Sysctl>,
+    /// Lines for /proc/self/timens_offsets, of a new time namespace.
+    pub time_offsets: Option<String>,
     /// What the host opens for it, in a user namespace.
     pub sources: Option<Rc<Sources>>,
     /// Its hooks, where it has any.
@@ -248,6 +250,14 @@ impl Plan {
         }
     }
 
+    /// The offsets of the time namespace to be born in, where that is a new one.
+    pub fn time_offsets(&self) -> Option<&str> {
+        match &self.work {
+            Work::Create(create) => create.time_offsets.as_deref(),
+            Work::Exec(_) => None,
+        }
+    }
+
     /// What the host opens for it, in a user namespace.
     pub fn sources(&self) -> Option<Rc<Sources>> {
         match &self.work {
@@ -285,15 +295,16 @@ pub fn create(spec: &Spec, bundle: &Path, rootfs: &Path, cgroups: &[CgroupHierar
     let mut create =
         Create { hostname: spec.hostname().clone(), domainname: spec.domainname().clone(), ..Create::default() };
     for namespace in namespaces::namespaces(spec) {
-        let kind = kind_of(namespace.typ)?;
+        let kind = kind_of(namespace.typ);
         match namespace.path {
             Some(path) => create.joined.push((kind, ns::open_path(kind, path)?)),
             None => create.new.push(kind),
         }
     }
     create.sysctls = sysctl::sysctls(spec)?;
+    create.time_offsets = time::offsets(spec)?;
     for sysctl in &create.sysctls {
-        let kind = kind_of(sysctl.namespace)?;
+        let kind = kind_of(sysctl.namespace);
         refuse_ours(kind, &create.joined).context(|| format!("linux.sysctl: {}", sysctl.path.display()))?;
     }
     // A joined mount namespace late: it takes the host's paths away. A user namespace last: it takes the capabilities
@@ -323,12 +334,12 @@ fn refuse_ours(kind: Namespace, joined: &[(Namespace, OwnedFd)]) -> Result<()> {
 }
 
 /// The CLONE_NEW* flags of every namespace that the specification lists: what an exec has to join.
-pub fn namespace_flags(spec: &Spec) -> Result<u64> {
-    namespaces::namespaces(spec).try_fold(0, |flags, namespace| Ok(flags | kind_of(namespace.typ)?.flag()))
+pub fn namespace_flags(spec: &Spec) -> u64 {
+    namespaces::namespaces(spec).fold(0, |flags, namespace| flags | kind_of(namespace.typ).flag())
 }
 
-fn kind_of(typ: LinuxNamespaceType) -> Result<Namespace> {
-    Ok(match typ {
+fn kind_of(typ: LinuxNamespaceType) -> Namespace {
+    match typ {
         LinuxNamespaceType::Mount => Namespace::Mount,
         LinuxNamespaceType::Cgroup => Namespace::Cgroup,
         LinuxNamespaceType::Uts => Namespace::Uts,
@@ -336,10 +347,8 @@ fn kind_of(typ: LinuxNamespaceType) -> Result<Namespace> {
         LinuxNamespaceType::Pid => Namespace::Pid,
         LinuxNamespaceType::Network => Namespace::Network,
         LinuxNamespaceType::User => Namespace::User,
-        LinuxNamespaceType::Time => {
-            return Err(Error::new(Kind::Unimplemented, format!("namespace {typ} is not supported")));
-        }
-    })
+        LinuxNamespaceType::Time => Namespace::Time,
+    }
 }
 
 fn plan_rootfs(

@@ -8,7 +8,7 @@ use oci_spec::runtime::{Arch, LinuxSeccompFilterFlag};
 use serde_json::{Value, json};
 
 use super::capabilities::CAPABILITIES;
-use super::validate::{namespace_name, refuses, refuses_namespace};
+use super::validate::{namespace_name, refuses};
 use super::{hooks, mount_options, seccomp};
 
 /// The versions of the specification whose configurations are judged in full: everything up to the last is either done or
@@ -30,8 +30,7 @@ pub struct Abilities {
 pub fn features(abilities: &Abilities) -> Value {
     let hooks: Vec<_> = hooks::Point::ALL.map(hooks::Point::name).into();
     let namespaces = [Cgroup, Ipc, Mount, Network, Pid, Time, User, Uts];
-    let namespaces: Vec<_> =
-        namespaces.into_iter().filter(|typ| !refuses_namespace(*typ)).map(namespace_name).collect();
+    let namespaces = namespaces.map(namespace_name);
     json!({
         "ociVersionMin": OCI_VERSIONS.0,
         "ociVersionMax": OCI_VERSIONS.1,

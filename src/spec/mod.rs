@@ -12,6 +12,7 @@
 //! - [`hooks`]: programs of the specification's own, and the state that they are told.
 //! - [`scheduling`]: scheduler, disk priority, CPUs and personality of a process; [`number_list`] of CPUs and nodes.
 //! - [`sysctl`]: kernel parameters, where they are of a namespace.
+//! - [`time`]: the clocks of a time namespace.
 //! - `seccomp`: the rules for a profile.
 //!
 //! A caller loads, validates, and from then on may rely on every rule that `validate` names: `init` and `cgroup` do not
@@ -31,4 +32,5 @@ pub mod number_list;
 pub mod scheduling;
 pub mod seccomp;
 pub mod sysctl;
+pub mod time;
 pub mod validate;

@@ -6,7 +6,7 @@
 
 mod refused;
 
-pub(super) use refused::{namespace_name, refuses, refuses_namespace};
+pub(super) use refused::{namespace_name, refuses};
 
 use super::mount_options;
 use super::namespaces::{namespace, namespaces};
@@ -37,6 +37,7 @@ pub fn validate(spec: &Spec) -> Result<()> {
     uts_name(spec, "hostname", spec.hostname())?;
     uts_name(spec, "domainname", spec.domainname())?;
     super::sysctl::sysctls(spec)?;
+    super::time::offsets(spec)?;
     super::hooks::validate(spec)?;
     spec.linux().as_ref().map_or(Ok(()), linux)
 }

@@ -7,7 +7,6 @@
 
 use super::unsupported;
 use crate::error::Result;
-use crate::spec::namespaces::namespaces;
 use oci_spec::runtime::{
     Linux, LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxNamespaceType, LinuxResources, Process, Spec,
 };
@@ -37,7 +36,6 @@ const LINUX: &[Row<Linux>] = &[
     ("linux.mountLabel", |linux| text(linux.mount_label())),
     ("linux.intelRdt", |linux| linux.intel_rdt().is_some()),
     ("linux.memoryPolicy", |linux| linux.memory_policy().is_some()),
-    ("linux.timeOffsets", |linux| map(linux.time_offsets())),
 ];
 
 const RESOURCES: &[Row<LinuxResources>] = &[
@@ -68,12 +66,6 @@ const CPU: &[Row<LinuxCpu>] = &[
 pub(super) fn in_spec(spec: &Spec) -> Result<()> {
     refuse(SPEC, Some(spec))?;
     spec.process().as_ref().map_or(Ok(()), in_process)?;
-    for (index, namespace) in namespaces(spec).enumerate() {
-        if refuses_namespace(namespace.typ) {
-            let name = namespace_name(namespace.typ);
-            return Err(unsupported(format_args!("linux.namespaces[{index}]: the type {name}")));
-        }
-    }
     let Some(linux) = spec.linux() else { return Ok(()) };
     refuse(LINUX, Some(linux))?;
     linux.resources().as_ref().map_or(Ok(()), in_resources)
@@ -97,11 +89,6 @@ fn refuse<T>(rows: &[Row<T>], value: Option<&T>) -> Result<()> {
         Some((name, _)) => Err(unsupported(name)),
         None => Ok(()),
     }
-}
-
-/// Whether namespaces of this type are refused.
-pub(in crate::spec) fn refuses_namespace(typ: LinuxNamespaceType) -> bool {
-    matches!(typ, LinuxNamespaceType::Time)
 }
 
 /// Whether a field is refused by a row of the list, by its JSON path.
@@ -208,7 +195,6 @@ mod tests {
                 one("linux.netDevices", json!({ "eth0": {} }), json!({})),
                 one("linux.intelRdt", json!({ "closID": "a" }), Value::Null),
                 one("linux.memoryPolicy", json!({ "mode": "MPOL_BIND", "nodes": "0" }), Value::Null),
-                one("linux.timeOffsets", json!({ "monotonic": { "secs": 1 } }), json!({})),
                 (
                     "linux.resources.blockIO",
                     vec![
@@ -266,10 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn namespace_types_and_id_mapped_mounts_are_refused_by_their_place() {
-        let error = judge(&with("linux.namespaces", &json!([{ "type": "mount" }, { "type": "time" }]))).unwrap_err();
-        assert_eq!(error.kind(), Kind::Unimplemented);
-        assert!(error.to_string().starts_with("linux.namespaces[1]: the type time "), "{error}");
+    fn id_mapped_mounts_are_refused_by_their_place() {
         for field in ["uidMappings", "gidMappings"] {
             let ids = json!([{ "containerID": 0, "hostID": 1, "size": 1 }]);
             let mounts =
@@ -352,8 +335,9 @@ mod tests {
             undecided::<Linux>(
                 "linux.",
                 "resources cgroupsPath namespaces uidMappings gidMappings devices maskedPaths readonlyPaths sysctl seccomp \
-                 rootfsPropagation personality",
+                 rootfsPropagation personality timeOffsets",
             ),
+            undecided::<oci::LinuxTimeOffset>("linux.timeOffsets.*.", "secs nanosecs"),
             undecided::<oci::LinuxPersonality>("linux.personality.", "domain flags"),
             // The listener's are refused where a profile is judged (spec/seccomp.rs).
             undecided::<oci::LinuxSeccomp>(
