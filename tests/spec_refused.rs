@@ -13,8 +13,8 @@ use ttrpc::Code;
 #[test]
 fn fields_that_are_not_implemented_are_refused_before_any_effect() {
     for (field, value) in [
-        ("process.apparmorProfile", json!("x")),
-        ("process.selinuxLabel", json!("x")),
+        ("process.commandLine", json!("x")),
+        ("process.user.username", json!("x")),
         ("linux.seccomp.listenerPath", json!("/run/x")),
         ("linux.intelRdt", json!({"closID": "x"})),
         ("linux.resources.hugepageLimits", json!([{"pageSize": "2MB", "limit": 1}])),

@@ -16,13 +16,14 @@ use tokio::sync::Notify;
 
 use crate::cgroup::{self, Cgroup};
 use crate::error::{Context, Error, Kind, Os, Result};
+use crate::init::label;
 use crate::init::namespaces::UNIFIED;
 use crate::init::plan::{self, Plan, Streams, Work};
 use crate::init::sources::Sources;
 use crate::init::sync::{Heard, Hold, ParentEnd};
-use crate::init::treatment::Treatment;
 use crate::spec::id_map::IdMaps;
 use crate::spec::{load, namespaces, validate};
+use crate::sys::lsm;
 use crate::sys::ns::{Birthplace, Namespace};
 use crate::sys::seccomp::Filter;
 
@@ -182,9 +183,8 @@ impl Engine {
         let process = spec.process().as_ref();
         let process = process.ok_or_else(|| Error::new(Kind::InvalidArgument, "process is required"))?;
         console::agree(request.stdio.terminal, process.terminal())?;
-        let treatment = Treatment::of(process, linux)?;
-        let mut process = plan::process(process)?;
-        process.treatment = treatment;
+        let mut process = plan::process(process, linux)?;
+        linux.map(|linux| label::mount_label(linux, lsm::enabled)).transpose()?;
         process.session_keyring = !request.options.no_new_keyring;
         let rootfs = load::rootfs(&request.bundle, &spec);
         let mount_point = request.bundle.join("rootfs");

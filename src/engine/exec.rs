@@ -36,7 +36,7 @@ impl Engine {
         spec.set_terminal(Some(uris.terminal));
         validate::validate_process(&spec).map_err(name)?;
         container.id_maps.as_ref().map_or(Ok(()), |maps| maps.judge_process(&spec)).map_err(name)?;
-        let mut planned = plan::process(&spec).map_err(name)?;
+        let mut planned = plan::process(&spec, None).map_err(name)?;
         planned.treatment = planned.treatment.or(&container.treatment);
         planned.session_keyring = !container.options.no_new_keyring;
         let process = Process::new(id, exec, uris, State::Created);

@@ -9,6 +9,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::sys::mount::{FileSystem, Mount};
 use crate::sys::path::{self, Root};
 
+use super::label::CONTEXT;
 use super::rootfs;
 use super::steps::Born;
 
@@ -31,7 +32,7 @@ pub fn masked(born: &mut Born<'_>) -> Result<()> {
     for path in &plan.masked_paths {
         let Some(target) = existing(root, path)? else { continue };
         let mut cover = || match path::is_dir(&target)? {
-            true => cover(&mut empty, &target, empty_directory),
+            true => cover(&mut empty, &target, || empty_directory(plan.label.as_deref())),
             false => cover(&mut null, &target, || copy(&null_device(root)?)),
         };
         cover().context(|| path.display().to_string())?;
@@ -73,8 +74,9 @@ fn null_device(root: &Root) -> Result<OwnedFd> {
     Ok(null)
 }
 
-fn empty_directory() -> Result<Mount> {
+fn empty_directory(label: Option<&str>) -> Result<Mount> {
     let fs = FileSystem::open("tmpfs")?;
+    label.map_or(Ok(()), |label| fs.set(CONTEXT, Some(label)))?;
     // It holds nothing and costs next to nothing: one block, one inode.
     fs.set("nr_blocks", Some("1"))?;
     fs.set("nr_inodes", Some("1"))?;

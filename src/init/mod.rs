@@ -14,6 +14,7 @@ pub mod home;
 pub mod hooks;
 pub mod identity;
 pub mod identity_plan;
+pub mod label;
 pub mod mask;
 pub mod mounts;
 pub mod namespaces;

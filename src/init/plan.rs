@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, LinuxNamespaceType, Process as SpecProcess, Spec};
+use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceType, LinuxNamespaceType, Process as SpecProcess, Spec};
 use rustix::fs::FileType;
 
 use crate::error::{Context, Error, Kind, Result};
@@ -24,6 +24,7 @@ use crate::sys::seccomp::Filter;
 use crate::sys::tty::Size;
 
 use super::identity_plan::{self, Rlimit};
+use super::label;
 use super::sources::Sources;
 use super::sync::Hold;
 use super::treatment::Treatment;
@@ -135,6 +136,8 @@ pub struct Rootfs {
     pub mounts: Vec<MountPlan>,
     /// The nodes of /dev; `None` where /dev is the host's, by a bind mount.
     pub devices: Option<Vec<Device>>,
+    /// SELinux' context of the file systems that are made for it.
+    pub label: Option<String>,
     /// Paths to be covered.
     pub masked_paths: Vec<PathBuf>,
     /// Paths to be made read-only.
@@ -368,10 +371,12 @@ fn plan_rootfs(
         propagation: linux.and_then(|linux| mount_options::propagation(linux.rootfs_propagation().as_deref()?)),
         masked_paths: paths(linux.map(|linux| linux.masked_paths())),
         readonly_paths: paths(linux.map(|linux| linux.readonly_paths())),
+        label: linux.and_then(|linux| linux.mount_label().clone()).filter(|label| !label.is_empty()),
         ..Rootfs::default()
     };
     for (index, mount) in spec.mounts().iter().flatten().enumerate() {
-        let mount = plan_mount(mount, bundle, cgroups, own_cgroup_ns).context(|| format!("mounts[{index}]"))?;
+        let mut mount = plan_mount(mount, bundle, cgroups, own_cgroup_ns).context(|| format!("mounts[{index}]"))?;
+        label::label_mount(&mut mount, plan.label.as_deref());
         plan.mounts.push(mount);
     }
     let host_dev = plan
@@ -465,8 +470,8 @@ fn device(device: &LinuxDevice) -> Result<Device> {
     })
 }
 
-/// The program and its identity.
-pub fn process(spec: &SpecProcess) -> Result<Process> {
+/// The program and its identity; of a container's first process, with what `linux` says of all of them.
+pub fn process(spec: &SpecProcess, linux: Option<&Linux>) -> Result<Process> {
     let user = spec.user();
     let strings = |list: Option<&Vec<String>>, what: &str| -> Result<Vec<CString>> {
         let convert = |text: &String| {
@@ -487,7 +492,7 @@ pub fn process(spec: &SpecProcess) -> Result<Process> {
         rlimits: identity_plan::rlimits(spec.rlimits().as_deref().unwrap_or_default()),
         no_new_privileges: spec.no_new_privileges().unwrap_or(false),
         session_keyring: true,
-        treatment: Treatment::of(spec, None)?,
+        treatment: Treatment::of(spec, linux)?,
         console_size: spec.console_size().map(|size| Size { width: size.width() as u16, height: size.height() as u16 }),
     })
 }

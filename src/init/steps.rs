@@ -13,7 +13,9 @@ use crate::sys::{cred, fd, signal};
 use super::plan::{Plan, Work};
 use super::sources::{self, Received};
 use super::sync::ChildEnd;
-use super::{console, devices, home, hooks, identity, mask, mounts, namespaces, rootfs, seccomp, sysctl, treatment};
+use super::{
+    console, devices, home, hooks, identity, label, mask, mounts, namespaces, rootfs, seccomp, sysctl, treatment,
+};
 
 /// A process of a container while it is still this program.
 pub struct Born<'a> {
@@ -90,6 +92,8 @@ pub const CREATE: &[Step] = &[
     Step("setting resource limits", identity::limits),
     // Above the default they need CAP_SYS_NICE. After the hooks, to which a process of SCHED_DEADLINE cannot give birth.
     Step("setting scheduling and personality", treatment::apply),
+    // While it may make the procfs to write to.
+    Step("setting security labels", label::set),
     Step("changing identity", identity::change),
     // As the user that will run it, in the working directory: create fails where start would.
     Step("finding the program", identity::find_program),
@@ -127,6 +131,7 @@ pub const EXEC: &[Step] = &[
     Step("finding the home directory", home::find),
     Step("setting resource limits", identity::limits),
     Step("setting scheduling and personality", treatment::apply),
+    Step("setting security labels", label::set),
     Step("changing identity", identity::change),
     Step("finding the program", identity::find_program),
     Step("connecting stdio", identity::stdio),

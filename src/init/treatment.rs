@@ -1,11 +1,13 @@
-//! How the kernel is to treat a process: scheduler, disk priority, CPUs, personality.
+//! How the kernel is to treat a process: scheduler, disk priority, CPUs, personality, labels.
 
 use oci_spec::runtime::{Linux, Process};
 
 use crate::error::{Context, Kind, Result};
 use crate::spec::scheduling;
+use crate::sys::lsm;
 use crate::sys::sched::{self, Attributes};
 
+use super::label::Labels;
 use super::steps::Born;
 
 /// What is asked for; `None` leaves a thing as it is inherited, which is the shim's.
@@ -21,6 +23,8 @@ pub struct Treatment {
     pub final_cpus: Option<Vec<u64>>,
     /// Execution domain.
     pub personality: Option<u32>,
+    /// Security labels.
+    pub labels: Labels,
 }
 
 impl Treatment {
@@ -44,6 +48,7 @@ impl Treatment {
             initial_cpus,
             final_cpus,
             personality: personality.map(scheduling::personality).transpose()?,
+            labels: Labels::of(process, lsm::enabled)?,
         })
     }
 
@@ -58,6 +63,7 @@ impl Treatment {
             initial_cpus: cpus(self.initial_cpus, &container.initial_cpus),
             final_cpus: cpus(self.final_cpus, &container.final_cpus),
             personality: self.personality.or(container.personality),
+            labels: self.labels.or(&container.labels),
         }
     }
 }

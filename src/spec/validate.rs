@@ -105,6 +105,8 @@ fn process(process: &Process) -> Result<()> {
     user(process.user())?;
     rlimits(process.rlimits().as_deref().unwrap_or_default())?;
     super::scheduling::validate(process)?;
+    process.apparmor_profile().iter().try_for_each(|profile| no_nul("process.apparmorProfile", profile))?;
+    process.selinux_label().iter().try_for_each(|label| no_nul("process.selinuxLabel", label))?;
     console_size(process)?;
     match process.oom_score_adj() {
         Some(score) if !(-1000..=1000).contains(&score) => {
@@ -192,6 +194,7 @@ fn linux(linux: &Linux) -> Result<()> {
     for (index, path) in linux.readonly_paths().iter().flatten().enumerate() {
         absolute(&format!("linux.readonlyPaths[{index}]"), Path::new(path))?;
     }
+    linux.mount_label().iter().try_for_each(|label| no_nul("linux.mountLabel", label))?;
     linux.cgroups_path().iter().try_for_each(|path| no_nul("linux.cgroupsPath", path))?;
     match linux.rootfs_propagation().as_deref() {
         None | Some("") => {}
@@ -364,6 +367,9 @@ mod tests {
             (("/linux/rootfsPropagation", json!("both")), "linux.rootfsPropagation is no propagation: \"both\""),
             (("/linux/rootfsPropagation", json!("rbind")), "linux.rootfsPropagation is no propagation: \"rbind\""),
             (("/linux/sysctl", json!({ "vm.swappiness": "1" })), "linux.sysctl: \"vm.swappiness\""),
+            (("/process/apparmorProfile", json!("a\0")), "process.apparmorProfile contains a NUL"),
+            (("/process/selinuxLabel", json!("a\0")), "process.selinuxLabel contains a NUL"),
+            (("/linux/mountLabel", json!("a\0")), "linux.mountLabel contains a NUL"),
             (("/linux/cgroupsPath", json!("/a\0")), "linux.cgroupsPath contains a NUL"),
             (device(json!({ "path": "a", "type": "c", "major": 1, "minor": 3 })), "linux.devices[0]: path is not"),
             (device(json!({ "path": "/a", "type": "c" })), "linux.devices[0]: major and minor are required"),
@@ -444,8 +450,8 @@ mod tests {
         };
         process(("env", json!(["A=B"]))).unwrap();
         assert_eq!(process(("cwd", json!("x"))).unwrap_err().kind(), Kind::InvalidArgument);
-        let refused = process(("apparmorProfile", json!("x"))).unwrap_err();
+        let refused = process(("commandLine", json!("x"))).unwrap_err();
         assert_eq!(refused.kind(), Kind::Unimplemented);
-        assert!(refused.to_string().starts_with("process.apparmorProfile "), "{refused}");
+        assert!(refused.to_string().starts_with("process.commandLine "), "{refused}");
     }
 }

@@ -10,6 +10,7 @@ pub mod exec;
 pub mod fd;
 pub mod fork;
 pub mod loop_device;
+pub mod lsm;
 pub mod mount;
 pub mod net;
 pub mod ns;

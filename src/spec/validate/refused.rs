@@ -27,13 +27,10 @@ const SPEC: &[Row<Spec>] = &[
 const PROCESS: &[Row<Process>] = &[
     ("process.user.username", |process| text(process.user().username())),
     ("process.commandLine", |process| text(process.command_line())),
-    ("process.apparmorProfile", |process| text(process.apparmor_profile())),
-    ("process.selinuxLabel", |process| text(process.selinux_label())),
 ];
 
 const LINUX: &[Row<Linux>] = &[
     ("linux.netDevices", |linux| map(linux.net_devices())),
-    ("linux.mountLabel", |linux| text(linux.mount_label())),
     ("linux.intelRdt", |linux| linux.intel_rdt().is_some()),
     ("linux.memoryPolicy", |linux| linux.memory_policy().is_some()),
 ];
@@ -173,9 +170,6 @@ mod tests {
         let several = [
             ("process.user.username", words()),
             ("process.commandLine", words()),
-            ("process.apparmorProfile", words()),
-            ("process.selinuxLabel", words()),
-            ("linux.mountLabel", words()),
             ("linux.resources.memory.kernel", limits()),
             ("linux.resources.memory.kernelTCP", limits()),
             ("linux.resources.memory.useHierarchy", flags()),
@@ -321,7 +315,7 @@ mod tests {
             undecided::<Process>(
                 "process.",
                 "terminal consoleSize user args env cwd capabilities rlimits noNewPrivileges oomScoreAdj \
-                 scheduler ioPriority execCPUAffinity",
+                 scheduler ioPriority execCPUAffinity apparmorProfile selinuxLabel",
             ),
             undecided::<oci::Scheduler>("process.scheduler.", "policy nice priority flags runtime deadline period"),
             undecided::<oci::LinuxIOPriority>("process.ioPriority.", "class priority"),
@@ -335,7 +329,7 @@ mod tests {
             undecided::<Linux>(
                 "linux.",
                 "resources cgroupsPath namespaces uidMappings gidMappings devices maskedPaths readonlyPaths sysctl seccomp \
-                 rootfsPropagation personality timeOffsets",
+                 rootfsPropagation personality timeOffsets mountLabel",
             ),
             undecided::<oci::LinuxTimeOffset>("linux.timeOffsets.*.", "secs nanosecs"),
             undecided::<oci::LinuxPersonality>("linux.personality.", "domain flags"),
