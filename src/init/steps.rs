@@ -91,7 +91,7 @@ pub const CREATE: &[Step] = &[
     // Limits may need CAP_SYS_RESOURCE, which the ids and capabilities below take away.
     Step("setting resource limits", identity::limits),
     // Above the default they need CAP_SYS_NICE. After the hooks, to which a process of SCHED_DEADLINE cannot give birth.
-    Step("setting scheduling and personality", treatment::apply),
+    Step("setting scheduling, memory policy and personality", treatment::apply),
     // While it may make the procfs to write to.
     Step("setting security labels", label::set),
     Step("changing identity", identity::change),
@@ -130,7 +130,7 @@ pub const EXEC: &[Step] = &[
     Step("making the terminal", console::make),
     Step("finding the home directory", home::find),
     Step("setting resource limits", identity::limits),
-    Step("setting scheduling and personality", treatment::apply),
+    Step("setting scheduling, memory policy and personality", treatment::apply),
     Step("setting security labels", label::set),
     Step("changing identity", identity::change),
     Step("finding the program", identity::find_program),

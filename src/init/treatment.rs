@@ -1,8 +1,9 @@
-//! How the kernel is to treat a process: scheduler, disk priority, CPUs, personality, labels.
+//! How the kernel is to treat a process: scheduler, disk priority, CPUs, memory, personality, labels.
 
 use oci_spec::runtime::{Linux, Process};
 
 use crate::error::{Context, Kind, Result};
+use crate::spec::memory_policy::{self, MemoryPolicy};
 use crate::spec::scheduling;
 use crate::sys::lsm;
 use crate::sys::sched::{self, Attributes};
@@ -23,6 +24,8 @@ pub struct Treatment {
     pub final_cpus: Option<Vec<u64>>,
     /// Execution domain.
     pub personality: Option<u32>,
+    /// Nodes of memory.
+    pub memory: Option<MemoryPolicy>,
     /// Security labels.
     pub labels: Labels,
 }
@@ -33,6 +36,7 @@ impl Treatment {
         let scheduler = process.scheduler().as_ref().map(scheduling::scheduler).transpose()?;
         let [initial_cpus, final_cpus] =
             process.exec_cpu_affinity().as_ref().map(scheduling::affinity).transpose()?.unwrap_or_default();
+        let memory = linux.and_then(|linux| linux.memory_policy().as_ref());
         let personality = linux.and_then(|linux| linux.personality().as_ref());
         Ok(Self {
             scheduler: scheduler.map(|s| Attributes {
@@ -48,6 +52,7 @@ impl Treatment {
             initial_cpus,
             final_cpus,
             personality: personality.map(scheduling::personality).transpose()?,
+            memory: memory.map(memory_policy::memory_policy).transpose()?,
             labels: Labels::of(process, lsm::enabled)?,
         })
     }
@@ -63,6 +68,7 @@ impl Treatment {
             initial_cpus: cpus(self.initial_cpus, &container.initial_cpus),
             final_cpus: cpus(self.final_cpus, &container.final_cpus),
             personality: self.personality.or(container.personality),
+            memory: self.memory.or_else(|| container.memory.clone()),
             labels: self.labels.or(&container.labels),
         }
     }
@@ -104,6 +110,14 @@ pub fn apply(born: &mut Born<'_>) -> Result<()> {
     }
     if let Some(priority) = treatment.io_priority {
         sched::set_io_priority(priority).context(|| "process.ioPriority")?;
+    }
+    if let Some(policy) = &treatment.memory {
+        sched::set_memory_policy(policy.mode, &policy.nodes).context(|| "linux.memoryPolicy").map_err(|e| {
+            match e.errno() {
+                Some(libc::EINVAL) => e.with_kind(Kind::InvalidArgument),
+                _ => e,
+            }
+        })?;
     }
     treatment.personality.map_or(Ok(()), sched::set_personality)
 }

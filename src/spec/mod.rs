@@ -7,6 +7,7 @@
 //! - [`namespaces`]: which namespaces a container makes and which it joins, and what follows from that.
 //! - [`mounts`]: what each entry of `mounts` is, and where it goes.
 //! - [`mount_options`]: the words of a mount's options, as the kernel's attributes, flags and file system parameters.
+//! - [`memory_policy`]: the nodes of memory.
 //! - [`capabilities`]: their numbers.
 //! - [`features`]: what of all this there is, for whoever asks.
 //! - [`hooks`]: programs of the specification's own, and the state that they are told.
@@ -25,6 +26,7 @@ pub mod features;
 pub mod hooks;
 pub mod id_map;
 pub mod load;
+pub mod memory_policy;
 pub mod mount_options;
 pub mod mounts;
 pub mod namespaces;

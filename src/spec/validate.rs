@@ -205,6 +205,7 @@ fn linux(linux: &Linux) -> Result<()> {
         node(device).context(|| format!("linux.devices[{index}]"))?;
     }
     linux.personality().as_ref().map(super::scheduling::personality).transpose()?;
+    linux.memory_policy().as_ref().map(super::memory_policy::memory_policy).transpose()?;
     linux.seccomp().as_ref().map_or(Ok(()), super::seccomp::validate)?;
     linux.resources().as_ref().map_or(Ok(()), resources)
 }
@@ -369,6 +370,7 @@ mod tests {
             (("/linux/sysctl", json!({ "vm.swappiness": "1" })), "linux.sysctl: \"vm.swappiness\""),
             (("/process/apparmorProfile", json!("a\0")), "process.apparmorProfile contains a NUL"),
             (("/process/selinuxLabel", json!("a\0")), "process.selinuxLabel contains a NUL"),
+            (("/linux/memoryPolicy", json!({ "mode": "MPOL_BIND" })), "linux.memoryPolicy.nodes"),
             (("/linux/mountLabel", json!("a\0")), "linux.mountLabel contains a NUL"),
             (("/linux/cgroupsPath", json!("/a\0")), "linux.cgroupsPath contains a NUL"),
             (device(json!({ "path": "a", "type": "c", "major": 1, "minor": 3 })), "linux.devices[0]: path is not"),

@@ -1,4 +1,4 @@
-//! How the kernel treats the calling process: its scheduler, disk priority, CPUs, personality.
+//! How the kernel treats the calling process: its scheduler, disk priority, CPUs, personality, memory.
 
 use crate::error::{Os, Result};
 
@@ -77,6 +77,18 @@ pub fn set_personality(domain: u32) -> Result<()> {
     // SAFETY: a number alone.
     let done = unsafe { libc::personality(libc::c_ulong::from(domain)) };
     checked(done.into(), || format!("personality {domain}"))
+}
+
+/// Sets where the memory of the calling process comes from: MPOL_* with flags, and a bit mask of nodes (set_mempolicy(2)).
+///
+/// # Errors
+/// EINVAL for a mode that this kernel does not know, and where none of the nodes may be had.
+pub fn set_memory_policy(mode: u32, nodes: &[u64]) -> Result<()> {
+    // The kernel takes one bit less than it is told (set_mempolicy(2), BUGS).
+    let (mask, bits) = if nodes.is_empty() { (std::ptr::null(), 0) } else { (nodes.as_ptr(), nodes.len() * 64 + 1) };
+    // SAFETY: the mask outlives the call and has as many bits as are read, or is null where none are.
+    let done = unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, mask, bits) };
+    checked(done, || format!("set_mempolicy {mode:#x}"))
 }
 
 fn checked(done: libc::c_long, what: impl FnOnce() -> String) -> Result<()> {

@@ -29,11 +29,8 @@ const PROCESS: &[Row<Process>] = &[
     ("process.commandLine", |process| text(process.command_line())),
 ];
 
-const LINUX: &[Row<Linux>] = &[
-    ("linux.netDevices", |linux| map(linux.net_devices())),
-    ("linux.intelRdt", |linux| linux.intel_rdt().is_some()),
-    ("linux.memoryPolicy", |linux| linux.memory_policy().is_some()),
-];
+const LINUX: &[Row<Linux>] =
+    &[("linux.netDevices", |linux| map(linux.net_devices())), ("linux.intelRdt", |linux| linux.intel_rdt().is_some())];
 
 const RESOURCES: &[Row<LinuxResources>] = &[
     ("linux.resources.blockIO", |resources| resources.block_io().as_ref().is_some_and(limits_io)),
@@ -188,7 +185,6 @@ mod tests {
                 one("zos", json!({}), Value::Null),
                 one("linux.netDevices", json!({ "eth0": {} }), json!({})),
                 one("linux.intelRdt", json!({ "closID": "a" }), Value::Null),
-                one("linux.memoryPolicy", json!({ "mode": "MPOL_BIND", "nodes": "0" }), Value::Null),
                 (
                     "linux.resources.blockIO",
                     vec![
@@ -329,9 +325,10 @@ mod tests {
             undecided::<Linux>(
                 "linux.",
                 "resources cgroupsPath namespaces uidMappings gidMappings devices maskedPaths readonlyPaths sysctl seccomp \
-                 rootfsPropagation personality timeOffsets mountLabel",
+                 rootfsPropagation personality timeOffsets mountLabel memoryPolicy",
             ),
             undecided::<oci::LinuxTimeOffset>("linux.timeOffsets.*.", "secs nanosecs"),
+            undecided::<oci::LinuxMemoryPolicy>("linux.memoryPolicy.", "mode nodes flags"),
             undecided::<oci::LinuxPersonality>("linux.personality.", "domain flags"),
             // The listener's are refused where a profile is judged (spec/seccomp.rs).
             undecided::<oci::LinuxSeccomp>(
