@@ -185,6 +185,7 @@ impl Engine {
         console::agree(request.stdio.terminal, process.terminal())?;
         let mut process = plan::process(process, linux)?;
         linux.map(|linux| label::mount_label(linux, lsm::enabled)).transpose()?;
+        self.take_ungrantable(&format!("container {}", request.id), id_maps.as_ref(), &mut process.capabilities);
         process.session_keyring = !request.options.no_new_keyring;
         let rootfs = load::rootfs(&request.bundle, &spec);
         let mount_point = request.bundle.join("rootfs");

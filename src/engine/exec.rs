@@ -38,6 +38,8 @@ impl Engine {
         container.id_maps.as_ref().map_or(Ok(()), |maps| maps.judge_process(&spec)).map_err(name)?;
         let mut planned = plan::process(&spec, None).map_err(name)?;
         planned.treatment = planned.treatment.or(&container.treatment);
+        let of = format!("container {id}: exec {exec}");
+        self.take_ungrantable(&of, container.id_maps.as_ref(), &mut planned.capabilities);
         planned.session_keyring = !container.options.no_new_keyring;
         let process = Process::new(id, exec, uris, State::Created);
         *process.planned.borrow_mut() = Some((planned, spec.oom_score_adj()));
