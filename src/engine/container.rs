@@ -13,6 +13,7 @@ use crate::cgroup::Cgroup;
 use crate::error::{Error, Kind, Result};
 use crate::init::plan::Process as ProcessPlan;
 use crate::init::sync::ParentEnd;
+use crate::init::treatment::Treatment;
 use crate::spec::id_map::IdMaps;
 use crate::sys::pidfd;
 use crate::sys::seccomp::Filter;
@@ -49,6 +50,8 @@ pub struct Container {
     pub init: Rc<Process>,
     /// Its seccomp filter, for execs.
     pub seccomp: Option<Rc<Filter>>,
+    /// How the kernel treats its init, for execs that say nothing else.
+    pub treatment: Treatment,
     /// Further processes, by exec id.
     pub execs: RefCell<BTreeMap<String, Rc<Process>>>,
     /// Rings when an exec has ended.

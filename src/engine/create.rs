@@ -16,12 +16,14 @@ use tokio::sync::Notify;
 
 use crate::cgroup::{self, Cgroup};
 use crate::error::{Context, Error, Kind, Os, Result};
+use crate::init::label;
 use crate::init::namespaces::UNIFIED;
 use crate::init::plan::{self, Plan, Streams, Work};
 use crate::init::sources::Sources;
 use crate::init::sync::{Heard, Hold, ParentEnd};
 use crate::spec::id_map::IdMaps;
 use crate::spec::{load, namespaces, validate};
+use crate::sys::lsm;
 use crate::sys::ns::{Birthplace, Namespace};
 use crate::sys::seccomp::Filter;
 
@@ -184,7 +186,9 @@ impl Engine {
         let process = spec.process().as_ref();
         let process = process.ok_or_else(|| Error::new(Kind::InvalidArgument, "process is required"))?;
         console::agree(request.stdio.terminal, process.terminal())?;
-        let mut process = plan::process(process)?;
+        let mut process = plan::process(process, linux)?;
+        linux.map(|linux| label::mount_label(linux, lsm::enabled)).transpose()?;
+        self.take_ungrantable(&format!("container {}", request.id), id_maps.as_ref(), &mut process.capabilities);
         process.session_keyring = !request.options.no_new_keyring;
         let rootfs = load::rootfs(&request.bundle, &spec);
         let mount_point = request.bundle.join("rootfs");
@@ -255,6 +259,7 @@ impl Engine {
         cgroup.apply(&resources.unwrap_or_default())?;
 
         let oom = cgroup.watch_oom()?.map(Oom::new);
+        let treatment = process.treatment.clone();
         let mut unborn = plan_init(judged, process, streams, &cgroup)?;
         unborn.plan.seccomp = judged.seccomp.clone();
         let outside = Outside::of(&unborn.plan, judged.id_maps.as_ref());
@@ -293,7 +298,7 @@ impl Engine {
         Ok(Rc::new(Container {
             id: request.id.clone(),
             bundle: request.bundle.clone(),
-            namespaces: plan::namespace_flags(&judged.spec)?,
+            namespaces: plan::namespace_flags(&judged.spec),
             id_maps: judged.id_maps.clone(),
             private_pid_ns: namespaces::has_private_pid_ns(&judged.spec),
             oom_score_adj,
@@ -301,6 +306,7 @@ impl Engine {
             cgroup,
             init: child,
             seccomp: judged.seccomp.clone(),
+            treatment,
             execs: Default::default(),
             exec_ended: Default::default(),
             init_reaped: Default::default(),

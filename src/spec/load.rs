@@ -25,14 +25,15 @@ pub const MAX_CONFIG_BYTES: u64 = 16 << 20;
 pub fn load(bundle: &Path) -> Result<Spec> {
     let path = bundle.join("config.json");
     let json = read(bundle, &path)?;
-    let spec = parse(&json, &path.to_string_lossy())?;
+    let name = path.to_string_lossy();
+    let spec = parse(&json, &name).or_else(|error| respelled(&json, "/process/scheduler/flags").ok_or(error))?;
     refuse_what_the_types_drop(&json)?;
     Ok(spec)
 }
 
 /// Parses the process document of an exec: the `process` object of `config.json`, as JSON.
 pub fn load_process(json: &[u8]) -> Result<Process> {
-    parse(json, "the process document")
+    parse(json, "the process document").or_else(|error| respelled(json, "/scheduler/flags").ok_or(error))
 }
 
 /// Parses the resources of an update: an object like `linux.resources` of `config.json`, as JSON.
@@ -103,6 +104,22 @@ fn parse<T: DeserializeOwned>(json: &[u8], name: &str) -> Result<T> {
     })
 }
 
+/// The flags of a scheduler that the crate's types spell otherwise than the specification does.
+const RESPELLED: [(&str, &str); 2] =
+    [("SCHED_FLAG_RESET_ON_FORK", "SCHED_RESET_ON_FORK"), ("SCHED_FLAG_DL_OVERRUN", "SCHED_FLAG_D_L_OVERRUN")];
+
+/// A second try at a document that was refused, with the flags at `pointer` as the types want them; `None` where that is
+/// not what was wrong.
+fn respelled<T: DeserializeOwned>(json: &[u8], pointer: &str) -> Option<T> {
+    let mut document: serde_json::Value = serde_json::from_slice(json).ok()?;
+    for flag in document.pointer_mut(pointer)?.as_array_mut()? {
+        if let Some((_, types)) = RESPELLED.iter().find(|(ours, _)| flag == ours) {
+            *flag = (*types).into();
+        }
+    }
+    serde_json::from_value(document).ok()
+}
+
 /// A section of the specification (1.3) that the crate's types do not have, and so would drop without a word.
 /// `validate` cannot see it, or it would be refused there.
 #[derive(serde::Deserialize)]
@@ -159,6 +176,36 @@ mod tests {
         assert_eq!(rootfs(&bundle.0, &spec), Path::new("/rootfs"));
         let relative = serde_json::from_str(r#"{ "ociVersion": "1.0.0", "root": { "path": "r" } }"#).unwrap();
         assert_eq!(rootfs(&bundle.0, &relative), bundle.0.join("r"));
+    }
+
+    /// Each that the specification has, so that an update of the types that spells one otherwise is seen.
+    #[test]
+    fn a_schedulers_flags_are_the_specifications() {
+        let names = [
+            "RESET_ON_FORK",
+            "RECLAIM",
+            "DL_OVERRUN",
+            "KEEP_POLICY",
+            "KEEP_PARAMS",
+            "UTIL_CLAMP_MIN",
+            "UTIL_CLAMP_MAX",
+        ];
+        for (bit, name) in names.iter().enumerate() {
+            let scheduler = format!(r#"{{ "policy": "SCHED_OTHER", "flags": ["SCHED_FLAG_{name}"] }}"#);
+            let process = format!(
+                r#"{{ "args": ["a"], "cwd": "/", "user": {{ "uid": 0, "gid": 0 }}, "scheduler": {scheduler} }}"#
+            );
+            let numbers = |process: &Process| {
+                crate::spec::scheduling::scheduler(process.scheduler().as_ref().unwrap()).unwrap().flags
+            };
+            assert_eq!(numbers(&load_process(process.as_bytes()).unwrap()), 1 << bit, "{name}");
+            let bundle = Bundle::with_config("flags", &format!(r#"{{ "ociVersion": "1.2.0", "process": {process} }}"#));
+            assert_eq!(numbers(load(&bundle.0).unwrap().process().as_ref().unwrap()), 1 << bit, "{name}");
+        }
+        let unknown =
+            br#"{ "args": ["a"], "cwd": "/", "scheduler": { "policy": "SCHED_OTHER", "flags": ["SCHED_FLAG_X"] } }"#;
+        let error = load_process(unknown).unwrap_err().to_string();
+        assert!(error.contains("scheduler.flags[0]") && error.contains("SCHED_FLAG_X"), "{error}");
     }
 
     #[test]

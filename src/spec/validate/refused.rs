@@ -7,7 +7,6 @@
 
 use super::unsupported;
 use crate::error::Result;
-use crate::spec::namespaces::namespaces;
 use oci_spec::runtime::{
     Linux, LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxNamespaceType, LinuxResources, Process, Spec,
 };
@@ -18,7 +17,6 @@ use std::hash::Hash;
 type Row<T> = (&'static str, fn(&T) -> bool);
 
 const SPEC: &[Row<Spec>] = &[
-    ("domainname", |spec| text(spec.domainname())),
     ("solaris", |spec| spec.solaris().is_some()),
     ("vm", |spec| spec.vm().is_some()),
     ("windows", |spec| spec.windows().is_some()),
@@ -29,23 +27,10 @@ const SPEC: &[Row<Spec>] = &[
 const PROCESS: &[Row<Process>] = &[
     ("process.user.username", |process| text(process.user().username())),
     ("process.commandLine", |process| text(process.command_line())),
-    ("process.apparmorProfile", |process| text(process.apparmor_profile())),
-    ("process.selinuxLabel", |process| text(process.selinux_label())),
-    ("process.ioPriority", |process| process.io_priority().is_some()),
-    ("process.scheduler", |process| process.scheduler().is_some()),
-    ("process.execCPUAffinity", |process| {
-        process.exec_cpu_affinity().as_ref().is_some_and(|cpus| text(cpus.initial()) || text(cpus.cpu_affinity_final()))
-    }),
 ];
 
-const LINUX: &[Row<Linux>] = &[
-    ("linux.netDevices", |linux| map(linux.net_devices())),
-    ("linux.mountLabel", |linux| text(linux.mount_label())),
-    ("linux.intelRdt", |linux| linux.intel_rdt().is_some()),
-    ("linux.memoryPolicy", |linux| linux.memory_policy().is_some()),
-    ("linux.personality", |linux| linux.personality().is_some()),
-    ("linux.timeOffsets", |linux| map(linux.time_offsets())),
-];
+const LINUX: &[Row<Linux>] =
+    &[("linux.netDevices", |linux| map(linux.net_devices())), ("linux.intelRdt", |linux| linux.intel_rdt().is_some())];
 
 const RESOURCES: &[Row<LinuxResources>] = &[
     ("linux.resources.blockIO", |resources| resources.block_io().as_ref().is_some_and(limits_io)),
@@ -75,12 +60,6 @@ const CPU: &[Row<LinuxCpu>] = &[
 pub(super) fn in_spec(spec: &Spec) -> Result<()> {
     refuse(SPEC, Some(spec))?;
     spec.process().as_ref().map_or(Ok(()), in_process)?;
-    for (index, namespace) in namespaces(spec).enumerate() {
-        if refuses_namespace(namespace.typ) {
-            let name = namespace_name(namespace.typ);
-            return Err(unsupported(format_args!("linux.namespaces[{index}]: the type {name}")));
-        }
-    }
     let Some(linux) = spec.linux() else { return Ok(()) };
     refuse(LINUX, Some(linux))?;
     linux.resources().as_ref().map_or(Ok(()), in_resources)
@@ -104,11 +83,6 @@ fn refuse<T>(rows: &[Row<T>], value: Option<&T>) -> Result<()> {
         Some((name, _)) => Err(unsupported(name)),
         None => Ok(()),
     }
-}
-
-/// Whether namespaces of this type are refused.
-pub(in crate::spec) fn refuses_namespace(typ: LinuxNamespaceType) -> bool {
-    matches!(typ, LinuxNamespaceType::Time)
 }
 
 /// Whether a field is refused by a row of the list, by its JSON path.
@@ -191,12 +165,8 @@ mod tests {
         let throttle = || json!([{ "major": 8, "minor": 0, "rate": 1 }]);
         let pairs = |(name, (asks, passes))| (name, asks, passes);
         let several = [
-            ("domainname", words()),
             ("process.user.username", words()),
             ("process.commandLine", words()),
-            ("process.apparmorProfile", words()),
-            ("process.selinuxLabel", words()),
-            ("linux.mountLabel", words()),
             ("linux.resources.memory.kernel", limits()),
             ("linux.resources.memory.kernelTCP", limits()),
             ("linux.resources.memory.useHierarchy", flags()),
@@ -213,18 +183,8 @@ mod tests {
                 one("vm", json!({ "kernel": { "path": "/k" } }), Value::Null),
                 one("windows", json!({ "servicing": true }), Value::Null),
                 one("zos", json!({}), Value::Null),
-                one("process.ioPriority", json!({ "class": "IOPRIO_CLASS_BE", "priority": 4 }), Value::Null),
-                one("process.scheduler", json!({ "policy": "SCHED_OTHER" }), Value::Null),
-                (
-                    "process.execCPUAffinity",
-                    vec![json!({ "initial": "0" }), json!({ "final": "0-1" })],
-                    vec![json!({}), Value::Null],
-                ),
                 one("linux.netDevices", json!({ "eth0": {} }), json!({})),
                 one("linux.intelRdt", json!({ "closID": "a" }), Value::Null),
-                one("linux.memoryPolicy", json!({ "mode": "MPOL_BIND", "nodes": "0" }), Value::Null),
-                one("linux.personality", json!({ "domain": "LINUX32" }), Value::Null),
-                one("linux.timeOffsets", json!({ "monotonic": { "secs": 1 } }), json!({})),
                 (
                     "linux.resources.blockIO",
                     vec![
@@ -282,10 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn namespace_types_and_id_mapped_mounts_are_refused_by_their_place() {
-        let error = judge(&with("linux.namespaces", &json!([{ "type": "mount" }, { "type": "time" }]))).unwrap_err();
-        assert_eq!(error.kind(), Kind::Unimplemented);
-        assert!(error.to_string().starts_with("linux.namespaces[1]: the type time "), "{error}");
+    fn id_mapped_mounts_are_refused_by_their_place() {
         for field in ["uidMappings", "gidMappings"] {
             let ids = json!([{ "containerID": 0, "hostID": 1, "size": 1 }]);
             let mounts =
@@ -342,7 +299,7 @@ mod tests {
             // The last two have never been in the specification: the crate has dropped them from its own use.
             undecided::<Spec>(
                 "",
-                "ociVersion root mounts process hostname hooks annotations linux uidMappings gidMappings",
+                "ociVersion root mounts process hostname domainname hooks annotations linux uidMappings gidMappings",
             ),
             undecided::<oci::Root>("root.", "path readonly"),
             undecided::<oci::Mount>("mounts.", "destination type source options uidMappings gidMappings"),
@@ -353,8 +310,12 @@ mod tests {
             undecided::<oci::Hook>("hooks.*.", "path args env timeout"),
             undecided::<Process>(
                 "process.",
-                "terminal consoleSize user args env cwd capabilities rlimits noNewPrivileges oomScoreAdj",
+                "terminal consoleSize user args env cwd capabilities rlimits noNewPrivileges oomScoreAdj \
+                 scheduler ioPriority execCPUAffinity apparmorProfile selinuxLabel",
             ),
+            undecided::<oci::Scheduler>("process.scheduler.", "policy nice priority flags runtime deadline period"),
+            undecided::<oci::LinuxIOPriority>("process.ioPriority.", "class priority"),
+            undecided::<oci::ExecCPUAffinity>("process.execCPUAffinity.", "initial final"),
             undecided::<oci::User>("process.user.", "uid gid umask additionalGids"),
             undecided::<oci::LinuxCapabilities>(
                 "process.capabilities.",
@@ -364,8 +325,11 @@ mod tests {
             undecided::<Linux>(
                 "linux.",
                 "resources cgroupsPath namespaces uidMappings gidMappings devices maskedPaths readonlyPaths sysctl seccomp \
-                 rootfsPropagation",
+                 rootfsPropagation personality timeOffsets mountLabel memoryPolicy",
             ),
+            undecided::<oci::LinuxTimeOffset>("linux.timeOffsets.*.", "secs nanosecs"),
+            undecided::<oci::LinuxMemoryPolicy>("linux.memoryPolicy.", "mode nodes flags"),
+            undecided::<oci::LinuxPersonality>("linux.personality.", "domain flags"),
             // The listener's are refused where a profile is judged (spec/seccomp.rs).
             undecided::<oci::LinuxSeccomp>(
                 "linux.seccomp.",
@@ -390,6 +354,5 @@ mod tests {
                     throttleWriteIOPSDevice";
         assert_eq!(undecided::<LinuxBlockIo>("", seen), [] as [String; 0]);
         assert_eq!(undecided::<oci::LinuxNetwork>("", "classID priorities"), [] as [String; 0]);
-        assert_eq!(undecided::<oci::ExecCPUAffinity>("", "initial final"), [] as [String; 0]);
     }
 }
