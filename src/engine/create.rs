@@ -174,7 +174,7 @@ impl Engine {
         let linux = spec.linux().as_ref();
         let cgroup = cgroup::cgroup_path(linux.and_then(|linux| linux.cgroups_path().as_deref()), &request.id)?;
         if let Some(resources) = linux.and_then(|linux| linux.resources().as_ref()) {
-            cgroup::check(resources)?;
+            cgroup::check(&self.hierarchies, resources)?;
         }
         let profile = linux.and_then(|linux| linux.seccomp().as_ref());
         let seccomp = profile.map(|profile| self.filters.get(profile)).transpose()?;

@@ -8,9 +8,7 @@
 use super::unsupported;
 use crate::error::Result;
 use crate::spec::namespaces::namespaces;
-use oci_spec::runtime::{
-    Linux, LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxNamespaceType, LinuxResources, Process, Spec,
-};
+use oci_spec::runtime::{Linux, LinuxNamespaceType, Process, Spec};
 use std::collections::HashMap;
 use std::hash::Hash;
 
@@ -47,30 +45,6 @@ const LINUX: &[Row<Linux>] = &[
     ("linux.timeOffsets", |linux| map(linux.time_offsets())),
 ];
 
-const RESOURCES: &[Row<LinuxResources>] = &[
-    ("linux.resources.blockIO", |resources| resources.block_io().as_ref().is_some_and(limits_io)),
-    ("linux.resources.hugepageLimits", |resources| list(resources.hugepage_limits())),
-    ("linux.resources.network", |resources| {
-        let network = resources.network().as_ref();
-        network.is_some_and(|network| network.class_id().is_some_and(|id| id != 0) || list(network.priorities()))
-    }),
-    ("linux.resources.rdma", |resources| map(resources.rdma())),
-    ("linux.resources.unified", |resources| map(resources.unified())),
-];
-
-#[allow(deprecated)] // `kernel` is deprecated for those who write configurations, not for those who read them.
-const MEMORY: &[Row<LinuxMemory>] = &[
-    ("linux.resources.memory.kernel", |memory| memory.kernel().is_some_and(|limit| limit != 0)),
-    ("linux.resources.memory.kernelTCP", |memory| memory.kernel_tcp().is_some_and(|limit| limit != 0)),
-    ("linux.resources.memory.useHierarchy", |memory| memory.use_hierarchy() == Some(true)),
-    ("linux.resources.memory.checkBeforeUpdate", |memory| memory.check_before_update() == Some(true)),
-];
-
-const CPU: &[Row<LinuxCpu>] = &[
-    ("linux.resources.cpu.burst", |cpu| cpu.burst().is_some_and(|burst| burst != 0)),
-    ("linux.resources.cpu.idle", |cpu| cpu.idle().is_some_and(|idle| idle != 0)),
-];
-
 /// Refuses what a specification asks for and this version does not have.
 pub(super) fn in_spec(spec: &Spec) -> Result<()> {
     refuse(SPEC, Some(spec))?;
@@ -82,15 +56,7 @@ pub(super) fn in_spec(spec: &Spec) -> Result<()> {
         }
     }
     let Some(linux) = spec.linux() else { return Ok(()) };
-    refuse(LINUX, Some(linux))?;
-    linux.resources().as_ref().map_or(Ok(()), in_resources)
-}
-
-/// Refuses what resources ask for and this version does not have.
-pub(super) fn in_resources(resources: &LinuxResources) -> Result<()> {
-    refuse(RESOURCES, Some(resources))?;
-    refuse(MEMORY, resources.memory().as_ref())?;
-    refuse(CPU, resources.cpu().as_ref())
+    refuse(LINUX, Some(linux))
 }
 
 /// Refuses what a process asks for and this version does not have.
@@ -116,12 +82,7 @@ pub(in crate::spec) fn refuses(field: &str) -> bool {
     fn has<T>(rows: &[Row<T>], field: &str) -> bool {
         rows.iter().any(|(name, _)| *name == field)
     }
-    has(SPEC, field)
-        || has(PROCESS, field)
-        || has(LINUX, field)
-        || has(RESOURCES, field)
-        || has(MEMORY, field)
-        || has(CPU, field)
+    has(SPEC, field) || has(PROCESS, field) || has(LINUX, field)
 }
 
 /// A namespace's type as `linux.namespaces[].type` has it; the crate's own text is that of /proc/PID/ns.
@@ -142,25 +103,8 @@ fn text(field: &Option<String>) -> bool {
     field.as_ref().is_some_and(|text| !text.is_empty())
 }
 
-fn list<T>(field: &Option<Vec<T>>) -> bool {
-    field.as_ref().is_some_and(|list| !list.is_empty())
-}
-
 fn map<K: Eq + Hash, V>(field: &Option<HashMap<K, V>>) -> bool {
     field.as_ref().is_some_and(|map| !map.is_empty())
-}
-
-fn limits_io(io: &LinuxBlockIo) -> bool {
-    let throttles = [
-        io.throttle_read_bps_device(),
-        io.throttle_write_bps_device(),
-        io.throttle_read_iops_device(),
-        io.throttle_write_iops_device(),
-    ];
-    io.weight().is_some_and(|weight| weight != 0)
-        || io.leaf_weight().is_some_and(|weight| weight != 0)
-        || list(io.weight_device())
-        || throttles.into_iter().any(list)
 }
 
 #[cfg(test)]
@@ -185,10 +129,6 @@ mod tests {
     /// The list again, as documents: what asks for each field, and what does not.
     fn examples() -> Vec<(&'static str, Vec<Value>, Vec<Value>)> {
         let words = || (vec![json!("x")], vec![json!(""), Value::Null]);
-        let limits = || (vec![json!(1)], vec![json!(0), Value::Null]);
-        let flags = || (vec![json!(true)], vec![json!(false), Value::Null]);
-        let io = |key: &str, value: Value| json!({ key: value });
-        let throttle = || json!([{ "major": 8, "minor": 0, "rate": 1 }]);
         let pairs = |(name, (asks, passes))| (name, asks, passes);
         let several = [
             ("domainname", words()),
@@ -197,12 +137,6 @@ mod tests {
             ("process.apparmorProfile", words()),
             ("process.selinuxLabel", words()),
             ("linux.mountLabel", words()),
-            ("linux.resources.memory.kernel", limits()),
-            ("linux.resources.memory.kernelTCP", limits()),
-            ("linux.resources.memory.useHierarchy", flags()),
-            ("linux.resources.memory.checkBeforeUpdate", flags()),
-            ("linux.resources.cpu.burst", limits()),
-            ("linux.resources.cpu.idle", limits()),
         ];
         let one = |name, asks: Value, passes: Value| (name, vec![asks], vec![passes]);
         several
@@ -225,27 +159,6 @@ mod tests {
                 one("linux.memoryPolicy", json!({ "mode": "MPOL_BIND", "nodes": "0" }), Value::Null),
                 one("linux.personality", json!({ "domain": "LINUX32" }), Value::Null),
                 one("linux.timeOffsets", json!({ "monotonic": { "secs": 1 } }), json!({})),
-                (
-                    "linux.resources.blockIO",
-                    vec![
-                        io("weight", json!(10)),
-                        io("leafWeight", json!(10)),
-                        io("weightDevice", json!([{ "major": 8, "minor": 0, "weight": 10 }])),
-                        io("throttleReadBpsDevice", throttle()),
-                        io("throttleWriteBpsDevice", throttle()),
-                        io("throttleReadIOPSDevice", throttle()),
-                        io("throttleWriteIOPSDevice", throttle()),
-                    ],
-                    vec![json!({}), json!({ "weight": 0, "weightDevice": [] }), Value::Null],
-                ),
-                one("linux.resources.hugepageLimits", json!([{ "pageSize": "2MB", "limit": 1 }]), json!([])),
-                (
-                    "linux.resources.network",
-                    vec![json!({ "classID": 1 }), json!({ "priorities": [{ "name": "eth0", "priority": 1 }] })],
-                    vec![json!({}), json!({ "classID": 0, "priorities": [] })],
-                ),
-                one("linux.resources.rdma", json!({ "mlx5_1": { "hcaHandles": 1 } }), json!({})),
-                one("linux.resources.unified", json!({ "memory.high": "1" }), json!({})),
             ])
             .collect()
     }
@@ -273,8 +186,7 @@ mod tests {
         fn names<T>(rows: &[Row<T>]) -> Vec<&'static str> {
             rows.iter().map(|(name, _)| *name).collect()
         }
-        let mut rows =
-            [names(SPEC), names(PROCESS), names(LINUX), names(RESOURCES), names(MEMORY), names(CPU)].concat();
+        let mut rows = [names(SPEC), names(PROCESS), names(LINUX)].concat();
         let mut examples: Vec<_> = examples().into_iter().map(|(name, ..)| name).collect();
         rows.sort_unstable();
         examples.sort_unstable();
@@ -375,21 +287,36 @@ mod tests {
             undecided::<oci::LinuxSeccompArg>("linux.seccomp.syscalls.args.", "index value valueTwo op"),
             undecided::<oci::LinuxNamespace>("linux.namespaces.", "type path"),
             undecided::<oci::LinuxDevice>("linux.devices.", "path type major minor fileMode uid gid"),
-            undecided::<LinuxResources>("linux.resources.", "devices memory cpu pids"),
-            undecided::<oci::LinuxDeviceCgroup>("linux.resources.devices.", "allow type major minor access"),
-            undecided::<LinuxMemory>("linux.resources.memory.", "limit reservation swap swappiness disableOOMKiller"),
-            undecided::<LinuxCpu>(
-                "linux.resources.cpu.",
-                "shares quota period realtimeRuntime realtimePeriod cpus mems",
+            undecided::<oci::LinuxResources>(
+                "linux.resources.",
+                "devices memory cpu pids blockIO hugepageLimits network rdma unified",
             ),
+            undecided::<oci::LinuxDeviceCgroup>("linux.resources.devices.", "allow type major minor access"),
+            undecided::<oci::LinuxMemory>(
+                "linux.resources.memory.",
+                "limit reservation swap swappiness disableOOMKiller kernel kernelTCP useHierarchy checkBeforeUpdate",
+            ),
+            undecided::<oci::LinuxCpu>(
+                "linux.resources.cpu.",
+                "shares quota period realtimeRuntime realtimePeriod cpus mems burst idle",
+            ),
+            undecided::<oci::LinuxBlockIo>(
+                "linux.resources.blockIO.",
+                "weight leafWeight weightDevice throttleReadBpsDevice throttleWriteBpsDevice throttleReadIOPSDevice \
+                 throttleWriteIOPSDevice",
+            ),
+            undecided::<oci::LinuxWeightDevice>(
+                "linux.resources.blockIO.weightDevice.",
+                "major minor weight leafWeight",
+            ),
+            undecided::<oci::LinuxThrottleDevice>("linux.resources.blockIO.throttle*.", "major minor rate"),
+            undecided::<oci::LinuxHugepageLimit>("linux.resources.hugepageLimits.", "pageSize limit"),
+            undecided::<oci::LinuxNetwork>("linux.resources.network.", "classID priorities"),
+            undecided::<oci::LinuxInterfacePriority>("linux.resources.network.priorities.", "name priority"),
+            undecided::<oci::LinuxRdma>("linux.resources.rdma.", "hcaHandles hcaObjects"),
             undecided::<oci::LinuxPids>("linux.resources.pids.", "limit"),
         ];
         assert_eq!(all.concat(), [] as [String; 0]);
-        // Judged as one: a new way to limit must be one that `limits_io` looks at.
-        let seen = "weight leafWeight weightDevice throttleReadBpsDevice throttleWriteBpsDevice throttleReadIOPSDevice \
-                    throttleWriteIOPSDevice";
-        assert_eq!(undecided::<LinuxBlockIo>("", seen), [] as [String; 0]);
-        assert_eq!(undecided::<oci::LinuxNetwork>("", "classID priorities"), [] as [String; 0]);
         assert_eq!(undecided::<oci::ExecCPUAffinity>("", "initial final"), [] as [String; 0]);
     }
 }
