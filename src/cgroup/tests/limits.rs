@@ -56,6 +56,23 @@ fn cpu_limits_beyond_the_quota_are_in_the_kernels_files() {
     assert!(e.kind() == Kind::InvalidArgument && e.to_string().contains("cpu.idle"), "{e}");
 }
 
+/// The period cannot go down before the quota does, and the burst between them does not change that.
+#[test]
+fn a_period_and_a_quota_within_the_parents_are_changed_with_the_burst() {
+    let scratch = Scratch::new();
+    let cgroup = scratch.create();
+    std::fs::write(scratch.dir("cpu", "").join("cpu.cfs_quota_us"), "50000").unwrap();
+    for (quota, period) in [(50000, 100_000), (25000, 50000), (50000, 100_000)] {
+        let cpu = format!(r#"{{"cpu":{{"quota":{quota},"period":{period},"burst":20000}}}}"#);
+        cgroup.update(&resources(&cpu)).unwrap();
+        let seen = ["cpu.cfs_quota_us", "cpu.cfs_period_us", "cpu.cfs_burst_us"]
+            .map(|file| read(&scratch.dir("cpu", "c"), file));
+        assert_eq!(seen, [quota.to_string(), period.to_string(), "20000".into()]);
+    }
+    let e = cgroup.update(&resources(r#"{"cpu":{"quota":50001}}"#)).unwrap_err();
+    assert_eq!(e.kind(), Kind::InvalidArgument);
+}
+
 #[test]
 fn memory_of_the_kernel_is_limited_or_the_limit_refused() {
     let scratch = Scratch::new();
