@@ -16,7 +16,6 @@ fn fields_that_are_not_implemented_are_refused_before_any_effect() {
         ("process.apparmorProfile", json!("x")),
         ("process.selinuxLabel", json!("x")),
         ("linux.seccomp.listenerPath", json!("/run/x")),
-        ("linux.intelRdt", json!({"closID": "x"})),
     ] {
         refused_without_effect(&[field], |spec| {
             let pointed = field.split('.').fold(&mut *spec, |at, key| &mut at[key]);

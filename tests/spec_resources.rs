@@ -219,6 +219,11 @@ fn what_this_host_cannot_limit_is_refused_by_name_before_any_effect() {
     let unified = json!({"memory.high": "1"});
     let refusal = refused(|bundle| bundle.edit(|spec| spec["linux"]["resources"]["unified"] = unified));
     refusal.names(Code::FAILED_PRECONDITION, &["linux.resources.unified"]);
+    if !fs::read_to_string("/proc/self/mountinfo").unwrap().contains(" - resctrl ") {
+        let rdt = json!({"closID": "x"});
+        let refusal = refused(|bundle| bundle.edit(|spec| spec["linux"]["intelRdt"] = rdt));
+        refusal.names(Code::FAILED_PRECONDITION, &["linux.intelRdt", "no resctrl"]);
+    }
     let odd = json!([{"pageSize": "3MB", "limit": 1}]);
     let refusal = refused(|bundle| bundle.edit(|spec| spec["linux"]["resources"]["hugepageLimits"] = odd));
     refusal.names(Code::INVALID_ARGUMENT, &["linux.resources.hugepageLimits[0]", "3MB"]);

@@ -18,6 +18,7 @@ mod kill;
 mod knobs;
 mod oom;
 mod path;
+pub mod resctrl;
 pub mod stats;
 #[cfg(test)]
 mod tests;

@@ -14,6 +14,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
+use crate::cgroup::resctrl::Resctrl;
 use crate::cgroup::{self, Cgroup};
 use crate::error::{Context, Error, Kind, Os, Result};
 use crate::init::namespaces::UNIFIED;
@@ -72,6 +73,7 @@ struct Judged {
     mount_point: PathBuf,
     cgroup: PathBuf,
     state: StateDir,
+    resctrl: Option<Resctrl>,
     seccomp: Option<Rc<Filter>>,
     id_maps: Option<IdMaps>,
 }
@@ -176,6 +178,8 @@ impl Engine {
         if let Some(resources) = linux.and_then(|linux| linux.resources().as_ref()) {
             cgroup::check(&self.hierarchies, resources)?;
         }
+        let rdt = linux.and_then(|linux| linux.intel_rdt().as_ref());
+        let resctrl = rdt.map(|rdt| Resctrl::plan(rdt, &request.id)).transpose()?;
         let profile = linux.and_then(|linux| linux.seccomp().as_ref());
         let seccomp = profile.map(|profile| self.filters.get(profile)).transpose()?;
         let process = spec.process().as_ref();
@@ -185,7 +189,9 @@ impl Engine {
         process.session_keyring = !request.options.no_new_keyring;
         let rootfs = load::rootfs(&request.bundle, &spec);
         let mount_point = request.bundle.join("rootfs");
-        Ok((Judged { request, rootfs, rootfs_mounts, mount_point, cgroup, state, spec, seccomp, id_maps }, process))
+        let judged =
+            Judged { request, rootfs, rootfs_mounts, mount_point, cgroup, resctrl, state, spec, seccomp, id_maps };
+        Ok((judged, process))
     }
 
     /// Makes the state directory. One that is there already is a living container's, or the leftover of one whose shim
@@ -219,6 +225,7 @@ impl Engine {
         saved.shim = self.shim.get().cloned();
         saved.cgroup = Some(judged.cgroup.clone());
         saved.rootfs = (!request.rootfs.is_empty()).then(|| judged.mount_point.clone());
+        saved.resctrl = judged.resctrl.as_ref().map(Resctrl::own).unwrap_or_default();
         judged.state.save(&saved)?;
 
         remains.rootfs = saved.rootfs.clone();
@@ -238,6 +245,7 @@ impl Engine {
         // Without resources too: devices are denied by default.
         let resources = judged.spec.linux().as_ref().and_then(|linux| linux.resources().clone());
         cgroup.apply(&resources.unwrap_or_default())?;
+        judged.resctrl.as_ref().map_or(Ok(()), |resctrl| resctrl.make(&mut remains.resctrl))?;
 
         let oom = cgroup.watch_oom()?.map(Oom::new);
         let mut unborn = plan_init(judged, process, streams, &cgroup)?;
@@ -250,6 +258,7 @@ impl Engine {
         }
         self.birth(&child, unborn)?;
         *init = Some(child.clone());
+        judged.resctrl.as_ref().map_or(Ok(()), |resctrl| resctrl.join(child.pid()))?;
         let oom_score_adj = judged.spec.process().as_ref().and_then(|process| process.oom_score_adj());
         self.go(&child, oom_score_adj, &outside)?;
         let failed = || "OCI runtime create failed: unable to start container process";
@@ -282,6 +291,7 @@ impl Engine {
             oom_score_adj,
             options: request.options,
             cgroup,
+            resctrl: judged.resctrl.clone(),
             init: child,
             seccomp: judged.seccomp.clone(),
             execs: Default::default(),
