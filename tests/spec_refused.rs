@@ -16,11 +16,6 @@ fn fields_that_are_not_implemented_are_refused_before_any_effect() {
         ("process.commandLine", json!("x")),
         ("process.user.username", json!("x")),
         ("linux.seccomp.listenerPath", json!("/run/x")),
-        ("linux.intelRdt", json!({"closID": "x"})),
-        ("linux.resources.hugepageLimits", json!([{"pageSize": "2MB", "limit": 1}])),
-        ("linux.resources.unified", json!({"memory.high": "1"})),
-        ("linux.resources.memory.kernel", json!(1048576)),
-        ("linux.resources.cpu.idle", json!(1)),
     ] {
         refused_without_effect(&[field], |spec| {
             let pointed = field.split('.').fold(&mut *spec, |at, key| &mut at[key]);

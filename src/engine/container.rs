@@ -10,6 +10,7 @@ use std::rc::Rc;
 use tokio::sync::{Notify, watch};
 
 use crate::cgroup::Cgroup;
+use crate::cgroup::resctrl::Resctrl;
 use crate::error::{Error, Kind, Result};
 use crate::init::plan::Process as ProcessPlan;
 use crate::init::sync::ParentEnd;
@@ -46,6 +47,8 @@ pub struct Container {
     pub options: Options,
     /// Its cgroup.
     pub cgroup: Cgroup,
+    /// Its groups in the resctrl file system, which execs join too.
+    pub resctrl: Option<Resctrl>,
     /// Its first process.
     pub init: Rc<Process>,
     /// Its seccomp filter, for execs.

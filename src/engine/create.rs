@@ -14,6 +14,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
+use crate::cgroup::resctrl::Resctrl;
 use crate::cgroup::{self, Cgroup};
 use crate::error::{Context, Error, Kind, Os, Result};
 use crate::init::label;
@@ -74,6 +75,7 @@ struct Judged {
     mount_point: PathBuf,
     cgroup: PathBuf,
     state: StateDir,
+    resctrl: Option<Resctrl>,
     seccomp: Option<Rc<Filter>>,
     id_maps: Option<IdMaps>,
     /// The user namespace that these are the maps of, where it is joined.
@@ -179,8 +181,10 @@ impl Engine {
         let linux = spec.linux().as_ref();
         let cgroup = cgroup::cgroup_path(linux.and_then(|linux| linux.cgroups_path().as_deref()), &request.id)?;
         if let Some(resources) = linux.and_then(|linux| linux.resources().as_ref()) {
-            cgroup::check(resources)?;
+            cgroup::check(&self.hierarchies, resources)?;
         }
+        let rdt = linux.and_then(|linux| linux.intel_rdt().as_ref());
+        let resctrl = rdt.map(|rdt| Resctrl::plan(rdt, &request.id)).transpose()?;
         let profile = linux.and_then(|linux| linux.seccomp().as_ref());
         let seccomp = profile.map(|profile| self.filters.get(profile)).transpose()?;
         let process = spec.process().as_ref();
@@ -199,6 +203,7 @@ impl Engine {
             rootfs_mounts,
             mount_point,
             cgroup,
+            resctrl,
             state,
             seccomp,
             id_maps,
@@ -238,6 +243,7 @@ impl Engine {
         saved.shim = self.shim.get().cloned();
         saved.cgroup = Some(judged.cgroup.clone());
         saved.rootfs = (!request.rootfs.is_empty()).then(|| judged.mount_point.clone());
+        saved.resctrl = judged.resctrl.as_ref().map(Resctrl::own).unwrap_or_default();
         judged.state.save(&saved)?;
 
         remains.rootfs = saved.rootfs.clone();
@@ -257,6 +263,7 @@ impl Engine {
         // Without resources too: devices are denied by default.
         let resources = judged.spec.linux().as_ref().and_then(|linux| linux.resources().clone());
         cgroup.apply(&resources.unwrap_or_default())?;
+        judged.resctrl.as_ref().map_or(Ok(()), |resctrl| resctrl.make(&mut remains.resctrl))?;
 
         let oom = cgroup.watch_oom()?.map(Oom::new);
         let treatment = process.treatment.clone();
@@ -272,6 +279,7 @@ impl Engine {
         remains.kill = true;
         self.birth(&child, unborn)?;
         *init = Some(child.clone());
+        judged.resctrl.as_ref().map_or(Ok(()), |resctrl| resctrl.join(child.pid()))?;
         let oom_score_adj = judged.spec.process().as_ref().and_then(|process| process.oom_score_adj());
         self.go(&child, oom_score_adj, &outside)?;
         let failed = || "OCI runtime create failed: unable to start container process";
@@ -304,6 +312,7 @@ impl Engine {
             oom_score_adj,
             options: request.options,
             cgroup,
+            resctrl: judged.resctrl.clone(),
             init: child,
             seccomp: judged.seccomp.clone(),
             treatment,

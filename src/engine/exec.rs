@@ -68,6 +68,7 @@ impl Engine {
         }
         let outside = Outside::of(&unborn.plan, container.id_maps.as_ref());
         self.birth(process, unborn)?;
+        container.resctrl.as_ref().map_or(Ok(()), |resctrl| resctrl.join(process.pid()))?;
         self.go(process, oom_score_adj.or(container.oom_score_adj), &outside)?;
         self.executed(process, Some(SET_UP_BOUND))
             .await

@@ -57,7 +57,11 @@ pub fn features(abilities: &Abilities) -> Value {
             },
             "apparmor": { "enabled": has("process.apparmorProfile") },
             "selinux": { "enabled": has("process.selinuxLabel") },
-            "intelRdt": { "enabled": has("linux.intelRdt") },
+            "intelRdt": {
+                "enabled": has("linux.intelRdt"),
+                "schemata": has("linux.intelRdt"),
+                "monitoring": has("linux.intelRdt"),
+            },
             "netDevices": { "enabled": has("linux.netDevices") },
             "memoryPolicy": {
                 "modes": memory_policy::modes().collect::<Vec<_>>(),

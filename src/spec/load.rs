@@ -120,18 +120,44 @@ fn respelled<T: DeserializeOwned>(json: &[u8], pointer: &str) -> Option<T> {
     serde_json::from_value(document).ok()
 }
 
-/// A section of the specification (1.3) that the crate's types do not have, and so would drop without a word.
+/// What the specification (1.3) has and the crate's types have not, or under another name, and so would drop without a
+/// word.
 /// `validate` cannot see it, or it would be refused there.
 #[derive(serde::Deserialize)]
 struct Dropped {
     freebsd: Option<IgnoredAny>,
+    linux: Option<DroppedLinux>,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct DroppedLinux {
+    intel_rdt: Option<DroppedRdt>,
+}
+
+/// Both are deprecated for `enableMonitoring`.
+#[derive(serde::Deserialize)]
+struct DroppedRdt {
+    #[serde(rename = "enableCMT")]
+    enable_cmt: Option<bool>,
+    #[serde(rename = "enableMBM")]
+    enable_mbm: Option<bool>,
 }
 
 fn refuse_what_the_types_drop(json: &[u8]) -> Result<()> {
-    match parse::<Dropped>(json, "config.json")?.freebsd {
-        Some(_) => Err(unsupported("freebsd")),
-        None => Ok(()),
+    let dropped = parse::<Dropped>(json, "config.json")?;
+    let rdt = dropped.linux.and_then(|linux| linux.intel_rdt);
+    let asked = |of: fn(&DroppedRdt) -> Option<bool>| rdt.as_ref().and_then(of) == Some(true);
+    for (field, asked) in [
+        ("freebsd", dropped.freebsd.is_some()),
+        ("linux.intelRdt.enableCMT", asked(|rdt| rdt.enable_cmt)),
+        ("linux.intelRdt.enableMBM", asked(|rdt| rdt.enable_mbm)),
+    ] {
+        if asked {
+            return Err(unsupported(field));
+        }
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -291,6 +317,17 @@ mod tests {
         let error = bundle.refusal();
         assert_eq!(error.kind(), Kind::Unimplemented);
         assert!(error.to_string().starts_with("freebsd is not supported"), "{error}");
+        for field in ["enableCMT", "enableMBM"] {
+            let with = |value: bool| {
+                let mut document: serde_json::Value = serde_json::from_str(CTR).unwrap();
+                document["linux"]["intelRdt"] = serde_json::json!({ field: value });
+                document.to_string()
+            };
+            let error = Bundle::with_config(field, &with(true)).refusal();
+            assert_eq!(error.kind(), Kind::Unimplemented);
+            assert!(error.to_string().starts_with(&format!("linux.intelRdt.{field} is not supported")), "{error}");
+            load(&Bundle::with_config(field, &with(false)).0).unwrap();
+        }
     }
 
     #[test]

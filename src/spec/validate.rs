@@ -4,6 +4,7 @@
 //! specification's own rules and those of the kernel that can be judged from the document alone. What depends on the
 //! system (that a path exists, that a capability may be had, a cgroup's name) fails where it is done.
 
+mod limits;
 mod refused;
 
 pub(super) use refused::{namespace_name, refuses};
@@ -50,7 +51,6 @@ pub fn validate_process(document: &Process) -> Result<()> {
 
 /// Judges the resources of an update, by the same rules as `linux.resources` of a whole specification.
 pub fn validate_resources(document: &LinuxResources) -> Result<()> {
-    refused::in_resources(document)?;
     resources(document)
 }
 
@@ -214,6 +214,7 @@ fn resources(resources: &LinuxResources) -> Result<()> {
     for (index, rule) in resources.devices().iter().flatten().enumerate() {
         device_rule(rule).context(|| format!("linux.resources.devices[{index}]"))?;
     }
+    limits::validate(resources)?;
     match resources.memory().and_then(|memory| memory.swappiness()) {
         Some(swappiness) if swappiness > 100 => {
             Err(invalid(format!("linux.resources.memory.swappiness is not in 0..100: {swappiness}")))
