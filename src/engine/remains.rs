@@ -247,3 +247,25 @@ async fn remove_cgroup(cgroup: &Cgroup) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a shim that was killed has left is known by its state alone.
+    #[test]
+    fn the_resctrl_groups_of_a_dead_shims_container_are_removed() {
+        let root = std::env::temp_dir().join(format!("dray-test-remains-{}", std::process::id()));
+        let groups = [root.join("one/mon_groups"), root.join("one")];
+        std::fs::create_dir_all(&groups[0]).unwrap();
+        let state = StateDir::new(&root.join("state"), "default", "one").unwrap();
+        state.make().unwrap();
+        // This process is the owner, and not asked whether it lives.
+        let saved = Saved { resctrl: groups.into(), ..Saved::new("one", &root).unwrap() };
+        state.save(&saved).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(remove_saved(&Hierarchies::discover().unwrap(), &state, Unmount::Here)).unwrap();
+        assert!(!root.join("one").exists() && !state.path().exists());
+        std::fs::remove_dir_all(&root).unwrap();
+    }
+}
