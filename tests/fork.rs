@@ -94,6 +94,7 @@ fn plan(args: &[&str]) -> Plan {
         rlimits: Vec::new(),
         no_new_privileges: false,
         session_keyring: true,
+        treatment: Default::default(),
         console_size: None,
     };
     let work = Work::Create(Box::default());

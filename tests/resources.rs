@@ -114,7 +114,7 @@ fn an_update_that_is_refused_changes_nothing() {
             resources
         };
         for (resources, code, word) in [
-            (with("unified", json!({"memory.high": "1"})), Code::UNIMPLEMENTED, "linux.resources.unified"),
+            (with("unified", json!({"memory.high": "1"})), Code::FAILED_PRECONDITION, "linux.resources.unified"),
             (with("memory.swappiness", json!(101)), Code::INVALID_ARGUMENT, "linux.resources.memory.swappiness"),
             (with("memory.limit", json!("much")), Code::INVALID_ARGUMENT, "memory.limit"),
             // Refused by the kernel, after the memory limits have been written.

@@ -140,8 +140,8 @@ fn an_exec_that_cannot_be_is_an_error_and_no_harm() {
             .exec_refused("c", &with("cwd", json!("/etc/passwd")))
             .await
             .names(Code::INVALID_ARGUMENT, &["/etc/passwd"]);
-        let label = with("apparmorProfile", json!("x"));
-        container.exec_refused("d", &label).await.names(Code::UNIMPLEMENTED, &["process.apparmorProfile"]);
+        let label = with("commandLine", json!("x"));
+        container.exec_refused("d", &label).await.names(Code::UNIMPLEMENTED, &["process.commandLine"]);
         let relative = with("cwd", json!("x"));
         container.exec_refused("e", &relative).await.names(Code::INVALID_ARGUMENT, &["process.cwd"]);
         assert_eq!(container.exec_script("after", "echo lives").await.ok(), "lives\n");

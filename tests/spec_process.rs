@@ -68,6 +68,29 @@ fn capabilities_are_those_of_the_five_sets() {
     assert_eq!(bounding_only, [0, 0, 0, BIND, 0]);
 }
 
+/// Whoever asks for all gets what there is, and a word in the log.
+#[test]
+fn a_capability_that_cannot_be_granted_is_a_warning() {
+    if has_sys_resource() {
+        return skipped("a_capability_that_cannot_be_granted_is_a_warning", "this machine has all of them");
+    }
+    block_on(async {
+        let host = Host::new();
+        let more = json!(["CAP_CHOWN", "CAP_SYS_RESOURCE"]);
+        let command = ["grep", "^Cap", "/proc/self/status"];
+        let bundle = host.bundle("one").args(&command).edit(|spec| {
+            for set in ["bounding", "permitted", "effective", "inheritable", "ambient"] {
+                spec["process"]["capabilities"][set] = more.clone();
+            }
+        });
+        let lines = host.run(&bundle).await.lines();
+        assert!(lines.len() == 5 && lines.iter().all(|line| line.ends_with("\t0000000000000001")), "{lines:?}");
+        let log = bundle.log();
+        let told = log.lines().filter(|line| line.contains("level=warn") && line.contains("CAP_SYS_RESOURCE"));
+        assert_eq!(told.count(), 1, "{log}");
+    });
+}
+
 #[test]
 fn a_capability_not_held_has_no_effect() {
     let ended = run_script("chown 1:1 /etc/passwd; hostname x", |spec| {

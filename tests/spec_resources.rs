@@ -1,4 +1,4 @@
-//! linux.resources: memory, cpu and pids, in the files of the container's cgroup and by their effect.
+//! linux.resources: in the files of the container's cgroup, as the container itself sees them, and by their effect.
 
 mod common;
 
@@ -137,4 +137,97 @@ fn a_limit_that_the_kernel_refuses_fails_the_create() {
     let refusal =
         refused(|bundle| bundle.edit(|spec| spec["linux"]["resources"]["memory"] = json!({"swappiness": 101})));
     refusal.names(Code::INVALID_ARGUMENT, &["linux.resources.memory.swappiness", "101"]);
+}
+
+/// The numbers of the device that the files below `path` are on, where that is a disk of its own.
+fn disk_of(path: &std::path::Path) -> Option<(u32, u32)> {
+    let device = rustix::fs::stat(path).unwrap().st_dev;
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    fs::exists(format!("/sys/dev/block/{major}:{minor}/queue")).unwrap().then_some((major, minor))
+}
+
+#[test]
+fn the_container_sees_its_bursts_idleness_weights_and_rates() {
+    block_on(async {
+        let host = Host::new();
+        let Some((major, minor)) = disk_of(host.scratch.dir()) else {
+            eprintln!("SKIPPED: the tests' directory is not on a disk of its own");
+            return;
+        };
+        let rate = |rate: u64| json!([{"major": major, "minor": minor, "rate": rate}]);
+        let cgroup = json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["ro"]});
+        let script = "cd /sys/fs/cgroup; cat */cpu.cfs_quota_us */cpu.cfs_burst_us */cpu.idle */blkio.bfq.weight \
+                      */blkio.throttle.*_device */memory.kmem.tcp.limit_in_bytes";
+        let bundle = host.bundle("one").mount(cgroup).script(script).edit(|spec| {
+            let resources = &mut spec["linux"]["resources"];
+            resources["cpu"] = json!({"quota": 30000, "period": 60000, "burst": 20000, "idle": 1});
+            resources["memory"] = json!({"kernelTCP": 8388608, "checkBeforeUpdate": true, "useHierarchy": true});
+            resources["blockIO"] = json!({
+                "weight": 321, "throttleReadBpsDevice": rate(1), "throttleReadIOPSDevice": rate(2),
+                "throttleWriteBpsDevice": rate(3), "throttleWriteIOPSDevice": rate(4),
+            });
+        });
+        let line = |rate: u64| format!("{major}:{minor} {rate}");
+        let rates = [line(1), line(2), line(3), line(4)];
+        let expected =
+            [&["30000", "20000", "1", "321"].map(String::from)[..], &rates, &["8388608".to_string()]].concat();
+        assert_eq!(host.run(&bundle).await.lines(), expected);
+    });
+}
+
+#[test]
+fn a_rate_of_writing_is_kept() {
+    block_on(async {
+        let host = Host::new();
+        let Some((major, minor)) = disk_of(host.scratch.dir()) else {
+            eprintln!("SKIPPED: the tests' directory is not on a disk of its own");
+            return;
+        };
+        let direct = "dd if=/dev/zero of=/file bs=256k count=12 oflag=direct 2>/dev/null";
+        let bundle = host.bundle("one").script(&format!("{direct} && echo done")).edit(|spec| {
+            let devices = json!([{"major": major, "minor": minor, "rate": 1 << 20}]);
+            spec["linux"]["resources"]["blockIO"] = json!({"throttleWriteBpsDevice": devices});
+        });
+        let before = std::time::Instant::now();
+        assert_eq!(host.run(&bundle).await.ok(), "done\n");
+        // 3 MiB at 1 MiB/s; the first part of a second may be had at once.
+        assert!(before.elapsed() > std::time::Duration::from_millis(1500), "{:?}", before.elapsed());
+    });
+}
+
+#[test]
+fn what_this_host_cannot_limit_is_refused_by_name_before_any_effect() {
+    let mounted = |controller: &str| {
+        let cgroups = fs::read_to_string("/proc/self/cgroup").unwrap();
+        cgroups
+            .lines()
+            .any(|line| line.split(':').nth(1).is_some_and(|names| names.split(',').any(|n| n == controller)))
+    };
+    for (controller, field, value) in [
+        ("hugetlb", "hugepageLimits", json!([{"pageSize": "2MB", "limit": 0}])),
+        ("net_cls", "network", json!({"classID": 1})),
+        ("net_prio", "network", json!({"priorities": [{"name": "lo", "priority": 1}]})),
+        ("rdma", "rdma", json!({"mlx5_1": {"hcaHandles": 1}})),
+    ] {
+        if mounted(controller) {
+            eprintln!("SKIPPED: this host has the controller {controller}");
+            continue;
+        }
+        let refusal = refused(|bundle| bundle.edit(|spec| spec["linux"]["resources"][field] = value));
+        refusal.names(Code::FAILED_PRECONDITION, &[&format!("controller {controller}"), "not mounted"]);
+    }
+    let unified = json!({"memory.high": "1"});
+    let refusal = refused(|bundle| bundle.edit(|spec| spec["linux"]["resources"]["unified"] = unified));
+    refusal.names(Code::FAILED_PRECONDITION, &["linux.resources.unified"]);
+    if !fs::read_to_string("/proc/self/mountinfo").unwrap().contains(" - resctrl ") {
+        let rdt = json!({"closID": "x"});
+        let refusal = refused(|bundle| bundle.edit(|spec| spec["linux"]["intelRdt"] = rdt));
+        refusal.names(Code::FAILED_PRECONDITION, &["linux.intelRdt", "no resctrl"]);
+    }
+    let odd = json!([{"pageSize": "3MB", "limit": 1}]);
+    let refusal = refused(|bundle| bundle.edit(|spec| spec["linux"]["resources"]["hugepageLimits"] = odd));
+    refusal.names(Code::INVALID_ARGUMENT, &["linux.resources.hugepageLimits[0]", "3MB"]);
+    let shares = json!({"shares": 1});
+    let refusal = refused(|bundle| bundle.edit(|spec| spec["linux"]["resources"]["cpu"] = shares));
+    refusal.names(Code::INVALID_ARGUMENT, &["linux.resources.cpu.shares"]);
 }

@@ -174,8 +174,8 @@ mod tests {
             .unwrap()
     }
 
-    fn lines(rules: &[LinuxDeviceCgroup]) -> Vec<(&'static str, String)> {
-        device_knobs(rules).unwrap().into_iter().map(|k| (k.file, k.value)).collect()
+    fn lines(rules: &[LinuxDeviceCgroup]) -> Vec<(String, String)> {
+        device_knobs(rules).unwrap().into_iter().map(|k| (k.file.into_owned(), k.value)).collect()
     }
 
     use LinuxDeviceType::{A, B, C, P};
@@ -183,9 +183,9 @@ mod tests {
     #[test]
     fn without_rules_all_is_denied_but_the_default_devices() {
         let lines = lines(&[]);
-        assert_eq!(lines[0], ("devices.deny", "a".to_owned()));
+        assert_eq!(lines[0], ("devices.deny".to_owned(), "a".to_owned()));
         assert_eq!(lines.len(), 1 + DEFAULT_ALLOW.len());
-        assert!(lines[1..].iter().all(|(file, _)| *file == "devices.allow"));
+        assert!(lines[1..].iter().all(|(file, _)| file == "devices.allow"));
         for expected in ["c *:* m", "b *:* m", "c 1:3 rwm", "c 136:* rwm", "c 5:2 rwm"] {
             assert!(lines.iter().any(|(_, l)| l == expected), "{expected} in {lines:?}");
         }
@@ -195,7 +195,7 @@ mod tests {
     #[test]
     fn allow_all_makes_the_default_devices_superfluous() {
         let lines = lines(&[rule(false, A, -1, -1, "rwm"), rule(true, A, -1, -1, "rwm")]);
-        assert_eq!(lines, [("devices.allow", "a".to_owned())]);
+        assert_eq!(lines, [("devices.allow".to_owned(), "a".to_owned())]);
     }
 
     #[test]
@@ -216,13 +216,14 @@ mod tests {
     fn a_deny_exception_survives_the_default_allow_rules() {
         let lines = lines(&[rule(true, A, -1, -1, "rwm"), rule(false, B, 8, -1, "rwm")]);
         // Making nodes stays allowed (the default rules come last), reading and writing does not.
-        assert_eq!(lines, [("devices.allow", "a".to_owned()), ("devices.deny", "b 8:* rw".to_owned())]);
+        let line = |file: &str, rule: &str| (file.to_owned(), rule.to_owned());
+        assert_eq!(lines, [line("devices.allow", "a"), line("devices.deny", "b 8:* rw")]);
     }
 
     #[test]
     fn a_narrow_rule_of_type_a_does_not_open_everything() {
         let lines = lines(&[rule(true, A, 10, 229, "rw")]);
-        assert_eq!(lines[0], ("devices.deny", "a".to_owned()));
+        assert_eq!(lines[0], ("devices.deny".to_owned(), "a".to_owned()));
         for expected in ["b 10:229 rw", "c 10:229 rw"] {
             assert!(lines.iter().any(|(_, l)| l == expected), "{expected} in {lines:?}");
         }

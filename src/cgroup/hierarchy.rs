@@ -10,7 +10,7 @@ use cgroups_rs::fs::hierarchies::mountinfo_self;
 use crate::error::{Error, Kind, Os, Result};
 
 /// One hierarchy, as it is mounted.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Hierarchy {
     /// As in /proc/self/cgroup: `cpu,cpuacct`, `name=systemd`; empty for cgroup2.
     pub(super) name: String,
@@ -183,9 +183,15 @@ mod tests {
     impl Hierarchies {
         /// As on a host without the v1 controller.
         pub(in crate::cgroup) fn without(&self, controller: &str) -> Self {
-            let copy = |h: &Hierarchy| Hierarchy { name: h.name.clone(), mount: h.mount.clone(), root: h.root.clone() };
-            let v1 = self.v1.iter().filter(|h| !h.has(controller)).map(copy).collect();
+            let v1 = self.v1.iter().filter(|h| !h.has(controller)).cloned().collect();
             Self { v1, unified: self.unified.clone() }
+        }
+
+        /// As on a host that has the v1 controller, and that at `mount`.
+        pub(in crate::cgroup) fn with(&self, controller: &str, mount: &Path) -> Self {
+            let others = self.without(controller);
+            let added = hierarchy(controller, &mount.to_string_lossy(), "/");
+            Self { v1: others.v1.iter().cloned().chain([added]).collect(), unified: others.unified }
         }
     }
 

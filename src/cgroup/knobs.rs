@@ -3,43 +3,69 @@
 //! Zero means "not set" where a limit of zero would make no sense, as in runc: clients fill it in for what they leave
 //! out.
 
+use std::borrow::Cow;
+
 use oci_spec::runtime::{LinuxCpu, LinuxMemory, LinuxResources};
 
 use super::devices::device_knobs;
+use super::io_knobs::{block_io_knobs, hugepage_knobs, network_knobs, rdma_knobs};
 use crate::error::{Error, Kind, Result};
+
+/// The limit of the kernel's own part of the memory. Newer kernels have the file, take any number and do nothing.
+pub(super) const KERNEL_LIMIT: &str = "memory.kmem.limit_in_bytes";
 
 /// One write of a value into a controller's file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Knob {
     pub(super) controller: &'static str,
-    pub(super) file: &'static str,
+    pub(super) file: Cow<'static, str>,
+    /// What the file is called on kernels that have no `file`.
+    pub(super) also: Option<&'static str>,
     pub(super) value: String,
     /// The kernel checks this value against the one that the next knob sets, and which of the two must come first
-    /// depends on what they are now. Refused (EINVAL), it is written again after the next: no reading of the old
-    /// values needed.
+    /// depends on what they are now. Refused (EINVAL), it is written again after the next that is not of this kind: no
+    /// reading of the old values needed.
     pub(super) with_next: bool,
     /// The value takes a limit away: where the file is missing there is none.
     pub(super) optional: bool,
+    /// The file holds one value for each key (a device, an interface), which is the first word of `value`. This, after
+    /// the key, takes the key's value away.
+    pub(super) reset: Option<&'static str>,
 }
 
 impl Knob {
-    pub(super) fn new(controller: &'static str, file: &'static str, value: impl ToString) -> Self {
-        Self { controller, file, value: value.to_string(), with_next: false, optional: false }
+    pub(super) fn new(controller: &'static str, file: impl Into<Cow<'static, str>>, value: impl ToString) -> Self {
+        let (file, value) = (file.into(), value.to_string());
+        Self { controller, file, also: None, value, with_next: false, optional: false, reset: None }
+    }
+
+    /// The names that its file may have, the better one first.
+    pub(super) fn files(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(&*self.file).chain(self.also)
     }
 
     fn with_next(self) -> Self {
         Self { with_next: true, ..self }
     }
 
-    fn optional(self, optional: bool) -> Self {
+    pub(super) fn optional(self, optional: bool) -> Self {
         Self { optional, ..self }
+    }
+
+    pub(super) fn also(self, file: &'static str) -> Self {
+        Self { also: Some(file), ..self }
+    }
+
+    pub(super) fn reset(self, reset: &'static str) -> Self {
+        Self { reset: Some(reset), ..self }
     }
 }
 
 /// Everything to write for `resources`, v1.
 ///
 /// # Errors
-/// `InvalidArgument` for what can be told to be wrong without the kernel.
+/// `InvalidArgument` for what can be told to be wrong without the kernel; `FailedPrecondition` for `unified`, whose files
+/// are cgroup2's.
 pub(super) fn knobs(resources: &LinuxResources) -> Result<Vec<Knob>> {
     // Devices first: they are the security boundary, the others are limits.
     let mut knobs = device_knobs(resources.devices().as_deref().unwrap_or_default())?;
@@ -50,11 +76,25 @@ pub(super) fn knobs(resources: &LinuxResources) -> Result<Vec<Knob>> {
 /// The same without the devices.
 pub(super) fn limit_knobs(resources: &LinuxResources) -> Result<Vec<Knob>> {
     let mut knobs = Vec::new();
+    if resources.unified().as_ref().is_some_and(|files| !files.is_empty()) {
+        let text = "linux.resources.unified: its files are cgroup2's, and this host's controllers are cgroup v1's";
+        return Err(Error::new(Kind::FailedPrecondition, text));
+    }
     if let Some(memory) = resources.memory() {
         memory_knobs(memory, &mut knobs)?;
     }
     if let Some(cpu) = resources.cpu() {
-        cpu_knobs(cpu, &mut knobs);
+        cpu_knobs(cpu, &mut knobs)?;
+    }
+    if let Some(io) = resources.block_io() {
+        block_io_knobs(io, &mut knobs);
+    }
+    hugepage_knobs(resources.hugepage_limits().as_deref().unwrap_or_default(), &mut knobs);
+    if let Some(network) = resources.network() {
+        network_knobs(network, &mut knobs);
+    }
+    if let Some(rdma) = resources.rdma() {
+        rdma_knobs(rdma, &mut knobs);
     }
     if let Some(pids) = resources.pids() {
         match pids.limit() {
@@ -66,7 +106,12 @@ pub(super) fn limit_knobs(resources: &LinuxResources) -> Result<Vec<Knob>> {
     Ok(knobs)
 }
 
+/// Nothing for `checkBeforeUpdate`: v1 refuses a limit that is below what is used and cannot be reclaimed by itself.
+#[allow(deprecated)] // `kernel` is deprecated for those who write configurations, not for those who read them.
 fn memory_knobs(memory: &LinuxMemory, knobs: &mut Vec<Knob>) -> Result<()> {
+    if memory.use_hierarchy() == Some(true) {
+        knobs.push(Knob::new("memory", "memory.use_hierarchy", 1));
+    }
     let limit = set(memory.limit());
     // Unlimited memory with a limit on memory and swap together is no state the kernel accepts: the swap limit goes
     // with it, as in runc.
@@ -94,36 +139,63 @@ fn memory_knobs(memory: &LinuxMemory, knobs: &mut Vec<Knob>) -> Result<()> {
     if memory.disable_oom_killer() == Some(true) {
         knobs.push(Knob::new("memory", "memory.oom_control", 1));
     }
+    for (file, limit) in [(KERNEL_LIMIT, memory.kernel()), ("memory.kmem.tcp.limit_in_bytes", memory.kernel_tcp())] {
+        if let Some(limit) = set(limit) {
+            knobs.push(Knob::new("memory", file, bytes(limit)).optional(limit < 0));
+        }
+    }
     Ok(())
 }
 
-fn cpu_knobs(cpu: &LinuxCpu, knobs: &mut Vec<Knob>) {
+/// The kernel makes of others the nearest of these, without a word (kernel/sched: MIN_SHARES, MAX_SHARES).
+const SHARES: std::ops::RangeInclusive<u64> = 2..=262_144;
+
+fn cpu_knobs(cpu: &LinuxCpu, knobs: &mut Vec<Knob>) -> Result<()> {
+    let idle = cpu.idle().map(|idle| Knob::new("cpu", "cpu.idle", idle).optional(idle == 0));
+    // What is idle has no shares of its own: they are set before it, or after it is not any more.
+    let (before, after) = if cpu.idle() == Some(0) { (idle, None) } else { (None, idle) };
+    knobs.extend(before);
     if let Some(shares) = cpu.shares().filter(|s| *s != 0) {
+        if !SHARES.contains(&shares) {
+            let text = format!("linux.resources.cpu.shares is not in {}..{}: {shares}", SHARES.start(), SHARES.end());
+            return Err(Error::new(Kind::InvalidArgument, text));
+        }
         knobs.push(Knob::new("cpu", "cpu.shares", shares));
     }
-    // A quota is checked as a fraction of its period (against the parent's), hence the pairs.
+    knobs.extend(after);
+    // A quota is checked as a fraction of its period (against the parent's), and a burst is at most the quota: hence
+    // together.
     let (period, quota) = (cpu.period().filter(|p| *p != 0), set(cpu.quota()));
-    push_pair(
+    push_chain(
         knobs,
-        period.map(|p| Knob::new("cpu", "cpu.cfs_period_us", p)),
-        quota.map(|q| Knob::new("cpu", "cpu.cfs_quota_us", if q < 0 { -1 } else { q })),
+        [
+            period.map(|p| Knob::new("cpu", "cpu.cfs_period_us", p)),
+            cpu.burst().map(|b| Knob::new("cpu", "cpu.cfs_burst_us", b).optional(b == 0)),
+            quota.map(|q| Knob::new("cpu", "cpu.cfs_quota_us", if q < 0 { -1 } else { q })),
+        ],
     );
     let (period, runtime) = (cpu.realtime_period().filter(|p| *p != 0), set(cpu.realtime_runtime()));
-    push_pair(
+    push_chain(
         knobs,
-        period.map(|p| Knob::new("cpu", "cpu.rt_period_us", p)),
-        runtime.map(|r| Knob::new("cpu", "cpu.rt_runtime_us", r)),
+        [
+            period.map(|p| Knob::new("cpu", "cpu.rt_period_us", p)),
+            runtime.map(|r| Knob::new("cpu", "cpu.rt_runtime_us", r)),
+        ],
     );
     for (file, list) in [("cpuset.cpus", cpu.cpus()), ("cpuset.mems", cpu.mems())] {
         if let Some(list) = list.as_deref().filter(|l| !l.is_empty()) {
             knobs.push(Knob::new("cpuset", file, list));
         }
     }
+    Ok(())
 }
 
-fn push_pair(knobs: &mut Vec<Knob>, first: Option<Knob>, second: Option<Knob>) {
-    let first = if second.is_some() { first.map(Knob::with_next) } else { first };
-    knobs.extend(first.into_iter().chain(second));
+/// Knobs whose values are checked against one another.
+fn push_chain<const N: usize>(knobs: &mut Vec<Knob>, chain: [Option<Knob>; N]) {
+    let mut chain = chain.into_iter().flatten().peekable();
+    while let Some(knob) = chain.next() {
+        knobs.push(if chain.peek().is_some() { knob.with_next() } else { knob });
+    }
 }
 
 fn set(value: Option<i64>) -> Option<i64> {
@@ -140,19 +212,23 @@ mod tests {
     use super::*;
 
     /// (file, value, with_next, optional) of what a resources document gives, without the devices.
-    fn from(json: &str) -> Vec<(&'static str, String, bool, bool)> {
+    fn from(json: &str) -> Vec<(String, String, bool, bool)> {
         let resources: LinuxResources = serde_json::from_str(json).unwrap();
         let knobs = knobs(&resources).unwrap();
         knobs
             .into_iter()
             .filter(|k| k.controller != "devices")
             .inspect(|k| assert!(k.file.starts_with(k.controller)))
-            .map(|k| (k.file, k.value, k.with_next, k.optional))
+            .map(|k| (k.file.into_owned(), k.value, k.with_next, k.optional))
             .collect()
     }
 
-    fn row(file: &'static str, value: &str) -> (&'static str, String, bool, bool) {
-        (file, value.to_owned(), false, false)
+    fn row(file: &str, value: &str) -> (String, String, bool, bool) {
+        (file.to_owned(), value.to_owned(), false, false)
+    }
+
+    fn refused(json: &str) -> Error {
+        knobs(&serde_json::from_str(json).unwrap()).unwrap_err()
     }
 
     #[test]
@@ -175,8 +251,8 @@ mod tests {
     #[test]
     fn unlimited_memory_takes_the_swap_limit_with_it() {
         let expected = [
-            ("memory.limit_in_bytes", "-1".to_owned(), true, false),
-            ("memory.memsw.limit_in_bytes", "-1".to_owned(), false, true),
+            ("memory.limit_in_bytes".to_owned(), "-1".to_owned(), true, false),
+            ("memory.memsw.limit_in_bytes".to_owned(), "-1".to_owned(), false, true),
         ];
         assert_eq!(from(r#"{"memory":{"limit":-1}}"#), expected);
         assert_eq!(from(r#"{"memory":{"limit":-5,"swap":-1}}"#), expected);
@@ -189,8 +265,50 @@ mod tests {
             [row("memory.soft_limit_in_bytes", "4096"), row("memory.swappiness", "0"), row("memory.oom_control", "1")]
         );
         assert_eq!(from(r#"{"memory":{"disableOOMKiller":false}}"#), []);
-        let resources = serde_json::from_str(r#"{"memory":{"swappiness":101}}"#).unwrap();
-        assert_eq!(knobs(&resources).unwrap_err().kind(), Kind::InvalidArgument);
+        assert_eq!(refused(r#"{"memory":{"swappiness":101}}"#).kind(), Kind::InvalidArgument);
+        assert_eq!(
+            from(r#"{"memory":{"useHierarchy":true,"kernel":8192,"kernelTCP":4096,"checkBeforeUpdate":true}}"#),
+            [
+                row("memory.use_hierarchy", "1"),
+                row("memory.kmem.limit_in_bytes", "8192"),
+                row("memory.kmem.tcp.limit_in_bytes", "4096"),
+            ]
+        );
+        assert_eq!(from(r#"{"memory":{"useHierarchy":false,"kernel":0,"kernelTCP":0,"checkBeforeUpdate":false}}"#), []);
+    }
+
+    #[test]
+    fn a_burst_goes_with_its_quota_and_what_is_idle_has_no_shares() {
+        let with_next = |row: (String, String, bool, bool)| (row.0, row.1, true, row.3);
+        let optional = |row: (String, String, bool, bool)| (row.0, row.1, row.2, true);
+        assert_eq!(
+            from(r#"{"cpu":{"shares":512,"quota":50000,"period":100000,"burst":20000,"idle":1}}"#),
+            [
+                row("cpu.shares", "512"),
+                row("cpu.idle", "1"),
+                with_next(row("cpu.cfs_period_us", "100000")),
+                with_next(row("cpu.cfs_burst_us", "20000")),
+                row("cpu.cfs_quota_us", "50000"),
+            ]
+        );
+        assert_eq!(
+            from(r#"{"cpu":{"shares":512,"burst":0,"idle":0}}"#),
+            [optional(row("cpu.idle", "0")), row("cpu.shares", "512"), optional(row("cpu.cfs_burst_us", "0"))]
+        );
+        for shares in [1, 262_145] {
+            let error = refused(&format!(r#"{{"cpu":{{"shares":{shares}}}}}"#));
+            assert_eq!(error.kind(), Kind::InvalidArgument);
+            assert!(error.to_string().contains("linux.resources.cpu.shares"), "{error}");
+        }
+        assert_eq!(from(r#"{"cpu":{"shares":2}}"#).len() + from(r#"{"cpu":{"shares":262144}}"#).len(), 2);
+    }
+
+    #[test]
+    fn unified_is_for_another_host() {
+        assert_eq!(from(r#"{"unified":{}}"#), []);
+        let error = refused(r#"{"unified":{"memory.high":"1"}}"#);
+        assert_eq!(error.kind(), Kind::FailedPrecondition);
+        assert!(error.to_string().contains("linux.resources.unified"), "{error}");
     }
 
     #[test]
@@ -215,6 +333,6 @@ mod tests {
     #[test]
     fn pids() {
         assert_eq!(from(r#"{"pids":{"limit":7}}"#), [row("pids.max", "7")]);
-        assert_eq!(from(r#"{"pids":{"limit":-1}}"#), [("pids.max", "max".to_owned(), false, true)]);
+        assert_eq!(from(r#"{"pids":{"limit":-1}}"#), [("pids.max".to_owned(), "max".to_owned(), false, true)]);
     }
 }

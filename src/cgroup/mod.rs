@@ -12,10 +12,13 @@ mod devices;
 mod file;
 mod freezer;
 mod hierarchy;
+mod hugepages;
+mod io_knobs;
 mod kill;
 mod knobs;
 mod oom;
 mod path;
+pub mod resctrl;
 pub mod stats;
 #[cfg(test)]
 mod tests;
@@ -90,12 +93,15 @@ pub fn join(hierarchies: &Hierarchies, path: &Path) -> Result<()> {
     if joined { Ok(()) } else { Err(wrong("no hierarchy has it")) }
 }
 
-/// Whether `resources` can be applied as far as that can be told without the kernel: to be asked before any effect.
+/// Whether `resources` can be applied as far as that can be told before there is a cgroup: to be asked before any effect.
 ///
 /// # Errors
-/// Those of [`Cgroup::apply`] with `InvalidArgument`.
-pub fn check(resources: &LinuxResources) -> Result<()> {
-    knobs::knobs(resources).map(drop)
+/// Those of [`Cgroup::apply`], but for what only the kernel can judge.
+pub fn check(hierarchies: &Hierarchies, resources: &LinuxResources) -> Result<()> {
+    let knobs = knobs::knobs(resources)?;
+    hugepages::check(resources)?;
+    // A host that has none at all is another matter, and Cgroup::create's to tell.
+    if hierarchies.v1.is_empty() { Ok(()) } else { hierarchies.check_controllers(&knobs) }
 }
 
 impl Cgroup {
@@ -136,9 +142,6 @@ impl Cgroup {
     /// Sets the limits and the device rules. Devices are denied but for runc's default list also when `resources` has
     /// no rules, so this is called for each container, with `LinuxResources::default()` if need be.
     ///
-    /// Of `resources` it takes devices, memory, cpu and pids; what else is in there is the specification's
-    /// validation's to refuse.
-    ///
     /// # Errors
     /// `InvalidArgument` for a value that is wrong or that the kernel refuses, `FailedPrecondition` for one whose
     /// controller or file this host has not: a limit that is asked for and cannot be set is never passed over.
@@ -147,34 +150,30 @@ impl Cgroup {
     }
 
     fn turn_all(&self, knobs: &[Knob]) -> Result<()> {
-        let mut opened: Option<(&'static str, OwnedFd)> = None;
-        let mut deferred: Option<&Knob> = None;
+        let mut opened: Option<(&str, OwnedFd)> = None;
+        let mut deferred: Vec<&Knob> = Vec::new();
         for knob in knobs {
             match self.turn(knob, &mut opened) {
-                Ok(()) => {}
-                Err(e) if knob.with_next && e.errno() == Some(libc::EINVAL) => {
-                    deferred = Some(knob);
-                    continue;
-                }
-                Err(e) => return Err(e),
+                Err(e) if knob.with_next && e.errno() == Some(libc::EINVAL) => deferred.push(knob),
+                turned => turned?,
             }
-            if let Some(knob) = deferred.take() {
-                self.turn(knob, &mut opened)?;
+            if !knob.with_next {
+                deferred.drain(..).try_for_each(|knob| self.turn(knob, &mut opened))?;
             }
         }
         Ok(())
     }
 
     /// Writes one knob. The file stays open for the next: a list of devices goes into one file, line by line.
-    fn turn(&self, knob: &Knob, opened: &mut Option<(&'static str, OwnedFd)>) -> Result<()> {
+    fn turn<'k>(&self, knob: &'k Knob, opened: &mut Option<(&'k str, OwnedFd)>) -> Result<()> {
         let Some(hierarchy) = self.hierarchies.v1.iter().find(|h| h.has(knob.controller)) else {
-            return if knob.optional { Ok(()) } else { Err(unavailable(knob, "the controller is not mounted")) };
+            return if knob.optional { Ok(()) } else { Err(unavailable(knob, NOT_MOUNTED)) };
         };
-        let path = || hierarchy.dir(&self.path).join(knob.file);
-        let what = || format!("write \"{}\" to {}", knob.value, path().display());
+        let dir = hierarchy.dir(&self.path);
+        let what = || format!("write \"{}\" to {}", knob.value, dir.join(&*knob.file).display());
         let fd = match opened.take() {
             Some((file, fd)) if file == knob.file => fd,
-            _ => match file::open_write(CWD, path()) {
+            _ => match open_first(&dir, knob) {
                 Ok(fd) => fd,
                 Err(Errno::NOENT) if knob.optional => return Ok(()),
                 Err(Errno::NOENT) => return Err(unavailable(knob, "the cgroup has no such file")),
@@ -182,12 +181,17 @@ impl Cgroup {
             },
         };
         let written = file::write_fd(&fd, &knob.value);
-        *opened = Some((knob.file, fd));
+        *opened = Some((&knob.file, fd));
         written.os(what).map_err(|e| match e.errno() {
-            // What the kernel says to numbers out of range, and to CPUs or devices that the parent has not.
-            Some(libc::EINVAL | libc::ERANGE | libc::EACCES | libc::EPERM) => e.with_kind(Kind::InvalidArgument),
+            // What the kernel says to numbers out of range, and to CPUs or devices that the parent or the host has not.
+            Some(libc::EINVAL | libc::ERANGE | libc::EACCES | libc::EPERM | libc::ENODEV) => {
+                e.with_kind(Kind::InvalidArgument)
+            }
+            // A limit below what is used already; a weight for a device whose scheduler knows none.
+            Some(libc::EBUSY | libc::EOPNOTSUPP) => e.with_kind(Kind::FailedPrecondition),
             _ => e,
-        })
+        })?;
+        if knob.file == knobs::KERNEL_LIMIT { refuse_ignored(&dir, knob) } else { Ok(()) }
     }
 
     /// What a process needs to join: fds only, so that a child can do it after a fork.
@@ -310,6 +314,42 @@ fn read_or_gone<'b>(path: &Path, buf: &'b mut Vec<u8>) -> Result<&'b str> {
     match file::read(CWD, path, buf) {
         Err(Errno::NOENT | Errno::NODEV) => Ok(""),
         text => text.os(|| format!("read {}", path.display())),
+    }
+}
+
+impl Hierarchies {
+    /// Refuses what needs a controller that is not mounted.
+    fn check_controllers(&self, knobs: &[Knob]) -> Result<()> {
+        let missing = |knob: &&Knob| !knob.optional && !self.v1.iter().any(|h| h.has(knob.controller));
+        knobs.iter().find(missing).map_or(Ok(()), |knob| Err(unavailable(knob, NOT_MOUNTED)))
+    }
+}
+
+const NOT_MOUNTED: &str = "the controller is not mounted";
+
+/// The file by the first of its names that there is.
+fn open_first(dir: &Path, knob: &Knob) -> rustix::io::Result<OwnedFd> {
+    let mut opened = Err(Errno::NOENT);
+    for name in knob.files() {
+        opened = file::open_write(CWD, dir.join(name));
+        if !matches!(opened, Err(Errno::NOENT)) {
+            break;
+        }
+    }
+    opened
+}
+
+/// Since 5.16 the kernel has no limit of its own for what it uses itself, which the limit of all memory counts too. First
+/// it said so (EOPNOTSUPP), later it took the number and did nothing.
+fn refuse_ignored(dir: &Path, knob: &Knob) -> Result<()> {
+    let mut buf = Vec::new();
+    let holds: Option<i64> = read_or_gone(&dir.join(&*knob.file), &mut buf)?.trim_end().parse().ok();
+    // It rounds down to pages.
+    match (holds, knob.value.parse::<i64>()) {
+        (Some(holds), Ok(wanted)) if wanted >= 0 && holds > wanted => {
+            Err(unavailable(knob, "this kernel limits all memory together only"))
+        }
+        _ => Ok(()),
     }
 }
 

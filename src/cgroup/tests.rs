@@ -1,5 +1,8 @@
 //! Tests against the host's own cgroups, as root, each below a name of its own.
 
+mod devices;
+mod limits;
+
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};

@@ -6,7 +6,7 @@ use oci_spec::runtime::LinuxResources;
 
 use super::devices::device_knobs;
 use super::knobs::{Knob, limit_knobs};
-use super::{Cgroup, read_or_gone};
+use super::{Cgroup, hugepages, read_or_gone};
 use crate::error::Result;
 
 /// The file's first line is `oom_kill_disable 0`, where the others hold their value alone.
@@ -33,6 +33,8 @@ impl Cgroup {
                 knobs.extend(rules);
             }
         }
+        hugepages::check(resources)?;
+        self.hierarchies.check_controllers(&knobs)?;
         let before = self.present(&knobs)?;
         self.turn_all(&knobs).inspect_err(|_| self.restore(before))
     }
@@ -43,8 +45,8 @@ impl Cgroup {
         let mut buf = Vec::new();
         let list: BTreeSet<&str> = read_or_gone(&dir.join("devices.list"), &mut buf)?.lines().collect();
         let wanted: BTreeSet<&str> = match rules {
-            [Knob { file: "devices.allow", .. }] => BTreeSet::from(["a *:* rwm"]),
-            [Knob { file: "devices.deny", .. }, allowed @ ..] => allowed.iter().map(|rule| &*rule.value).collect(),
+            [all] if all.file == "devices.allow" => BTreeSet::from(["a *:* rwm"]),
+            [all, allowed @ ..] if all.file == "devices.deny" => allowed.iter().map(|rule| &*rule.value).collect(),
             _ => return Ok(false),
         };
         Ok(list == wanted)
@@ -56,13 +58,17 @@ impl Cgroup {
         let mut buf = Vec::new();
         for knob in knobs.iter().filter(|knob| knob.controller != "devices") {
             let Some(dir) = self.v1_dir(knob.controller) else { continue };
-            let text = read_or_gone(&dir.join(knob.file), &mut buf)?;
-            let value = match knob.file {
-                OOM_CONTROL => text.lines().next().and_then(|line| line.split(' ').nth(1)).unwrap_or_default(),
-                _ => text.trim_end(),
+            let Some(file) = knob.files().map(|name| dir.join(name)).find(|file| file.exists()) else { continue };
+            let text = read_or_gone(&file, &mut buf)?;
+            let value = match (knob.reset, &*knob.file) {
+                (Some(reset), _) => keyed(text, &knob.value, reset),
+                (_, OOM_CONTROL) => {
+                    text.lines().next().and_then(|line| line.split(' ').nth(1)).unwrap_or("").to_owned()
+                }
+                _ => text.trim_end().to_owned(),
             };
             if !value.is_empty() {
-                present.push(Knob::new(knob.controller, knob.file, value));
+                present.push(Knob { value, with_next: false, ..knob.clone() });
             }
         }
         Ok(present)
@@ -76,4 +82,11 @@ impl Cgroup {
             before.retain(|knob| self.turn(knob, &mut None).is_err());
         }
     }
+}
+
+/// The line of the same key as `value`, or the one that makes it as if there were none.
+fn keyed(text: &str, value: &str, reset: &str) -> String {
+    let key = |line: &str| line.split(' ').next().unwrap_or_default().to_owned();
+    let line = text.lines().find(|line| key(line) == key(value)).map(|line| line.trim_end().to_owned());
+    line.unwrap_or_else(|| format!("{} {reset}", key(value)))
 }

@@ -10,9 +10,11 @@ use std::rc::Rc;
 use tokio::sync::{Notify, watch};
 
 use crate::cgroup::Cgroup;
+use crate::cgroup::resctrl::Resctrl;
 use crate::error::{Error, Kind, Result};
 use crate::init::plan::Process as ProcessPlan;
 use crate::init::sync::ParentEnd;
+use crate::init::treatment::Treatment;
 use crate::spec::id_map::IdMaps;
 use crate::sys::pidfd;
 use crate::sys::seccomp::Filter;
@@ -45,10 +47,14 @@ pub struct Container {
     pub options: Options,
     /// Its cgroup.
     pub cgroup: Cgroup,
+    /// Its groups in the resctrl file system, which execs join too.
+    pub resctrl: Option<Resctrl>,
     /// Its first process.
     pub init: Rc<Process>,
     /// Its seccomp filter, for execs.
     pub seccomp: Option<Rc<Filter>>,
+    /// How the kernel treats its init, for execs that say nothing else.
+    pub treatment: Treatment,
     /// Further processes, by exec id.
     pub execs: RefCell<BTreeMap<String, Rc<Process>>>,
     /// Rings when an exec has ended.

@@ -14,14 +14,17 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
+use crate::cgroup::resctrl::Resctrl;
 use crate::cgroup::{self, Cgroup};
 use crate::error::{Context, Error, Kind, Os, Result};
+use crate::init::label;
 use crate::init::namespaces::UNIFIED;
 use crate::init::plan::{self, Plan, Streams, Work};
 use crate::init::sources::Sources;
 use crate::init::sync::{Heard, Hold, ParentEnd};
 use crate::spec::id_map::IdMaps;
 use crate::spec::{load, namespaces, validate};
+use crate::sys::lsm;
 use crate::sys::ns::{Birthplace, Namespace};
 use crate::sys::seccomp::Filter;
 
@@ -72,6 +75,7 @@ struct Judged {
     mount_point: PathBuf,
     cgroup: PathBuf,
     state: StateDir,
+    resctrl: Option<Resctrl>,
     seccomp: Option<Rc<Filter>>,
     id_maps: Option<IdMaps>,
     /// The user namespace that these are the maps of, where it is joined.
@@ -177,14 +181,18 @@ impl Engine {
         let linux = spec.linux().as_ref();
         let cgroup = cgroup::cgroup_path(linux.and_then(|linux| linux.cgroups_path().as_deref()), &request.id)?;
         if let Some(resources) = linux.and_then(|linux| linux.resources().as_ref()) {
-            cgroup::check(resources)?;
+            cgroup::check(&self.hierarchies, resources)?;
         }
+        let rdt = linux.and_then(|linux| linux.intel_rdt().as_ref());
+        let resctrl = rdt.map(|rdt| Resctrl::plan(rdt, &request.id)).transpose()?;
         let profile = linux.and_then(|linux| linux.seccomp().as_ref());
         let seccomp = profile.map(|profile| self.filters.get(profile)).transpose()?;
         let process = spec.process().as_ref();
         let process = process.ok_or_else(|| Error::new(Kind::InvalidArgument, "process is required"))?;
         console::agree(request.stdio.terminal, process.terminal())?;
-        let mut process = plan::process(process)?;
+        let mut process = plan::process(process, linux)?;
+        linux.map(|linux| label::mount_label(linux, lsm::enabled)).transpose()?;
+        self.take_ungrantable(&format!("container {}", request.id), id_maps.as_ref(), &mut process.capabilities);
         process.session_keyring = !request.options.no_new_keyring;
         let rootfs = load::rootfs(&request.bundle, &spec);
         let mount_point = request.bundle.join("rootfs");
@@ -195,6 +203,7 @@ impl Engine {
             rootfs_mounts,
             mount_point,
             cgroup,
+            resctrl,
             state,
             seccomp,
             id_maps,
@@ -234,6 +243,7 @@ impl Engine {
         saved.shim = self.shim.get().cloned();
         saved.cgroup = Some(judged.cgroup.clone());
         saved.rootfs = (!request.rootfs.is_empty()).then(|| judged.mount_point.clone());
+        saved.resctrl = judged.resctrl.as_ref().map(Resctrl::own).unwrap_or_default();
         judged.state.save(&saved)?;
 
         remains.rootfs = saved.rootfs.clone();
@@ -253,8 +263,10 @@ impl Engine {
         // Without resources too: devices are denied by default.
         let resources = judged.spec.linux().as_ref().and_then(|linux| linux.resources().clone());
         cgroup.apply(&resources.unwrap_or_default())?;
+        judged.resctrl.as_ref().map_or(Ok(()), |resctrl| resctrl.make(&mut remains.resctrl))?;
 
         let oom = cgroup.watch_oom()?.map(Oom::new);
+        let treatment = process.treatment.clone();
         let mut unborn = plan_init(judged, process, streams, &cgroup)?;
         unborn.plan.seccomp = judged.seccomp.clone();
         let outside = Outside::of(&unborn.plan, judged.id_maps.as_ref());
@@ -267,6 +279,7 @@ impl Engine {
         remains.kill = true;
         self.birth(&child, unborn)?;
         *init = Some(child.clone());
+        judged.resctrl.as_ref().map_or(Ok(()), |resctrl| resctrl.join(child.pid()))?;
         let oom_score_adj = judged.spec.process().as_ref().and_then(|process| process.oom_score_adj());
         self.go(&child, oom_score_adj, &outside)?;
         let failed = || "OCI runtime create failed: unable to start container process";
@@ -293,14 +306,16 @@ impl Engine {
         Ok(Rc::new(Container {
             id: request.id.clone(),
             bundle: request.bundle.clone(),
-            namespaces: plan::namespace_flags(&judged.spec)?,
+            namespaces: plan::namespace_flags(&judged.spec),
             id_maps: judged.id_maps.clone(),
             private_pid_ns: namespaces::has_private_pid_ns(&judged.spec),
             oom_score_adj,
             options: request.options,
             cgroup,
+            resctrl: judged.resctrl.clone(),
             init: child,
             seccomp: judged.seccomp.clone(),
+            treatment,
             execs: Default::default(),
             exec_ended: Default::default(),
             init_reaped: Default::default(),

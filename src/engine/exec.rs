@@ -36,7 +36,10 @@ impl Engine {
         spec.set_terminal(Some(uris.terminal));
         validate::validate_process(&spec).map_err(name)?;
         container.id_maps.as_ref().map_or(Ok(()), |maps| maps.judge_process(&spec)).map_err(name)?;
-        let mut planned = plan::process(&spec).map_err(name)?;
+        let mut planned = plan::process(&spec, None).map_err(name)?;
+        planned.treatment = planned.treatment.or(&container.treatment);
+        let of = format!("container {id}: exec {exec}");
+        self.take_ungrantable(&of, container.id_maps.as_ref(), &mut planned.capabilities);
         planned.session_keyring = !container.options.no_new_keyring;
         let process = Process::new(id, exec, uris, State::Created);
         *process.planned.borrow_mut() = Some((planned, spec.oom_score_adj()));
@@ -59,8 +62,13 @@ impl Engine {
         let place = (init.try_clone().os(|| "dup")?, container.namespaces);
         let mut unborn = unborn(work, planned, streams, &container.cgroup, Some(place))?;
         unborn.plan.seccomp = container.seccomp.clone();
+        if unborn.plan.process.treatment.initial_cpus.is_some() {
+            // It has to be out of the container's cgroup first: it moves itself.
+            unborn.cgroup = None;
+        }
         let outside = Outside::of(&unborn.plan, container.id_maps.as_ref());
         self.birth(process, unborn)?;
+        container.resctrl.as_ref().map_or(Ok(()), |resctrl| resctrl.join(process.pid()))?;
         self.go(process, oom_score_adj.or(container.oom_score_adj), &outside)?;
         self.executed(process, Some(SET_UP_BOUND))
             .await

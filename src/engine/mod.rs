@@ -8,6 +8,7 @@
 //! [`update`] change it while it runs; [`hooks`] are run on its way; [`reaper`] is the only one who waits for children, [`oom`] hears of lack of memory; [`remains`] takes away what is left of a container, whoever made it; [`state`] is what of
 //! it is on disk.
 
+mod capabilities;
 mod console;
 pub mod container;
 pub mod create;
@@ -65,6 +66,8 @@ pub struct Engine {
     children: RefCell<HashMap<i32, helper::Child>>,
     /// The seccomp filters of its containers.
     filters: filters::Filters,
+    /// The capabilities that we have to grant, from the first container on.
+    capabilities: OnceCell<u64>,
 }
 
 impl Engine {
@@ -85,6 +88,7 @@ impl Engine {
             creating: RefCell::default(),
             children: RefCell::default(),
             filters: filters::Filters::default(),
+            capabilities: OnceCell::new(),
         }))
     }
 

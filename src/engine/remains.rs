@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::cgroup::{Cgroup, Hierarchies};
+use crate::cgroup::{Cgroup, Hierarchies, resctrl};
 use crate::error::{Context, Error, Kind, Os, Result};
 use crate::sys::pidfd;
 
@@ -30,6 +30,8 @@ const UNMOUNT_BOUND: Duration = Duration::from_secs(60);
 pub struct Remains {
     /// Its cgroup: ours, made by mkdir.
     pub cgroup: Option<Cgroup>,
+    /// Its groups in the resctrl file system.
+    pub resctrl: Vec<PathBuf>,
     /// Kill what is in the cgroup: set where no pid namespace does it.
     pub kill: bool,
     /// The directory on which its root file system was mounted by us.
@@ -74,6 +76,8 @@ impl Remains {
             remove_cgroup(cgroup).await?;
             self.cgroup = None;
         }
+        resctrl::remove(&self.resctrl)?;
+        self.resctrl.clear();
         if let Some(target) = &self.rootfs {
             // It has been killed, and mounts all the same where the kernel has begun to.
             if let Some(mounting) = &self.mounting {
@@ -120,8 +124,13 @@ pub async fn remove_saved(hierarchies: &Hierarchies, state: &StateDir, unmount: 
         Some(Err(e)) if e.kind() != Kind::NotFound => return Err(e),
         _ => {}
     }
-    let mut remains =
-        Remains { rootfs: saved.rootfs, poststop: saved.poststop, state: Some(state.clone()), ..Remains::default() };
+    let mut remains = Remains {
+        rootfs: saved.rootfs,
+        resctrl: saved.resctrl,
+        poststop: saved.poststop,
+        state: Some(state.clone()),
+        ..Remains::default()
+    };
     let cgroup = saved.cgroup.as_ref().map(|path| Cgroup::open(hierarchies, path)).transpose();
     match (cgroup, saved.cgroup_inode) {
         // Another container may have been given the path since: its cgroup is another directory.
@@ -237,4 +246,26 @@ async fn remove_cgroup(cgroup: &Cgroup) -> Result<()> {
         pause = (pause * 2).min(Duration::from_millis(50));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a shim that was killed has left is known by its state alone.
+    #[test]
+    fn the_resctrl_groups_of_a_dead_shims_container_are_removed() {
+        let root = std::env::temp_dir().join(format!("dray-test-remains-{}", std::process::id()));
+        let groups = [root.join("one/mon_groups"), root.join("one")];
+        std::fs::create_dir_all(&groups[0]).unwrap();
+        let state = StateDir::new(&root.join("state"), "default", "one").unwrap();
+        state.make().unwrap();
+        // This process is the owner, and not asked whether it lives.
+        let saved = Saved { resctrl: groups.into(), ..Saved::new("one", &root).unwrap() };
+        state.save(&saved).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(remove_saved(&Hierarchies::discover().unwrap(), &state, Unmount::Here)).unwrap();
+        assert!(!root.join("one").exists() && !state.path().exists());
+        std::fs::remove_dir_all(&root).unwrap();
+    }
 }

@@ -53,6 +53,9 @@ pub struct Saved {
     /// before, nothing of ours can be in it but a child that ends with its shim, and nothing in it may be killed.
     #[serde(default)]
     pub cgroup_inode: Option<u64>,
+    /// Its groups in the resctrl file system, to be removed in this order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub resctrl: Vec<PathBuf>,
     /// The hooks to be run when all of it is gone, once there is something that they may have to undo.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub poststop: Option<Poststop>,
@@ -99,6 +102,7 @@ impl Saved {
             rootfs: None,
             cgroup: None,
             cgroup_inode: None,
+            resctrl: Vec::new(),
             poststop: None,
         })
     }

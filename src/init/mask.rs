@@ -9,6 +9,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::sys::mount::{FileSystem, Mount};
 use crate::sys::path::{self, Root};
 
+use super::label::CONTEXT;
 use super::rootfs;
 use super::steps::Born;
 
@@ -37,7 +38,7 @@ pub fn masked(born: &mut Born<'_>) -> Result<()> {
         let mut cover = || {
             rootfs::keep_inside(born, &target)?;
             match path::is_dir(&target)? {
-                true => cover(&mut empty, &target, empty_directory),
+                true => cover(&mut empty, &target, || empty_directory(plan.label.as_deref())),
                 false => cover(&mut null, &target, || copy(&null_device(root)?)),
             }
         };
@@ -80,8 +81,9 @@ fn null_device(root: &Root) -> Result<OwnedFd> {
     Ok(null)
 }
 
-fn empty_directory() -> Result<Mount> {
+fn empty_directory(label: Option<&str>) -> Result<Mount> {
     let fs = FileSystem::open("tmpfs")?;
+    label.map_or(Ok(()), |label| fs.set(CONTEXT, Some(label)))?;
     // It holds nothing and costs next to nothing: one block, one inode.
     fs.set("nr_blocks", Some("1"))?;
     fs.set("nr_inodes", Some("1"))?;

@@ -14,6 +14,7 @@ pub mod home;
 pub mod hooks;
 pub mod identity;
 pub mod identity_plan;
+pub mod label;
 pub mod mask;
 pub mod mounts;
 pub mod namespaces;
@@ -24,6 +25,7 @@ pub mod sources;
 pub mod steps;
 pub mod sync;
 pub mod sysctl;
+pub mod treatment;
 
 use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -31,7 +33,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::error::{Error, Kind, Result};
 use crate::sys::fork::{self, Birth, Child, exit_now};
-use crate::sys::ns::Birthplace;
+use crate::sys::ns::{Birthplace, NewTime};
 use plan::Plan;
 use sync::{ChildEnd, ParentEnd};
 
@@ -47,6 +49,8 @@ const FAILED: i32 = 1;
 pub fn spawn(plan: &Plan, place: Option<Birthplace<'_>>, cgroup: Option<BorrowedFd<'_>>) -> Result<(Child, ParentEnd)> {
     let (parent, child) = sync::pair()?;
     let run = |birth| child_main(plan, &child, birth);
+    // Dropped by the parent alone: the child does not return.
+    let _time = plan.time_offsets().map(NewTime::with).transpose()?;
     let born = match plan.born_inside() {
         Some(joined) => fork::fork_inside(joined, plan.clone_flags(), cgroup, run),
         None => fork::fork(plan.clone_flags(), place, cgroup, run),

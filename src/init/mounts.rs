@@ -9,6 +9,7 @@ use crate::spec::mount_options::{MountOptions, Propagation};
 use crate::sys::mount::{FileSystem, Mount};
 use crate::sys::path::{self, Root};
 
+use super::label::CONTEXT;
 use super::plan::{CgroupHierarchy, MountPlan, Rootfs, Source};
 use super::rootfs;
 use super::sources::Received;
@@ -216,6 +217,9 @@ fn cgroup_v1(root: &Root, plan: &MountPlan, hierarchies: &[CgroupHierarchy]) -> 
     let fs = FileSystem::open("tmpfs")?;
     fs.set("source", Some("tmpfs"))?;
     fs.set("mode", Some("755"))?;
+    for (key, value) in plan.options.data.iter().filter(|(key, _)| key == CONTEXT) {
+        fs.set(key, value.as_deref())?;
+    }
     let top = fs.mount(hidden)?;
     top.attach(target.as_fd())?;
     let top_root = Root::from_fd(Mount::from(rustix::io::dup(&top).os(|| "dup")?).into());

@@ -43,7 +43,7 @@ pub fn join(born: &mut Born<'_>) -> Result<()> {
 pub fn make(born: &mut Born<'_>) -> Result<()> {
     let Work::Create(create) = &born.plan.work else { return Ok(()) };
     // It was born in those.
-    let made = |kind: &&Namespace| !matches!(kind, Namespace::Pid | Namespace::User);
+    let made = |kind: &&Namespace| !matches!(kind, Namespace::Pid | Namespace::User | Namespace::Time);
     let flags = create.new.iter().filter(made).fold(0, |bits, kind| bits | kind.flag());
     if flags == 0 { Ok(()) } else { ns::unshare(flags) }
 }
@@ -98,6 +98,17 @@ pub fn hostname(born: &mut Born<'_>) -> Result<()> {
     match &born.plan.work {
         Work::Create(create) => match &create.hostname {
             Some(name) => nix::unistd::sethostname(name).map_err(|e| Error::os(e, format!("sethostname {name}"))),
+            None => Ok(()),
+        },
+        Work::Exec(_) => Ok(()),
+    }
+}
+
+/// setdomainname(2), the same.
+pub fn domainname(born: &mut Born<'_>) -> Result<()> {
+    match &born.plan.work {
+        Work::Create(create) => match create.domainname.as_deref().filter(|name| !name.is_empty()) {
+            Some(name) => rustix::system::setdomainname(name.as_bytes()).os(|| format!("setdomainname {name}")),
             None => Ok(()),
         },
         Work::Exec(_) => Ok(()),

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, LinuxNamespaceType, Process as SpecProcess, Spec};
+use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceType, LinuxNamespaceType, Process as SpecProcess, Spec};
 use rustix::fs::FileType;
 
 use crate::error::{Context, Error, Kind, Result};
@@ -16,7 +16,7 @@ use crate::spec::hooks::{About, Hook};
 use crate::spec::mount_options::{self, MountOptions, Propagation};
 use crate::spec::mounts::MountKind;
 use crate::spec::sysctl::{self, Sysctl};
-use crate::spec::{mounts, namespaces};
+use crate::spec::{mounts, namespaces, time};
 use crate::sys::cred::Capabilities;
 use crate::sys::ns::{self, Namespace};
 use crate::sys::path;
@@ -24,8 +24,10 @@ use crate::sys::seccomp::Filter;
 use crate::sys::tty::Size;
 
 use super::identity_plan::{self, Rlimit};
+use super::label;
 use super::sources::Sources;
 use super::sync::Hold;
+use super::treatment::Treatment;
 
 /// One process.
 #[derive(Debug)]
@@ -73,8 +75,12 @@ pub struct Create {
     pub rootfs: Option<Rootfs>,
     /// Host name, of the container's own uts namespace.
     pub hostname: Option<String>,
+    /// NIS domain name, of the same.
+    pub domainname: Option<String>,
     /// Kernel parameters of its namespaces.
     pub sysctls: Vec<Sysctl>,
+    /// Lines for /proc/self/timens_offsets, of a new time namespace.
+    pub time_offsets: Option<String>,
     /// What the host opens for it, in a user namespace.
     pub sources: Option<Rc<Sources>>,
     /// Its hooks, where it has any.
@@ -130,6 +136,8 @@ pub struct Rootfs {
     pub mounts: Vec<MountPlan>,
     /// The nodes of /dev; `None` where /dev is the host's, by a bind mount.
     pub devices: Option<Vec<Device>>,
+    /// SELinux' context of the file systems that are made for it.
+    pub label: Option<String>,
     /// Paths to be covered.
     pub masked_paths: Vec<PathBuf>,
     /// Paths to be made read-only.
@@ -220,6 +228,8 @@ pub struct Process {
     pub no_new_privileges: bool,
     /// A session keyring of its own, and not the shim's.
     pub session_keyring: bool,
+    /// How the kernel is to treat it.
+    pub treatment: Treatment,
     /// The size that its terminal is to have; `None` for that of a new one, 0 by 0.
     pub console_size: Option<Size>,
 }
@@ -240,6 +250,14 @@ impl Plan {
                 Some(&create.joined)
             }
             _ => None,
+        }
+    }
+
+    /// The offsets of the time namespace to be born in, where that is a new one.
+    pub fn time_offsets(&self) -> Option<&str> {
+        match &self.work {
+            Work::Create(create) => create.time_offsets.as_deref(),
+            Work::Exec(_) => None,
         }
     }
 
@@ -277,17 +295,19 @@ impl Plan {
 /// # Errors
 /// A namespace path that is none; a value that no kernel takes.
 pub fn create(spec: &Spec, bundle: &Path, rootfs: &Path, cgroups: &[CgroupHierarchy]) -> Result<Create> {
-    let mut create = Create { hostname: spec.hostname().clone(), ..Create::default() };
+    let mut create =
+        Create { hostname: spec.hostname().clone(), domainname: spec.domainname().clone(), ..Create::default() };
     for namespace in namespaces::namespaces(spec) {
-        let kind = kind_of(namespace.typ)?;
+        let kind = kind_of(namespace.typ);
         match namespace.path {
             Some(path) => create.joined.push((kind, ns::open_path(kind, path)?)),
             None => create.new.push(kind),
         }
     }
     create.sysctls = sysctl::sysctls(spec)?;
+    create.time_offsets = time::offsets(spec)?;
     for sysctl in &create.sysctls {
-        let kind = kind_of(sysctl.namespace)?;
+        let kind = kind_of(sysctl.namespace);
         refuse_ours(kind, &create.joined).context(|| format!("linux.sysctl: {}", sysctl.path.display()))?;
     }
     // A joined mount namespace late: it takes the host's paths away. A user namespace last: it takes the capabilities
@@ -317,12 +337,12 @@ fn refuse_ours(kind: Namespace, joined: &[(Namespace, OwnedFd)]) -> Result<()> {
 }
 
 /// The CLONE_NEW* flags of every namespace that the specification lists: what an exec has to join.
-pub fn namespace_flags(spec: &Spec) -> Result<u64> {
-    namespaces::namespaces(spec).try_fold(0, |flags, namespace| Ok(flags | kind_of(namespace.typ)?.flag()))
+pub fn namespace_flags(spec: &Spec) -> u64 {
+    namespaces::namespaces(spec).fold(0, |flags, namespace| flags | kind_of(namespace.typ).flag())
 }
 
-fn kind_of(typ: LinuxNamespaceType) -> Result<Namespace> {
-    Ok(match typ {
+fn kind_of(typ: LinuxNamespaceType) -> Namespace {
+    match typ {
         LinuxNamespaceType::Mount => Namespace::Mount,
         LinuxNamespaceType::Cgroup => Namespace::Cgroup,
         LinuxNamespaceType::Uts => Namespace::Uts,
@@ -330,10 +350,8 @@ fn kind_of(typ: LinuxNamespaceType) -> Result<Namespace> {
         LinuxNamespaceType::Pid => Namespace::Pid,
         LinuxNamespaceType::Network => Namespace::Network,
         LinuxNamespaceType::User => Namespace::User,
-        LinuxNamespaceType::Time => {
-            return Err(Error::new(Kind::Unimplemented, format!("namespace {typ} is not supported")));
-        }
-    })
+        LinuxNamespaceType::Time => Namespace::Time,
+    }
 }
 
 fn plan_rootfs(
@@ -353,10 +371,12 @@ fn plan_rootfs(
         propagation: linux.and_then(|linux| mount_options::propagation(linux.rootfs_propagation().as_deref()?)),
         masked_paths: paths(linux.map(|linux| linux.masked_paths())),
         readonly_paths: paths(linux.map(|linux| linux.readonly_paths())),
+        label: linux.and_then(|linux| linux.mount_label().clone()).filter(|label| !label.is_empty()),
         ..Rootfs::default()
     };
     for (index, mount) in spec.mounts().iter().flatten().enumerate() {
-        let mount = plan_mount(mount, bundle, cgroups, own_cgroup_ns).context(|| format!("mounts[{index}]"))?;
+        let mut mount = plan_mount(mount, bundle, cgroups, own_cgroup_ns).context(|| format!("mounts[{index}]"))?;
+        label::label_mount(&mut mount, plan.label.as_deref());
         plan.mounts.push(mount);
     }
     let host_dev = plan
@@ -450,8 +470,8 @@ fn device(device: &LinuxDevice) -> Result<Device> {
     })
 }
 
-/// The program and its identity.
-pub fn process(spec: &SpecProcess) -> Result<Process> {
+/// The program and its identity; of a container's first process, with what `linux` says of all of them.
+pub fn process(spec: &SpecProcess, linux: Option<&Linux>) -> Result<Process> {
     let user = spec.user();
     let strings = |list: Option<&Vec<String>>, what: &str| -> Result<Vec<CString>> {
         let convert = |text: &String| {
@@ -472,6 +492,7 @@ pub fn process(spec: &SpecProcess) -> Result<Process> {
         rlimits: identity_plan::rlimits(spec.rlimits().as_deref().unwrap_or_default()),
         no_new_privileges: spec.no_new_privileges().unwrap_or(false),
         session_keyring: true,
+        treatment: Treatment::of(spec, linux)?,
         console_size: spec.console_size().map(|size| Size { width: size.width() as u16, height: size.height() as u16 }),
     })
 }

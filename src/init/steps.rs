@@ -13,7 +13,9 @@ use crate::sys::{cred, fd, signal};
 use super::plan::{Plan, Work};
 use super::sources::{self, Received};
 use super::sync::ChildEnd;
-use super::{console, devices, home, hooks, identity, mask, mounts, namespaces, rootfs, seccomp, sysctl};
+use super::{
+    console, devices, home, hooks, identity, label, mask, mounts, namespaces, rootfs, seccomp, sysctl, treatment,
+};
 
 /// A process of a container while it is still this program.
 pub struct Born<'a> {
@@ -64,6 +66,7 @@ pub const CREATE: &[Step] = &[
     Step("making namespaces", namespaces::make),
     Step("bringing up the loopback interface", namespaces::loopback),
     Step("setting the host name", namespaces::hostname),
+    Step("setting the domain name", namespaces::domainname),
     // With the capabilities over the namespaces that identity takes away, and before anything of the image's is looked at.
     Step("setting kernel parameters", sysctl::write_all),
     // Opened in the mount namespace that was made above, by one who still is root on the host.
@@ -89,6 +92,10 @@ pub const CREATE: &[Step] = &[
     Step("finding the home directory", home::find),
     // Limits may need CAP_SYS_RESOURCE, which the ids and capabilities below take away.
     Step("setting resource limits", identity::limits),
+    // Above the default they need CAP_SYS_NICE. After the hooks, to which a process of SCHED_DEADLINE cannot give birth.
+    Step("setting scheduling, memory policy and personality", treatment::apply),
+    // While it may make the procfs to write to.
+    Step("setting security labels", label::set),
     Step("changing identity", identity::change),
     // As the user that will run it, in the working directory: create fails where start would.
     Step("finding the program", identity::find_program),
@@ -107,8 +114,12 @@ pub const EXEC: &[Step] = &[
     Step("closing descriptors", close_descriptors),
     Step("resetting signals", |_| signal::reset()),
     Step("tying it to the shim", |_| cred::die_with_parent(true)),
+    // What a process in a cpuset would not be let do before it was in it (runtime-spec: config.md, "execCPUAffinity").
+    Step("setting its first CPUs", treatment::initial_cpus),
     // Before it enters anything that the container could use to stop it: limits hold from here on.
     Step("joining cgroups", namespaces::join_cgroups),
+    // The cpuset has given it its own.
+    Step("setting its CPUs", treatment::final_cpus),
     Step("waiting for the shim", |born| born.sync.wait_for_go()),
     Step("starting a session", |_| cred::new_session()),
     // As the host's root, whose quota of keys is large.
@@ -121,6 +132,8 @@ pub const EXEC: &[Step] = &[
     Step("making the terminal", console::make),
     Step("finding the home directory", home::find),
     Step("setting resource limits", identity::limits),
+    Step("setting scheduling, memory policy and personality", treatment::apply),
+    Step("setting security labels", label::set),
     Step("changing identity", identity::change),
     Step("finding the program", identity::find_program),
     Step("connecting stdio", identity::stdio),

@@ -153,8 +153,8 @@ impl ParentEnd {
             Ok(message) if message.flags.contains(ReturnFlags::CTRUNC) => return Err(no_message()),
             Ok(message) => message.bytes,
             Err(Errno::AGAIN | Errno::INTR) => return Ok(Heard::Nothing),
-            // The child died with our word unread.
-            Err(Errno::CONNRESET) => 0,
+            // The child ended with our word unread. The kernel tells it once, and before what the child has said.
+            Err(Errno::CONNRESET) => return self.receive(),
             Err(e) => return Err(Error::os(e, "recvmsg from the child")),
         };
         let mut descriptors = Vec::new();
@@ -352,6 +352,17 @@ mod tests {
         parent.release().unwrap();
         rx.recv().unwrap();
         thread.join().unwrap();
+        assert!(matches!(hear(&parent), Heard::Executed));
+    }
+
+    #[test]
+    fn a_child_that_fails_before_it_reads_the_first_word_is_heard() {
+        let (parent, child) = pair().unwrap();
+        parent.go().unwrap();
+        child.fail("early", &Error::new(Kind::InvalidArgument, "why"));
+        drop(child);
+        let Heard::Failed(error) = hear(&parent) else { panic!("not heard") };
+        assert_eq!((error.kind(), error.to_string().as_str()), (Kind::InvalidArgument, "early: why"));
         assert!(matches!(hear(&parent), Heard::Executed));
     }
 

@@ -8,8 +8,8 @@ use oci_spec::runtime::{Arch, LinuxSeccompFilterFlag};
 use serde_json::{Value, json};
 
 use super::capabilities::CAPABILITIES;
-use super::validate::{namespace_name, refuses, refuses_namespace};
-use super::{hooks, mount_options, seccomp};
+use super::validate::{namespace_name, refuses};
+use super::{hooks, memory_policy, mount_options, seccomp};
 
 /// The versions of the specification whose configurations are judged in full: everything up to the last is either done or
 /// refused by its name.
@@ -30,8 +30,7 @@ pub struct Abilities {
 pub fn features(abilities: &Abilities) -> Value {
     let hooks: Vec<_> = hooks::Point::ALL.map(hooks::Point::name).into();
     let namespaces = [Cgroup, Ipc, Mount, Network, Pid, Time, User, Uts];
-    let namespaces: Vec<_> =
-        namespaces.into_iter().filter(|typ| !refuses_namespace(*typ)).map(namespace_name).collect();
+    let namespaces = namespaces.map(namespace_name);
     json!({
         "ociVersionMin": OCI_VERSIONS.0,
         "ociVersionMax": OCI_VERSIONS.1,
@@ -58,8 +57,16 @@ pub fn features(abilities: &Abilities) -> Value {
             },
             "apparmor": { "enabled": has("process.apparmorProfile") },
             "selinux": { "enabled": has("process.selinuxLabel") },
-            "intelRdt": { "enabled": has("linux.intelRdt") },
+            "intelRdt": {
+                "enabled": has("linux.intelRdt"),
+                "schemata": has("linux.intelRdt"),
+                "monitoring": has("linux.intelRdt"),
+            },
             "netDevices": { "enabled": has("linux.netDevices") },
+            "memoryPolicy": {
+                "modes": memory_policy::modes().collect::<Vec<_>>(),
+                "flags": memory_policy::flags().collect::<Vec<_>>(),
+            },
             "mountExtensions": { "idmap": { "enabled": mount_options::supported().any(|word| word == "idmap") } },
         },
         // As the specification's own example has it (features.md, "Annotations").
@@ -132,6 +139,22 @@ mod tests {
         }
         let capabilities = list(&features["linux"]["capabilities"]);
         assert_eq!((capabilities[0], capabilities[21], capabilities.len()), ("CAP_CHOWN", "CAP_SYS_ADMIN", 41));
+    }
+
+    /// The same for where memory may be: every name is accepted, and there is no other.
+    #[test]
+    fn it_says_of_memory_policies_what_validation_does() {
+        let features = features();
+        let policy = &features["linux"]["memoryPolicy"];
+        let accepted = |policy: Value| judged(|spec| spec["linux"]["memoryPolicy"] = policy);
+        let modes = list(&policy["modes"]);
+        for mode in &modes {
+            assert!([Value::Null, json!("0")].iter().any(|nodes| accepted(json!({ "mode": mode, "nodes": nodes }))));
+        }
+        for flag in list(&policy["flags"]) {
+            assert!(accepted(json!({ "mode": "MPOL_BIND", "nodes": "0", "flags": [flag] })), "{flag}");
+        }
+        assert_eq!((modes.len(), list(&policy["flags"]).len()), (7, 3));
     }
 
     /// The same for what a profile may have.

@@ -25,14 +25,15 @@ pub const MAX_CONFIG_BYTES: u64 = 16 << 20;
 pub fn load(bundle: &Path) -> Result<Spec> {
     let path = bundle.join("config.json");
     let json = read(bundle, &path)?;
-    let spec = parse(&json, &path.to_string_lossy())?;
+    let name = path.to_string_lossy();
+    let spec = parse(&json, &name).or_else(|error| respelled(&json, "/process/scheduler/flags").ok_or(error))?;
     refuse_what_the_types_drop(&json)?;
     Ok(spec)
 }
 
 /// Parses the process document of an exec: the `process` object of `config.json`, as JSON.
 pub fn load_process(json: &[u8]) -> Result<Process> {
-    parse(json, "the process document")
+    parse(json, "the process document").or_else(|error| respelled(json, "/scheduler/flags").ok_or(error))
 }
 
 /// Parses the resources of an update: an object like `linux.resources` of `config.json`, as JSON.
@@ -103,18 +104,60 @@ fn parse<T: DeserializeOwned>(json: &[u8], name: &str) -> Result<T> {
     })
 }
 
-/// A section of the specification (1.3) that the crate's types do not have, and so would drop without a word.
+/// The flags of a scheduler that the crate's types spell otherwise than the specification does.
+const RESPELLED: [(&str, &str); 2] =
+    [("SCHED_FLAG_RESET_ON_FORK", "SCHED_RESET_ON_FORK"), ("SCHED_FLAG_DL_OVERRUN", "SCHED_FLAG_D_L_OVERRUN")];
+
+/// A second try at a document that was refused, with the flags at `pointer` as the types want them; `None` where that is
+/// not what was wrong.
+fn respelled<T: DeserializeOwned>(json: &[u8], pointer: &str) -> Option<T> {
+    let mut document: serde_json::Value = serde_json::from_slice(json).ok()?;
+    for flag in document.pointer_mut(pointer)?.as_array_mut()? {
+        if let Some((_, types)) = RESPELLED.iter().find(|(ours, _)| flag == ours) {
+            *flag = (*types).into();
+        }
+    }
+    serde_json::from_value(document).ok()
+}
+
+/// What the specification (1.3) has and the crate's types have not, or under another name, and so would drop without a
+/// word.
 /// `validate` cannot see it, or it would be refused there.
 #[derive(serde::Deserialize)]
 struct Dropped {
     freebsd: Option<IgnoredAny>,
+    linux: Option<DroppedLinux>,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct DroppedLinux {
+    intel_rdt: Option<DroppedRdt>,
+}
+
+/// Both are deprecated for `enableMonitoring`.
+#[derive(serde::Deserialize)]
+struct DroppedRdt {
+    #[serde(rename = "enableCMT")]
+    enable_cmt: Option<bool>,
+    #[serde(rename = "enableMBM")]
+    enable_mbm: Option<bool>,
 }
 
 fn refuse_what_the_types_drop(json: &[u8]) -> Result<()> {
-    match parse::<Dropped>(json, "config.json")?.freebsd {
-        Some(_) => Err(unsupported("freebsd")),
-        None => Ok(()),
+    let dropped = parse::<Dropped>(json, "config.json")?;
+    let rdt = dropped.linux.and_then(|linux| linux.intel_rdt);
+    let asked = |of: fn(&DroppedRdt) -> Option<bool>| rdt.as_ref().and_then(of) == Some(true);
+    for (field, asked) in [
+        ("freebsd", dropped.freebsd.is_some()),
+        ("linux.intelRdt.enableCMT", asked(|rdt| rdt.enable_cmt)),
+        ("linux.intelRdt.enableMBM", asked(|rdt| rdt.enable_mbm)),
+    ] {
+        if asked {
+            return Err(unsupported(field));
+        }
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -159,6 +202,36 @@ mod tests {
         assert_eq!(rootfs(&bundle.0, &spec), Path::new("/rootfs"));
         let relative = serde_json::from_str(r#"{ "ociVersion": "1.0.0", "root": { "path": "r" } }"#).unwrap();
         assert_eq!(rootfs(&bundle.0, &relative), bundle.0.join("r"));
+    }
+
+    /// Each that the specification has, so that an update of the types that spells one otherwise is seen.
+    #[test]
+    fn a_schedulers_flags_are_the_specifications() {
+        let names = [
+            "RESET_ON_FORK",
+            "RECLAIM",
+            "DL_OVERRUN",
+            "KEEP_POLICY",
+            "KEEP_PARAMS",
+            "UTIL_CLAMP_MIN",
+            "UTIL_CLAMP_MAX",
+        ];
+        for (bit, name) in names.iter().enumerate() {
+            let scheduler = format!(r#"{{ "policy": "SCHED_OTHER", "flags": ["SCHED_FLAG_{name}"] }}"#);
+            let process = format!(
+                r#"{{ "args": ["a"], "cwd": "/", "user": {{ "uid": 0, "gid": 0 }}, "scheduler": {scheduler} }}"#
+            );
+            let numbers = |process: &Process| {
+                crate::spec::scheduling::scheduler(process.scheduler().as_ref().unwrap()).unwrap().flags
+            };
+            assert_eq!(numbers(&load_process(process.as_bytes()).unwrap()), 1 << bit, "{name}");
+            let bundle = Bundle::with_config("flags", &format!(r#"{{ "ociVersion": "1.2.0", "process": {process} }}"#));
+            assert_eq!(numbers(load(&bundle.0).unwrap().process().as_ref().unwrap()), 1 << bit, "{name}");
+        }
+        let unknown =
+            br#"{ "args": ["a"], "cwd": "/", "scheduler": { "policy": "SCHED_OTHER", "flags": ["SCHED_FLAG_X"] } }"#;
+        let error = load_process(unknown).unwrap_err().to_string();
+        assert!(error.contains("scheduler.flags[0]") && error.contains("SCHED_FLAG_X"), "{error}");
     }
 
     #[test]
@@ -244,6 +317,17 @@ mod tests {
         let error = bundle.refusal();
         assert_eq!(error.kind(), Kind::Unimplemented);
         assert!(error.to_string().starts_with("freebsd is not supported"), "{error}");
+        for field in ["enableCMT", "enableMBM"] {
+            let with = |value: bool| {
+                let mut document: serde_json::Value = serde_json::from_str(CTR).unwrap();
+                document["linux"]["intelRdt"] = serde_json::json!({ field: value });
+                document.to_string()
+            };
+            let error = Bundle::with_config(field, &with(true)).refusal();
+            assert_eq!(error.kind(), Kind::Unimplemented);
+            assert!(error.to_string().starts_with(&format!("linux.intelRdt.{field} is not supported")), "{error}");
+            load(&Bundle::with_config(field, &with(false)).0).unwrap();
+        }
     }
 
     #[test]

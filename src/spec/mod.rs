@@ -7,10 +7,13 @@
 //! - [`namespaces`]: which namespaces a container makes and which it joins, and what follows from that.
 //! - [`mounts`]: what each entry of `mounts` is, and where it goes.
 //! - [`mount_options`]: the words of a mount's options, as the kernel's attributes, flags and file system parameters.
+//! - [`memory_policy`]: the nodes of memory.
 //! - [`capabilities`]: their numbers.
 //! - [`features`]: what of all this there is, for whoever asks.
 //! - [`hooks`]: programs of the specification's own, and the state that they are told.
+//! - [`scheduling`]: scheduler, disk priority, CPUs and personality of a process; [`number_list`] of CPUs and nodes.
 //! - [`sysctl`]: kernel parameters, where they are of a namespace.
+//! - [`time`]: the clocks of a time namespace.
 //! - `seccomp`: the rules for a profile.
 //!
 //! A caller loads, validates, and from then on may rely on every rule that `validate` names: `init` and `cgroup` do not
@@ -23,9 +26,13 @@ pub mod features;
 pub mod hooks;
 pub mod id_map;
 pub mod load;
+pub mod memory_policy;
 pub mod mount_options;
 pub mod mounts;
 pub mod namespaces;
+pub mod number_list;
+pub mod scheduling;
 pub mod seccomp;
 pub mod sysctl;
+pub mod time;
 pub mod validate;

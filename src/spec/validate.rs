@@ -4,9 +4,10 @@
 //! specification's own rules and those of the kernel that can be judged from the document alone. What depends on the
 //! system (that a path exists, that a capability may be had, a cgroup's name) fails where it is done.
 
+mod limits;
 mod refused;
 
-pub(super) use refused::{namespace_name, refuses, refuses_namespace};
+pub(super) use refused::{namespace_name, refuses};
 
 use super::mount_options;
 use super::namespaces::{namespace, namespaces};
@@ -34,8 +35,10 @@ pub fn validate(spec: &Spec) -> Result<()> {
     if let Some(maps) = super::id_map::new_maps(spec)? {
         super::id_map::judge_ids(spec, &maps)?;
     }
-    hostname(spec)?;
+    uts_name(spec, "hostname", spec.hostname())?;
+    uts_name(spec, "domainname", spec.domainname())?;
     super::sysctl::sysctls(spec)?;
+    super::time::offsets(spec)?;
     super::hooks::validate(spec)?;
     spec.linux().as_ref().map_or(Ok(()), linux)
 }
@@ -48,7 +51,6 @@ pub fn validate_process(document: &Process) -> Result<()> {
 
 /// Judges the resources of an update, by the same rules as `linux.resources` of a whole specification.
 pub fn validate_resources(document: &LinuxResources) -> Result<()> {
-    refused::in_resources(document)?;
     resources(document)
 }
 
@@ -102,6 +104,9 @@ fn process(process: &Process) -> Result<()> {
     absolute("process.cwd", process.cwd())?;
     user(process.user())?;
     rlimits(process.rlimits().as_deref().unwrap_or_default())?;
+    super::scheduling::validate(process)?;
+    process.apparmor_profile().iter().try_for_each(|profile| no_nul("process.apparmorProfile", profile))?;
+    process.selinux_label().iter().try_for_each(|label| no_nul("process.selinuxLabel", label))?;
     console_size(process)?;
     match process.oom_score_adj() {
         Some(score) if !(-1000..=1000).contains(&score) => {
@@ -167,17 +172,18 @@ fn namespace_list(spec: &Spec) -> Result<()> {
     }
 }
 
-/// The name would be the host's own without a UTS namespace, hence the rule; the length is sethostname(2)'s.
-fn hostname(spec: &Spec) -> Result<()> {
+/// The name would be the host's own without a UTS namespace, hence the rule; the length is sethostname(2)'s, and
+/// setdomainname(2)'s.
+fn uts_name(spec: &Spec, field: &str, name: &Option<String>) -> Result<()> {
     const LONGEST: usize = 64;
-    let Some(name) = spec.hostname().as_deref().filter(|name| !name.is_empty()) else { return Ok(()) };
-    no_nul("hostname", name)?;
+    let Some(name) = name.as_deref().filter(|name| !name.is_empty()) else { return Ok(()) };
+    no_nul(field, name)?;
     if name.len() > LONGEST {
-        return Err(invalid(format!("hostname is longer than {LONGEST} bytes: {name:?}")));
+        return Err(invalid(format!("{field} is longer than {LONGEST} bytes: {name:?}")));
     }
     match namespace(spec, LinuxNamespaceType::Uts) {
         Some(_) => Ok(()),
-        None => Err(invalid("hostname needs a uts namespace in linux.namespaces")),
+        None => Err(invalid(format!("{field} needs a uts namespace in linux.namespaces"))),
     }
 }
 
@@ -188,6 +194,7 @@ fn linux(linux: &Linux) -> Result<()> {
     for (index, path) in linux.readonly_paths().iter().flatten().enumerate() {
         absolute(&format!("linux.readonlyPaths[{index}]"), Path::new(path))?;
     }
+    linux.mount_label().iter().try_for_each(|label| no_nul("linux.mountLabel", label))?;
     linux.cgroups_path().iter().try_for_each(|path| no_nul("linux.cgroupsPath", path))?;
     match linux.rootfs_propagation().as_deref() {
         None | Some("") => {}
@@ -197,6 +204,8 @@ fn linux(linux: &Linux) -> Result<()> {
     for (index, device) in linux.devices().iter().flatten().enumerate() {
         node(device).context(|| format!("linux.devices[{index}]"))?;
     }
+    linux.personality().as_ref().map(super::scheduling::personality).transpose()?;
+    linux.memory_policy().as_ref().map(super::memory_policy::memory_policy).transpose()?;
     linux.seccomp().as_ref().map_or(Ok(()), super::seccomp::validate)?;
     linux.resources().as_ref().map_or(Ok(()), resources)
 }
@@ -205,6 +214,7 @@ fn resources(resources: &LinuxResources) -> Result<()> {
     for (index, rule) in resources.devices().iter().flatten().enumerate() {
         device_rule(rule).context(|| format!("linux.resources.devices[{index}]"))?;
     }
+    limits::validate(resources)?;
     match resources.memory().and_then(|memory| memory.swappiness()) {
         Some(swappiness) if swappiness > 100 => {
             Err(invalid(format!("linux.resources.memory.swappiness is not in 0..100: {swappiness}")))
@@ -334,6 +344,15 @@ mod tests {
             (("/mounts", json!([{ "destination": "/", "type": "tmpfs" }])), "mounts[0]: the destination"),
             (("/hostname", json!("a".repeat(65))), "hostname is longer"),
             (("/hostname", json!("a\0")), "hostname contains a NUL"),
+            (("/domainname", json!("a".repeat(65))), "domainname is longer"),
+            (("/domainname", json!("a\0")), "domainname contains a NUL"),
+            (("/process/scheduler", json!({ "policy": "SCHED_OTHER", "nice": -21 })), "process.scheduler.nice"),
+            (
+                ("/process/ioPriority", json!({ "class": "IOPRIO_CLASS_RT", "priority": 8 })),
+                "process.ioPriority.priority",
+            ),
+            (("/process/execCPUAffinity", json!({ "initial": "2-1" })), "process.execCPUAffinity.initial"),
+            (("/process/execCPUAffinity", json!({ "final": "32768" })), "process.execCPUAffinity.final"),
             (("/linux", Value::Null), "a mount namespace is required"),
             (("/linux/namespaces", json!([{ "type": "pid" }])), "a mount namespace is required"),
             (
@@ -350,6 +369,10 @@ mod tests {
             (("/linux/rootfsPropagation", json!("both")), "linux.rootfsPropagation is no propagation: \"both\""),
             (("/linux/rootfsPropagation", json!("rbind")), "linux.rootfsPropagation is no propagation: \"rbind\""),
             (("/linux/sysctl", json!({ "vm.swappiness": "1" })), "linux.sysctl: \"vm.swappiness\""),
+            (("/process/apparmorProfile", json!("a\0")), "process.apparmorProfile contains a NUL"),
+            (("/process/selinuxLabel", json!("a\0")), "process.selinuxLabel contains a NUL"),
+            (("/linux/memoryPolicy", json!({ "mode": "MPOL_BIND" })), "linux.memoryPolicy.nodes"),
+            (("/linux/mountLabel", json!("a\0")), "linux.mountLabel contains a NUL"),
             (("/linux/cgroupsPath", json!("/a\0")), "linux.cgroupsPath contains a NUL"),
             (device(json!({ "path": "a", "type": "c", "major": 1, "minor": 3 })), "linux.devices[0]: path is not"),
             (device(json!({ "path": "/a", "type": "c" })), "linux.devices[0]: major and minor are required"),
@@ -374,14 +397,17 @@ mod tests {
     }
 
     #[test]
-    fn a_hostname_needs_a_uts_namespace_new_or_joined() {
-        let hostname = || ("/hostname", json!("box"));
-        let namespaces = |list| ("/linux/namespaces", list);
-        let error = judge(&[hostname(), namespaces(json!([{ "type": "mount" }]))]).unwrap_err();
-        assert!(error.to_string().contains("hostname needs a uts namespace"), "{error}");
-        judge(&[hostname()]).unwrap();
-        judge(&[hostname(), namespaces(json!([{ "type": "mount" }, { "type": "uts", "path": "/u" }]))]).unwrap();
-        judge(&[("/hostname", json!("")), namespaces(json!([{ "type": "mount" }]))]).unwrap();
+    fn a_name_needs_a_uts_namespace_new_or_joined() {
+        for field in ["hostname", "domainname"] {
+            let pointer = format!("/{field}");
+            let name = || (pointer.as_str(), json!("box"));
+            let namespaces = |list| ("/linux/namespaces", list);
+            let error = judge(&[name(), namespaces(json!([{ "type": "mount" }]))]).unwrap_err();
+            assert!(error.to_string().contains(&format!("{field} needs a uts namespace")), "{error}");
+            judge(&[name()]).unwrap();
+            judge(&[name(), namespaces(json!([{ "type": "mount" }, { "type": "uts", "path": "/u" }]))]).unwrap();
+            judge(&[(&pointer, json!("")), namespaces(json!([{ "type": "mount" }]))]).unwrap();
+        }
     }
 
     #[test]
@@ -427,8 +453,8 @@ mod tests {
         };
         process(("env", json!(["A=B"]))).unwrap();
         assert_eq!(process(("cwd", json!("x"))).unwrap_err().kind(), Kind::InvalidArgument);
-        let refused = process(("apparmorProfile", json!("x"))).unwrap_err();
+        let refused = process(("commandLine", json!("x"))).unwrap_err();
         assert_eq!(refused.kind(), Kind::Unimplemented);
-        assert!(refused.to_string().starts_with("process.apparmorProfile "), "{refused}");
+        assert!(refused.to_string().starts_with("process.commandLine "), "{refused}");
     }
 }

@@ -46,6 +46,11 @@ pub fn limit_bounding(keep: u64) -> Result<()> {
 /// The bit of CAP_SYS_ADMIN.
 pub const SYS_ADMIN: u64 = 1 << 21;
 
+/// Our own permitted capabilities, as bits.
+pub fn permitted() -> Result<u64> {
+    rustix::thread::capabilities(None).map(|sets| sets.permitted.bits()).os(|| "capget")
+}
+
 /// Sets effective, permitted and inheritable; the ambient set loses what is no longer in the latter two.
 pub fn capset(caps: &Capabilities) -> Result<()> {
     let sets = CapabilitySets {

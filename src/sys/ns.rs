@@ -26,6 +26,8 @@ pub enum Namespace {
     Network,
     /// CLONE_NEWUSER
     User,
+    /// CLONE_NEWTIME
+    Time,
 }
 
 impl Namespace {
@@ -39,6 +41,7 @@ impl Namespace {
             Self::Pid => libc::CLONE_NEWPID,
             Self::Network => libc::CLONE_NEWNET,
             Self::User => libc::CLONE_NEWUSER,
+            Self::Time => libc::CLONE_NEWTIME,
         }) as u64
     }
 
@@ -52,6 +55,7 @@ impl Namespace {
             Self::Pid => "pid",
             Self::Network => "net",
             Self::User => "user",
+            Self::Time => "time",
         }
     }
 
@@ -64,6 +68,7 @@ impl Namespace {
             Self::Pid => LinkNameSpaceType::ProcessID,
             Self::Network => LinkNameSpaceType::Network,
             Self::User => LinkNameSpaceType::User,
+            Self::Time => LinkNameSpaceType::Time,
         }
     }
 }
@@ -131,14 +136,17 @@ pub struct Home {
 /// enters that one after. Not the user namespace: there is no way back from it.
 const VISITED: [Namespace; 5] = [Namespace::Mount, Namespace::Uts, Namespace::Ipc, Namespace::Network, Namespace::Pid];
 
+fn own(kind: Namespace) -> Result<OwnedFd> {
+    let path = format!("/proc/self/ns/{}", kind.name());
+    open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).os(|| format!("open {path}"))
+}
+
 impl Home {
     /// Of the calling process, which is at home now.
     pub fn here() -> Result<Self> {
         let mut namespaces = Vec::with_capacity(VISITED.len());
         for kind in VISITED {
-            let path = format!("/proc/self/ns/{}", kind.name());
-            let fd = open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).os(|| format!("open {path}"))?;
-            namespaces.push((kind, fd));
+            namespaces.push((kind, own(kind)?));
         }
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = open("/", flags, Mode::empty()).os(|| "open /")?;
@@ -183,24 +191,80 @@ pub struct Birthplace<'a> {
 pub struct Visit<'a> {
     home: &'a Home,
     flags: u64,
+    /// Our own time namespace, where that is left: few visits do, so that it is opened for each and not kept by the shim.
+    time: Option<OwnedFd>,
 }
 
 impl<'a> Visit<'a> {
     /// # Errors
     /// What setns(2) says; then nothing has changed.
     pub fn to(place: Birthplace<'a>) -> Result<Self> {
-        let flags = place.flags & VISITED.iter().fold(0, |bits, kind| bits | kind.flag());
+        let time = place.flags & Namespace::Time.flag();
+        let flags = place.flags & VISITED.iter().fold(time, |bits, kind| bits | kind.flag());
+        let time = if time == 0 { None } else { Some(own(Namespace::Time)?) };
         if flags != 0 {
             enter_process(place.target, flags)?;
         }
-        Ok(Self { home: place.home, flags })
+        Ok(Self { home: place.home, flags, time })
+    }
+
+    fn come_back(&self) -> Result<()> {
+        if let Some(time) = &self.time {
+            enter(time.as_fd(), Namespace::Time)?;
+        }
+        self.home.come_back(self.flags)
     }
 }
 
 impl Drop for Visit<'_> {
     fn drop(&mut self) {
-        if self.home.come_back(self.flags).is_err() && self.home.come_back(self.flags).is_err() {
+        if self.come_back().is_err() && self.come_back().is_err() {
             eprintln!("dray: cannot leave a container's namespaces");
+            std::process::abort();
+        }
+    }
+}
+
+/// While it lives, children of this process are born in a new time namespace; the process itself is not in it
+/// (time_namespaces(7)).
+///
+/// unshare(2) and not a flag of clone3(2): the offsets can only be written before there is a process in it. The end is the
+/// same as of [`Visit`], and for the same reason: it must come.
+#[derive(Debug)]
+pub struct NewTime {
+    own: OwnedFd,
+}
+
+impl NewTime {
+    /// `offsets` are lines of /proc/self/timens_offsets, which may be none.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` on a kernel without time namespaces; `InvalidArgument` for a time that cannot be.
+    pub fn with(offsets: &str) -> Result<Self> {
+        let own = own(Namespace::Time).map_err(|e| match e.errno() {
+            Some(libc::ENOENT) => e.with_kind(Kind::FailedPrecondition).context("this kernel has no time namespaces"),
+            _ => e,
+        })?;
+        unshare(Namespace::Time.flag())?;
+        let new = Self { own };
+        if !offsets.is_empty() {
+            let path = "/proc/self/timens_offsets";
+            let written = open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+                .and_then(|file| rustix::io::write(&file, offsets.as_bytes()));
+            written.os(|| format!("write {offsets:?} to {path}")).map_err(|e| match e.errno() {
+                Some(libc::ERANGE | libc::EINVAL) => e.with_kind(Kind::InvalidArgument).context("linux.timeOffsets"),
+                _ => e,
+            })?;
+        }
+        Ok(new)
+    }
+}
+
+impl Drop for NewTime {
+    fn drop(&mut self) {
+        let come_back = || enter(self.own.as_fd(), Namespace::Time);
+        if come_back().is_err() && come_back().is_err() {
+            eprintln!("dray: cannot leave a container's time namespace");
             std::process::abort();
         }
     }

@@ -1,0 +1,55 @@
+//! Capabilities that a specification asks for and nobody can grant: a warning and not an error (runtime-spec: config.md,
+//! "capabilities"), for "all that there are" is what clients write for a privileged container.
+
+use crate::spec::capabilities::CAPABILITIES;
+use crate::spec::id_map::IdMaps;
+use crate::sys::cred::{self, Capabilities};
+
+use super::Engine;
+
+impl Engine {
+    /// Takes away what the process `name` cannot have, and says so. In a user namespace, whose maps there then are, it has
+    /// them all.
+    pub(super) fn take_ungrantable(&self, name: &str, maps: Option<&IdMaps>, wanted: &mut Capabilities) {
+        let ours = || *self.capabilities.get_or_init(|| cred::permitted().unwrap_or(u64::MAX));
+        let (granted, lost) = grantable(wanted, if maps.is_some() { u64::MAX } else { ours() });
+        *wanted = granted;
+        if lost != 0 {
+            let names = CAPABILITIES.iter().enumerate().filter(|(number, _)| lost & (1 << number) != 0);
+            let names: Vec<_> = names.map(|(_, capability)| format!("CAP_{capability}")).collect();
+            log::warn!("{name}: capabilities that cannot be granted: {}", names.join(" "));
+        }
+    }
+}
+
+/// What of `wanted` capset(2) and prctl(2) give to one who has `ours`, and what they do not.
+fn grantable(wanted: &Capabilities, ours: u64) -> (Capabilities, u64) {
+    let permitted = wanted.permitted & ours;
+    let inheritable = wanted.inheritable & ours;
+    let granted = Capabilities {
+        bounding: wanted.bounding & ours,
+        effective: wanted.effective & permitted,
+        permitted,
+        inheritable,
+        ambient: wanted.ambient & permitted & inheritable,
+    };
+    let sets = |all: &Capabilities| [all.bounding, all.effective, all.permitted, all.inheritable, all.ambient];
+    let lost = sets(wanted).into_iter().zip(sets(&granted)).fold(0, |lost, (wanted, granted)| lost | wanted & !granted);
+    (granted, lost)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_would_refuse_is_taken_away_and_told() {
+        let all = Capabilities { bounding: 7, effective: 7, permitted: 7, inheritable: 7, ambient: 7 };
+        assert_eq!(grantable(&all, 7), (all, 0));
+        let fewer = Capabilities { bounding: 5, effective: 5, permitted: 5, inheritable: 5, ambient: 5 };
+        assert_eq!(grantable(&all, 5), (fewer, 2));
+        // The ambient set needs the other two, and the effective one the permitted.
+        let wanted = Capabilities { bounding: 7, effective: 2, permitted: 1, inheritable: 4, ambient: 4 };
+        assert_eq!(grantable(&wanted, 7), (Capabilities { effective: 0, ambient: 0, ..wanted }, 6));
+    }
+}
