@@ -189,7 +189,10 @@ fn a_group_shares_one_shim_and_its_socket_goes_with_it() {
         let World { shim, scratch, sink } = world;
         shim.shutdown_and_wait(SOON).await.unwrap();
         assert!(!fs::exists(&socket).unwrap() && !fs::exists(format!("{socket}.dray")).unwrap());
-        fs::remove_file(address.strip_prefix("unix://").unwrap()).unwrap();
+        let other = address.strip_prefix("unix://").unwrap();
+        for path in [other.to_string(), format!("{other}.dray")] {
+            fs::remove_file(path).unwrap();
+        }
         drop((sink, scratch));
     });
 }

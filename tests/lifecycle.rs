@@ -59,6 +59,7 @@ fn the_reply_of_start_is_an_address_and_nothing_else() {
         let client = ttrpc::asynchronous::Client::connect(&address).await;
         assert!(client.is_ok(), "nobody listens");
         fs::remove_file(path).unwrap();
+        fs::remove_file(format!("{path}.dray")).unwrap();
     });
 }
 

@@ -458,7 +458,9 @@ impl Containerd {
             let _ = fs::remove_dir(root.join(&self.cgroup[1..]));
         }
         for id in self.ids.lock().unwrap().iter() {
-            let _ = fs::remove_file(self.socket(id));
+            let socket = self.socket(id);
+            let _ = fs::remove_file(socket.with_extension("dray"));
+            let _ = fs::remove_file(socket);
             let _ = fs::remove_dir_all(self.state().join(id));
         }
         let _ = fs::remove_dir(self.state());
