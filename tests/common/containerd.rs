@@ -371,7 +371,10 @@ impl Containerd {
             }
             let state = self.state().join(id);
             left.extend(
-                [socket, state, self.bundle(id)].into_iter().filter(|p| p.exists()).map(|p| p.display().to_string()),
+                [socket.with_extension("dray"), socket, state, self.bundle(id)]
+                    .into_iter()
+                    .filter(|p| p.exists())
+                    .map(|p| p.display().to_string()),
             );
         }
         left
