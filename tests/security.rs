@@ -331,6 +331,7 @@ fn a_start_does_not_replace_the_socket_of_one_under_way() {
     let same = std::fs::symlink_metadata(&path).is_ok_and(|meta| meta.ino() == inode);
     let shims = scratch.shims().len();
     let _ = std::fs::remove_file(&path);
+    let _ = std::fs::remove_file(format!("{path}.dray"));
     assert!(same, "its socket was replaced");
     assert_eq!(shims, 0, "a second server");
 }
