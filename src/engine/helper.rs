@@ -83,9 +83,15 @@ impl Engine {
         let (ours, theirs) = sync::pair()?;
         let us = rustix::process::getpid();
         let child = fork::fork(0, place, None, |_| run(what, work, keep, &theirs, us))?;
-        let (done, exited) = oneshot::channel();
-        self.children.borrow_mut().insert(child.pid, Child::Helper(done));
+        let exited = self.note_helper(child.pid);
         Ok(Helper { pidfd: KilledOnDrop(child.pidfd), exited, answer: ours })
+    }
+
+    /// Takes note of a child that has just been forked, and is no container's process; returns where its end will be told.
+    pub(super) fn note_helper(&self, pid: i32) -> oneshot::Receiver<Exit> {
+        let (done, exited) = oneshot::channel();
+        self.children.borrow_mut().insert(pid, Child::Helper(done));
+        exited
     }
 }
 

@@ -1,4 +1,5 @@
-//! Programs beside the containers: hooks and loggers, reaped as every child is.
+//! Programs beside the containers: loggers, reaped as every child is. (Hooks are run by a process that waits for them,
+//! [`crate::init::hooks`].)
 
 use tokio::sync::oneshot;
 
@@ -8,7 +9,6 @@ use crate::sys::spawn::{self, Program, Spawned};
 
 use super::Engine;
 use super::events::Exit;
-use super::helper::Child;
 
 /// A program that the shim has started.
 pub(super) struct Running {
@@ -20,8 +20,7 @@ impl Engine {
     /// Starts `program`, and takes note of its process in the same breath.
     pub(super) fn run_program(&self, program: &Program) -> Result<Running> {
         let spawned = spawn::spawn(program)?;
-        let (done, exited) = oneshot::channel();
-        self.children.borrow_mut().insert(spawned.child.pid, Child::Helper(done));
+        let exited = self.note_helper(spawned.child.pid);
         Ok(Running { spawned, exited })
     }
 }

@@ -133,11 +133,8 @@ pub fn set_umask(mask: u32) {
 /// # Errors
 /// EPERM where the hard limit would rise and CAP_SYS_RESOURCE is missing.
 pub fn set_rlimit(resource: u32, soft: u64, hard: u64) -> Result<()> {
-    let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
-    // SAFETY: pid 0 is the caller, `limit` outlives the call, and no old limit is asked for. A number that is no
-    // resource answers EINVAL.
-    let done = unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, &raw const limit, std::ptr::null_mut::<u8>()) };
-    if done == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()).os(|| "prlimit64") }
+    // 0 is the caller.
+    prlimit(0, resource, Some(&libc::rlimit64 { rlim_cur: soft, rlim_max: hard })).map(drop)
 }
 
 /// Raises the hard limit of process `pid` to `hard` where it is lower, so that the process itself can have it: in a user
@@ -146,20 +143,21 @@ pub fn set_rlimit(resource: u32, soft: u64, hard: u64) -> Result<()> {
 /// # Errors
 /// As [`set_rlimit`].
 pub fn make_room(pid: u32, resource: u32, hard: u64) -> Result<()> {
-    let mut now = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
-    let none = std::ptr::null::<libc::rlimit64>();
-    // SAFETY: `now` outlives the call, which stores the limits there; none is set.
-    let done = unsafe { libc::syscall(libc::SYS_prlimit64, pid, resource, none, &raw mut now) };
-    if done != 0 {
-        return Err(std::io::Error::last_os_error()).os(|| "prlimit64");
-    }
+    let now = prlimit(pid, resource, None)?;
     if now.rlim_max >= hard {
         return Ok(());
     }
-    now.rlim_max = hard;
-    // SAFETY: `now` outlives the call, and no old limit is asked for.
-    let done = unsafe { libc::syscall(libc::SYS_prlimit64, pid, resource, &raw const now, std::ptr::null_mut::<u8>()) };
-    if done == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()).os(|| "prlimit64") }
+    prlimit(pid, resource, Some(&libc::rlimit64 { rlim_max: hard, ..now })).map(drop)
+}
+
+/// prlimit(2): sets a limit where there is a `new` one, and returns what it was.
+fn prlimit(pid: u32, resource: u32, new: Option<&libc::rlimit64>) -> Result<libc::rlimit64> {
+    let mut old = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    let new = new.map_or(std::ptr::null(), std::ptr::from_ref);
+    // SAFETY: `new` is null or outlives the call, as does `old`, where the kernel stores what it was. A number that is no
+    // resource answers EINVAL.
+    let done = unsafe { libc::syscall(libc::SYS_prlimit64, pid, resource, new, &raw mut old) };
+    if done == 0 { Ok(old) } else { Err(std::io::Error::last_os_error()).os(|| "prlimit64") }
 }
 
 /// A new session, with no controlling terminal.

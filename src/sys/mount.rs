@@ -138,22 +138,9 @@ impl Mount {
     /// # Errors
     /// `Unimplemented` where this kernel cannot, or not with that file system.
     pub fn map_ids(&self, users: BorrowedFd<'_>, recursive: bool) -> Result<()> {
-        let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
         let userns_fd = users.as_raw_fd() as u64;
         let attr = libc::mount_attr { attr_set: libc::MOUNT_ATTR_IDMAP, attr_clr: 0, propagation: 0, userns_fd };
-        // SAFETY: as in `set_attributes`.
-        let done = unsafe {
-            libc::syscall(
-                libc::SYS_mount_setattr,
-                self.0.as_raw_fd(),
-                c"".as_ptr(),
-                flags,
-                &raw const attr,
-                size_of::<libc::mount_attr>(),
-            )
-        };
-        let mapped = if done == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) };
-        mapped.os(|| "mount_setattr MOUNT_ATTR_IDMAP").map_err(|e| match e.errno() {
+        self.setattr(&attr, recursive).os(|| "mount_setattr MOUNT_ATTR_IDMAP").map_err(|e| match e.errno() {
             Some(libc::ENOSYS | libc::EINVAL) => e
                 .with_kind(Kind::Unimplemented)
                 .context("owners can be mapped from Linux 5.12 on, of tmpfs from 6.3 on"),
@@ -161,13 +148,17 @@ impl Mount {
         })
     }
 
-    /// mount_setattr(2).
     fn set_attributes(&self, set: u64, clear: u64, propagation: u64, recursive: bool) -> Result<()> {
-        let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
-        let attr = libc::mount_attr { attr_set: set, attr_clr: clear, propagation, userns_fd: 0 };
         if set | clear | propagation == 0 {
             return Ok(());
         }
+        let attr = libc::mount_attr { attr_set: set, attr_clr: clear, propagation, userns_fd: 0 };
+        self.setattr(&attr, recursive).os(|| "mount_setattr")
+    }
+
+    /// mount_setattr(2).
+    fn setattr(&self, attr: &libc::mount_attr, recursive: bool) -> std::io::Result<()> {
+        let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
         // SAFETY: the empty path and `attr` outlive the call, whose last argument is the size of the latter.
         let done = unsafe {
             libc::syscall(
@@ -175,11 +166,11 @@ impl Mount {
                 self.0.as_raw_fd(),
                 c"".as_ptr(),
                 flags,
-                &raw const attr,
+                std::ptr::from_ref(attr),
                 size_of::<libc::mount_attr>(),
             )
         };
-        if done == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()).os(|| "mount_setattr") }
+        if done == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
     }
 
     /// mount(2) with MS_REMOUNT|MS_BIND on this attached mount. It replaces all flags: those there are kept.

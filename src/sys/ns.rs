@@ -105,9 +105,7 @@ pub fn enter(fd: BorrowedFd<'_>, kind: Namespace) -> Result<()> {
 /// Moves the calling thread to the root of the mount namespace that it is in, out of any chroot (setns(2)). Looks at
 /// /proc, the host's.
 pub fn enter_own_mount_namespace() -> Result<()> {
-    let path = "/proc/self/ns/mnt";
-    let own = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).os(|| format!("open {path}"))?;
-    enter(own.as_fd(), Namespace::Mount)
+    enter(own(Namespace::Mount)?.as_fd(), Namespace::Mount)
 }
 
 /// Moves the calling thread into the namespaces `flags` (CLONE_NEW* bits) of the process `pidfd`, all or none (setns(2),
@@ -136,6 +134,7 @@ pub struct Home {
 /// enters that one after. Not the user namespace: there is no way back from it.
 const VISITED: [Namespace; 5] = [Namespace::Mount, Namespace::Uts, Namespace::Ipc, Namespace::Network, Namespace::Pid];
 
+/// Opens the namespace that the calling process is in.
 fn own(kind: Namespace) -> Result<OwnedFd> {
     let path = format!("/proc/self/ns/{}", kind.name());
     open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).os(|| format!("open {path}"))
@@ -218,10 +217,15 @@ impl<'a> Visit<'a> {
 
 impl Drop for Visit<'_> {
     fn drop(&mut self) {
-        if self.come_back().is_err() && self.come_back().is_err() {
-            eprintln!("dray: cannot leave a container's namespaces");
-            std::process::abort();
-        }
+        come_back_or_abort("a container's namespaces", || self.come_back());
+    }
+}
+
+/// Tries twice.
+fn come_back_or_abort(from: &str, come_back: impl Fn() -> Result<()>) {
+    if come_back().is_err() && come_back().is_err() {
+        eprintln!("dray: cannot leave {from}");
+        std::process::abort();
     }
 }
 
@@ -262,10 +266,6 @@ impl NewTime {
 
 impl Drop for NewTime {
     fn drop(&mut self) {
-        let come_back = || enter(self.own.as_fd(), Namespace::Time);
-        if come_back().is_err() && come_back().is_err() {
-            eprintln!("dray: cannot leave a container's time namespace");
-            std::process::abort();
-        }
+        come_back_or_abort("a container's time namespace", || enter(self.own.as_fd(), Namespace::Time));
     }
 }

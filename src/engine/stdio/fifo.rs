@@ -9,6 +9,7 @@ use std::path::Path;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, Mode, OFlags};
+use rustix::io::Errno;
 
 use crate::error::{Error, Kind, Os, Result};
 
@@ -24,26 +25,33 @@ impl Fifo {
     /// # Errors
     /// `NotFound` when there is no such file, `InvalidArgument` when it is not a fifo.
     pub(super) fn open(path: &Path) -> Result<Self> {
-        let shown = path.display();
-        // By O_PATH first: opening a device or a terminal has effects, and the type is known only afterwards.
-        let file = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(|errno| {
-            let e = Error::os(errno, format!("open {shown}"));
-            if errno == rustix::io::Errno::NOENT { e.with_kind(Kind::NotFound) } else { e }
-        })?;
-        let stat = rustix::fs::fstat(&file).os(|| format!("fstat {shown}"))?;
-        if FileType::from_raw_mode(stat.st_mode) != FileType::Fifo {
-            return Err(Error::new(Kind::InvalidArgument, format!("{shown}: not a fifo")));
-        }
-        let same = format!("/proc/self/fd/{}", file.as_raw_fd());
-        let end = |access| {
-            rustix::fs::open(&same, access | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())
-                .os(|| format!("open {shown}"))
-        };
+        let file = file(path)?;
+        let end = |access| end(&file, access).os(|| format!("open {}", path.display()));
         // In this order: the write end's open fails with ENXIO without a reader, the read end's needs nobody.
         let read = end(OFlags::RDONLY)?;
         let write = end(OFlags::WRONLY)?;
         Ok(Self { read, write })
     }
+}
+
+/// The fifo itself, neither end. By O_PATH: opening a device or a terminal has effects, and the type is known only afterwards.
+fn file(path: &Path) -> Result<OwnedFd> {
+    let shown = path.display();
+    let file = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(|errno| {
+        let e = Error::os(errno, format!("open {shown}"));
+        if errno == Errno::NOENT { e.with_kind(Kind::NotFound) } else { e }
+    })?;
+    let stat = rustix::fs::fstat(&file).os(|| format!("fstat {shown}"))?;
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Fifo => Ok(file),
+        _ => Err(Error::new(Kind::InvalidArgument, format!("{shown}: not a fifo"))),
+    }
+}
+
+/// A further open of the fifo that `file` is of, which does not wait.
+fn end(file: impl AsFd, access: OFlags) -> rustix::io::Result<OwnedFd> {
+    let same = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
+    rustix::fs::open(&same, access | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())
 }
 
 /// Whether anyone has the read end of `write`'s fifo open (poll(2): POLLERR on a write end without readers).
@@ -56,25 +64,17 @@ pub(super) fn has_reader(write: impl AsFd) -> bool {
     }
 }
 
-/// A further read end of the fifo that `end` is of.
-pub(super) fn read_end(end: impl AsFd) -> Result<OwnedFd> {
-    let path = format!("/proc/self/fd/{}", end.as_fd().as_raw_fd());
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    rustix::fs::open(&path, flags, Mode::empty()).os(|| format!("open {path}"))
+/// A further read end of the fifo that `write` is of.
+pub(super) fn read_end(write: impl AsFd) -> Result<OwnedFd> {
+    end(write, OFlags::RDONLY).os(|| "open a fifo")
 }
 
 /// A write end of the fifo at `path`, where somebody reads it or waits in open(2) for a writer; `Some(None)` where nobody
 /// does, `None` for what cannot be opened or is no fifo.
 pub(super) fn writer_if_read(path: &Path) -> Option<Option<OwnedFd>> {
-    let file = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()?;
-    let stat = rustix::fs::fstat(&file).ok()?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::Fifo {
-        return None;
-    }
-    let same = format!("/proc/self/fd/{}", file.as_raw_fd());
-    match rustix::fs::open(&same, OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty()) {
+    match end(file(path).ok()?, OFlags::WRONLY) {
         Ok(writer) => Some(Some(writer)),
-        Err(rustix::io::Errno::NXIO) => Some(None),
+        Err(Errno::NXIO) => Some(None),
         Err(_) => None,
     }
 }

@@ -20,7 +20,6 @@ use super::log_file;
 use super::uri::{Binary, Log};
 use crate::engine::Engine;
 use crate::engine::events::Exit;
-use crate::engine::helper::Child;
 use crate::engine::program::Running;
 use crate::engine::ready::watch;
 use crate::error::{Error, Kind, Os, Result};
@@ -83,8 +82,7 @@ impl Logger {
                 let (ours, theirs) = sync::pair()?;
                 let [out, err] = pipes;
                 let child = fork::fork(0, None, None, |_| log_file::run(path, [out, err], &theirs))?;
-                let (done, exited) = oneshot::channel();
-                owner.engine.children.borrow_mut().insert(child.pid, Child::Helper(done));
+                let exited = owner.engine.note_helper(child.pid);
                 (Process::Writer { child, exited }, Channel::Sync(watch(ours, Interest::READABLE)?))
             }
         };

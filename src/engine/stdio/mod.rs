@@ -313,11 +313,7 @@ impl Stdio {
 
     /// Waits for that, at most for [`DELIVERY_BOUND`]. An output that nobody has open for reading is not waited for.
     pub async fn delivered(&self) {
-        let until = Instant::now() + DELIVERY_BOUND;
-        // A reader's read wakes no one, so look.
-        while self.outputs.in_flight() && Instant::now() < until {
-            tokio::time::sleep(DELIVERY_POLL).await;
-        }
+        read_out(|| !self.outputs.in_flight()).await;
     }
 
     fn abort(&self) {
@@ -482,8 +478,13 @@ async fn end_output(output: Rc<OutputFifo>, running: Running) {
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(READER_POLL.1);
     }
+    read_out(|| !unread(&output.fifo)).await;
+}
+
+/// Waits until readers have come so far, at most for [`DELIVERY_BOUND`]. A reader's read wakes no one, so it looks.
+async fn read_out(done: impl Fn() -> bool) {
     let until = Instant::now() + DELIVERY_BOUND;
-    while unread(&output.fifo) && Instant::now() < until {
+    while !done() && Instant::now() < until {
         tokio::time::sleep(DELIVERY_POLL).await;
     }
 }
