@@ -38,18 +38,7 @@ mod docker_28 {
         };
     }
 
-    scenarios! {
-        run_prints_the_output_and_returns_the_status
-        run_passes_stdin_on_to_its_end
-        logs_of_a_detached_container
-        run_in_a_terminal
-        exec_in_a_terminal
-        exec_has_the_user_directory_and_environment_it_asks_for
-        stop_lets_it_end_by_itself_or_kills_it
-        kill_sends_the_signal_that_is_asked_for
-        stats_tell_what_it_uses
-        networks_none_and_the_hosts
-    }
+    crate::each_scenario_of_both!(scenarios);
 
     /// 125 is Docker's own, 126 a program that cannot be run, 127 one that is not there. dockerd tells them by the words of
     /// the runtime's message (moby: daemon/errors.go).

@@ -451,15 +451,7 @@ impl Containerd {
             }
             processes.is_empty()
         });
-        for mount in self.mounts().into_iter().rev() {
-            let _ = Command::new("umount").args(["-l", &mount]).status();
-        }
-        for dir in self.cgroups() {
-            let _ = fs::remove_dir(dir);
-        }
-        for (root, _) in cgroup_hierarchies() {
-            let _ = fs::remove_dir(root.join(&self.cgroup[1..]));
-        }
+        remove_mounts_and_cgroups(self.mounts(), self.cgroups(), &self.cgroup);
         for id in self.ids.lock().unwrap().iter() {
             let socket = self.socket(id);
             let _ = fs::remove_file(socket.with_extension("dray"));
@@ -501,4 +493,17 @@ pub struct Task {
 fn variable(name: &str) -> String {
     std::env::var(name)
         .unwrap_or_else(|_| panic!("{name} is not set: run scripts/test, or eval \"$(scripts/test --env)\""))
+}
+
+/// What a daemon's containers have left of these, and the cgroup `parent` that was for them all.
+pub fn remove_mounts_and_cgroups(mounts: Vec<String>, cgroups: Vec<PathBuf>, parent: &str) {
+    for mount in mounts.into_iter().rev() {
+        let _ = Command::new("umount").args(["-l", &mount]).status();
+    }
+    for dir in cgroups {
+        let _ = fs::remove_dir(dir);
+    }
+    for (root, _) in cgroup_hierarchies() {
+        let _ = fs::remove_dir(root.join(&parent[1..]));
+    }
 }

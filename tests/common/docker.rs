@@ -14,7 +14,8 @@ use serde_json::{Value, json};
 
 use super::containerd::version::{V1_6, V2_1, Version};
 use super::containerd::{
-    can_overlay, cgroup_hierarchies, describe, eventually, pids, send_signal, subdirectories, text,
+    can_overlay, cgroup_hierarchies, describe, eventually, pids, remove_mounts_and_cgroups, send_signal,
+    subdirectories, text,
 };
 use super::docker_cli::Cli;
 use super::skipped;
@@ -297,15 +298,7 @@ impl Docker {
             processes.iter().for_each(|pid| send_signal(Signal::KILL, *pid));
             processes.is_empty()
         });
-        for mount in self.mounts().into_iter().rev() {
-            let _ = Command::new("umount").args(["-l", &mount]).status();
-        }
-        for dir in self.cgroups() {
-            let _ = fs::remove_dir(dir);
-        }
-        for (root, _) in cgroup_hierarchies() {
-            let _ = fs::remove_dir(root.join(&self.cli.cgroup[1..]));
-        }
+        remove_mounts_and_cgroups(self.mounts(), self.cgroups(), &self.cli.cgroup);
         let _ = fs::remove_dir_all(&self.dir);
     }
 }

@@ -7,6 +7,25 @@ use super::containerd::{eventually, text};
 use super::docker_cli::{Cli, sh};
 use super::pty::Client;
 
+/// Hands the names of all scenarios here to the macro `$tests`, which makes a test of each.
+#[macro_export]
+macro_rules! each_scenario_of_both {
+    ($tests:ident) => {
+        $tests! {
+            run_prints_the_output_and_returns_the_status
+            run_passes_stdin_on_to_its_end
+            logs_of_a_detached_container
+            run_in_a_terminal
+            exec_in_a_terminal
+            exec_has_the_user_directory_and_environment_it_asks_for
+            stop_lets_it_end_by_itself_or_kills_it
+            kill_sends_the_signal_that_is_asked_for
+            stats_tell_what_it_uses
+            networks_none_and_the_hosts
+        }
+    };
+}
+
 /// Says when it is ready, and what it does about SIGTERM. `sleep` in the background: a trap waits for the foreground.
 const HANDLES_TERM: &str = "trap 'echo told; exit 42' TERM; echo ready; sleep 1000 & while :; do wait; done";
 /// Says its size with what it is told.
