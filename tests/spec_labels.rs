@@ -1,7 +1,11 @@
-//! process.apparmorProfile, process.selinuxLabel, linux.mountLabel on a host without the module: refused, never left out.
-//! What would be written where there is one is seen by the unit tests of init/label.rs.
+//! process.apparmorProfile, process.selinuxLabel, linux.mountLabel: on a host without the module refused, never left out; with
+//! AppArmor the profile is what the container runs under. What would be written for SELinux is seen by the unit tests of
+//! init/label.rs.
 
 mod common;
+
+use std::io::Write;
+use std::process::{Command, Stdio};
 
 use common::container::{Host, refused};
 use common::{block_on, skipped};
@@ -56,5 +60,86 @@ fn an_exec_with_such_a_label_is_refused() {
         refusal.names(Code::FAILED_PRECONDITION, &["process.apparmorProfile", "not enabled"]);
         assert_eq!(container.exec_script("b", "echo lives").await.ok(), "lives\n");
         container.end().await;
+    });
+}
+
+/// A profile in the kernel that lets a process do everything but write below /kept; until it is dropped.
+struct Profile(String);
+
+impl Profile {
+    /// `None`, said loudly, where there is nothing to load one into or with.
+    fn load(test: &str, suffix: &str) -> Option<Profile> {
+        if !has_apparmor() {
+            skipped(test, "AppArmor is not enabled");
+            return None;
+        }
+        let profile = Profile(format!("dray-test-{}-{suffix}", std::process::id()));
+        if let Err(e) = profile.parser("--replace") {
+            skipped(test, &format!("apparmor_parser, which loads profiles: {e}"));
+            return None;
+        }
+        Some(profile)
+    }
+
+    fn parser(&self, action: &str) -> std::io::Result<()> {
+        let text = format!(
+            "profile {} flags=(attach_disconnected) {{\n file,\n capability,\n network,\n mount,\n signal,\n ptrace,\n \
+             change_profile,\n deny /kept/** w,\n}}\n",
+            self.0
+        );
+        let mut parser =
+            Command::new("apparmor_parser").arg(action).arg("--skip-cache").stdin(Stdio::piped()).spawn()?;
+        parser.stdin.take().expect("piped").write_all(text.as_bytes())?;
+        assert!(parser.wait()?.success(), "apparmor_parser {action}:\n{text}");
+        Ok(())
+    }
+}
+
+impl Drop for Profile {
+    fn drop(&mut self) {
+        self.parser("--remove").expect("apparmor_parser --remove");
+    }
+}
+
+/// What the kernel says a process is under, and what it is let do.
+const LOOK: &str =
+    "cat /proc/self/attr/current; mkdir -p /kept; echo a 2>/dev/null > /kept/x && echo written || echo denied";
+
+#[test]
+fn a_container_and_its_execs_run_under_the_apparmor_profile() {
+    let test = "a_container_and_its_execs_run_under_the_apparmor_profile";
+    let (Some(first), Some(second)) = (Profile::load(test, "first"), Profile::load(test, "second")) else { return };
+    block_on(async {
+        let host = Host::new();
+        let under = |profile: &str| {
+            let profile = profile.to_owned();
+            move |spec: &mut serde_json::Value| spec["process"]["apparmorProfile"] = json!(profile)
+        };
+        // With a user that has no capabilities, and with what a seccomp profile lets do alone, as Docker has it.
+        for (uid, new_privileges) in [(0, true), (0, false), (1000, true)] {
+            let bundle = host.bundle(&format!("run-{uid}-{new_privileges}")).edit(under(&first.0)).edit(|spec| {
+                spec["process"]["user"]["uid"] = json!(uid);
+                spec["process"]["noNewPrivileges"] = json!(!new_privileges);
+                spec["linux"]["seccomp"] = json!({ "defaultAction": "SCMP_ACT_ALLOW" });
+            });
+            let bundle = bundle.script("cat /proc/self/attr/current");
+            assert_eq!(host.run(&bundle).await.ok(), format!("{} (enforce)\n", first.0), "{uid} {new_privileges}");
+        }
+        let enforced = |profile: &Profile| format!("{} (enforce)\ndenied\n", profile.0);
+        let bundle = host.bundle("one").args(&["sleep", "1000"]).edit(under(&first.0));
+        let container = host.start(&bundle).await;
+        assert_eq!(container.proc("attr/current"), format!("{} (enforce)\n", first.0));
+        // An exec that says nothing has the container's, and one that says something has its own.
+        assert_eq!(container.exec_script("a", LOOK).await.ok(), enforced(&first));
+        let mut process = bundle.process(&["sh", "-c", LOOK]);
+        process["apparmorProfile"] = json!(second.0);
+        assert_eq!(container.exec("b", &process).await.ok(), enforced(&second));
+        process["apparmorProfile"] = json!("unconfined");
+        assert_eq!(container.exec("c", &process).await.ok(), "unconfined\nwritten\n");
+        process["apparmorProfile"] = json!("dray-test-no-such");
+        container.exec_refused("d", &process).await.names(Code::INTERNAL, &["dray-test-no-such"]);
+        container.end().await;
+        let unknown = host.bundle("two").edit(under("dray-test-no-such"));
+        host.refused(&unknown).await.names(Code::INTERNAL, &["dray-test-no-such"]);
     });
 }
