@@ -1,6 +1,6 @@
 //! process.apparmorProfile, process.selinuxLabel, linux.mountLabel: on a host without the module refused, never left out; with
-//! AppArmor the profile is what the container runs under. What would be written for SELinux is seen by the unit tests of
-//! init/label.rs.
+//! AppArmor or SELinux (tests/data/selinux.conf is a policy that will do) they are what the container runs under. What
+//! would be written is seen by the unit tests of init/label.rs.
 
 mod common;
 
@@ -141,5 +141,51 @@ fn a_container_and_its_execs_run_under_the_apparmor_profile() {
         container.end().await;
         let unknown = host.bundle("two").edit(under("dray-test-no-such"));
         host.refused(&unknown).await.names(Code::INTERNAL, &["dray-test-no-such"]);
+    });
+}
+
+/// What distributions' policies have for containers (container-selinux).
+const CONTAINER: &str = "system_u:system_r:container_t:s0:c1,c2";
+const CONTAINER_FILE: &str = "system_u:object_r:container_file_t:s0:c1,c2";
+
+/// Whether the policy that is loaded knows a context (selinuxfs' `context`).
+fn knows(context: &str) -> bool {
+    std::fs::OpenOptions::new()
+        .write(true)
+        .open("/sys/fs/selinux/context")
+        .is_ok_and(|mut file| file.write_all(context.as_bytes()).is_ok())
+}
+
+#[test]
+fn a_container_its_execs_and_its_mounts_have_the_selinux_contexts() {
+    // Without a policy everything is a context.
+    if knows("no:such:context:s0") || ![CONTAINER, CONTAINER_FILE].into_iter().all(knows) {
+        let why = "no SELinux policy with container_t and container_file_t is loaded";
+        return skipped("a_container_its_execs_and_its_mounts_have_the_selinux_contexts", why);
+    }
+    block_on(async {
+        let host = Host::new();
+        let bundle = host.bundle("one").args(&["sleep", "1000"]).edit(|spec| {
+            spec["process"]["selinuxLabel"] = json!(CONTAINER);
+            spec["linux"]["mountLabel"] = json!(CONTAINER_FILE);
+        });
+        let container = host.start(&bundle).await;
+        // Some kernels end it with a NUL.
+        let own = |text: String| text.trim_end_matches(['\0', '\n']).to_owned();
+        assert_eq!(own(container.proc("attr/current")), CONTAINER);
+        assert_eq!(own(container.exec_script("a", "cat /proc/self/attr/current").await.ok()), CONTAINER);
+        let other = CONTAINER.replace("c1,c2", "c0");
+        let mut process = bundle.process(&["cat", "/proc/self/attr/current"]);
+        process["selinuxLabel"] = json!(other);
+        assert_eq!(own(container.exec("b", &process).await.ok()), other);
+        let table = container.exec_script("c", "cat /proc/self/mounts").await.ok();
+        for made in ["tmpfs /dev ", "devpts /dev/pts ", "shm /dev/shm ", "mqueue /dev/mqueue ", "tmpfs /run "] {
+            let labelled =
+                |line: &str| line.starts_with(made) && line.contains(&format!("context=\"{CONTAINER_FILE}\""));
+            assert!(table.lines().any(labelled), "{made}\n{table}");
+        }
+        process["selinuxLabel"] = json!("system_u:system_r:no_such_t:s0");
+        container.exec_refused("d", &process).await.names(Code::INTERNAL, &["no_such_t"]);
+        container.end().await;
     });
 }
