@@ -224,7 +224,7 @@ fn cve_2025_52565_the_console_is_bound_on_nothing_but_dev_console() {
                 spec["mounts"].as_array_mut().unwrap().extend([race.volume("/dev"), devpts]);
             });
             let created = race
-                .rounds(60, &bundle, true, |pid| {
+                .rounds(35, &bundle, true, |pid| {
                     let mounts = mounts_of(pid);
                     let terminals: Vec<_> = mounts.iter().filter(|mount| mount.fstype == "devpts").collect();
                     // A name that is exchanged later takes its mount along.
