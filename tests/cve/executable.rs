@@ -1,7 +1,7 @@
 //! CVE-2019-5736: the runtime's own file on the host, overwritten by way of /proc/PID/exe.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::fd::AsRawFd;
 use std::path::Path;
 
@@ -19,19 +19,6 @@ use crate::common::world::{SOON, until};
 
 async fn appears(path: &Path) {
     until(&path.display().to_string(), || path.exists()).await;
-}
-
-/// The exit status and stderr of a whole life.
-async fn run(shim: &Shim, bundle: &Bundle) -> (u32, String) {
-    let id = bundle.id.as_str();
-    let mut io = Io::fifos(bundle.scratch(), &format!("run-{id}"));
-    shim.create(bundle, &io).await.unwrap();
-    let waiting = shim.spawn_wait(id, "").await;
-    shim.start(id, "").await.unwrap();
-    let status = waiting.await.unwrap().unwrap().exit_status;
-    let stderr = io.stderr(SOON).await.unwrap();
-    shim.delete(id, "").await.unwrap();
-    (status, stderr)
 }
 
 /// CVE-2019-5736: the container executes the shim's own file as its program, holds it open, and writes to it when
@@ -90,7 +77,19 @@ fn cve_2019_5736_an_entrypoint_of_proc_self_exe_is_the_sealed_shim() {
         executable(&script.rootfs_dir().join("entrypoint"), "#!/proc/self/exe\n");
         let shim = Shim::start(&victim.path, &itself, &sink).await.unwrap();
         for bundle in [&itself, &script] {
-            let (status, stderr) = run(&shim, bundle).await;
+            let id = bundle.id.as_str();
+            let mut io = Io::fifos(&scratch, id);
+            let init = shim.create(bundle, &io).await.unwrap().pid;
+            // Root of the host may not write to what it is already, and will be once more: "Text file busy" would be an
+            // answer for as long as it runs only.
+            let exe = format!("/proc/{init}/exe");
+            let error = OpenOptions::new().write(true).open(&exe).expect_err("opened for writing");
+            assert_eq!(error.kind(), ErrorKind::ReadOnlyFilesystem, "{id}: {error}");
+            let waiting = shim.spawn_wait(id, "").await;
+            shim.start(id, "").await.unwrap();
+            let status = waiting.await.unwrap().unwrap().exit_status;
+            let stderr = io.stderr(SOON).await.unwrap();
+            shim.delete(id, "").await.unwrap();
             // It was the shim, which says that it is nothing here.
             assert!(status == 1 && stderr.starts_with("containerd-shim-dray-v2: "), "{status} {stderr}");
         }

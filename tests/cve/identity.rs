@@ -135,14 +135,15 @@ fn user_namespace(bundle: Bundle, maps: Value) -> Bundle {
 /// refused by its name, and what is large is whole.
 #[test]
 fn cve_2021_43784_what_is_too_long_is_refused_and_never_cut() {
-    // The tail is a path of its own after 65536 bytes, and where a length would be cut.
-    let long = |kept: &str| format!("{kept}{}", "/".repeat((1 << 16) + 4 - kept.len())) + "proc/self/ns/net";
-    for kept in ["/proc/self/ns/net", "/tmp"] {
+    // Of a length that is the first path's where it is cut to 16 bits.
+    let tail = "/proc/self/ns/net";
+    for kept in ["/proc/self/ns/net", "/proc/1/ns/net"] {
+        let long = format!("{kept}{}{tail}", "/".repeat((1 << 16) - tail.len()));
         let refusal = refused(|bundle| {
             bundle.edit(|spec| {
                 let namespaces = spec["linux"]["namespaces"].as_array_mut().unwrap();
                 let network = namespaces.iter_mut().find(|namespace| namespace["type"] == "network").unwrap();
-                network["path"] = json!(long(kept));
+                network["path"] = json!(long);
             })
         });
         refusal.names(Code::INVALID_ARGUMENT, &["net namespace path"]);

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde_json::{Value, json};
+use ttrpc::Code;
 
 use crate::common::attacker::attacker;
 use crate::common::block_on;
@@ -178,6 +179,17 @@ fn cve_2024_45310_no_directory_or_file_is_made_on_the_host() {
     });
 }
 
+/// What may be in the place of a null device.
+const OTHERS: [&str; 3] = ["a link", "a file", "another device"];
+
+fn make_other(path: &Path, other: &str) {
+    match other {
+        "a link" => symlink(CORE_PATTERN, path).unwrap(),
+        "a file" => fs::write(path, "").unwrap(),
+        _ => mknod(path, SFlag::S_IFCHR, Mode::S_IRWXU, makedev(1, 5)).unwrap(),
+    }
+}
+
 /// CVE-2025-31133: runc covered masked files with whatever was at the container's /dev/null: a link to a file in /proc
 /// made that writable. Here it is the null device by what the descriptor says that is then bound, or there is no container.
 #[test]
@@ -186,16 +198,11 @@ fn cve_2025_31133_what_covers_a_masked_file_is_the_null_device() {
     let masked: Vec<_> = masked.into_iter().filter(|path| Path::new(path).exists()).collect();
     assert!(!masked.is_empty());
     let null = |path: &Path| mknod(path, SFlag::S_IFCHR, Mode::from_bits_truncate(0o666), makedev(1, 3)).unwrap();
-    for other in ["a link", "a file", "another device"] {
+    for other in OTHERS {
         block_on(async {
             let race = Race::start("volume", "null", "other", |volume, _| {
                 null(&volume.join("null"));
-                let other_path = volume.join("other");
-                match other {
-                    "a link" => symlink(CORE_PATTERN, other_path).unwrap(),
-                    "a file" => fs::write(other_path, "").unwrap(),
-                    _ => mknod(&other_path, SFlag::S_IFCHR, Mode::S_IRWXU, makedev(1, 5)).unwrap(),
-                }
+                make_other(&volume.join("other"), other);
             })
             .await;
             let bundle = Bundle::new(&race.world.scratch, "victim").edit(without_dev).edit(|spec| {
@@ -213,6 +220,21 @@ fn cve_2025_31133_what_covers_a_masked_file_is_the_null_device() {
                 .await;
             assert!(created > 0, "{other}");
             race.end().await;
+        });
+    }
+}
+
+/// CVE-2025-31133, in an image without a mount on /dev: what it has in the place of a default device is not taken for that.
+#[test]
+fn cve_2025_31133_an_image_with_another_dev_null_is_refused() {
+    for other in OTHERS {
+        block_on(async {
+            let host = Host::new();
+            let bundle = host.bundle("one").plain_rootfs().edit(without_dev);
+            make_other(&bundle.rootfs_dir().join("dev/null"), other);
+            host.refused(&bundle)
+                .await
+                .names(Code::INVALID_ARGUMENT, &["making devices", "/dev/null", "something else"]);
         });
     }
 }
