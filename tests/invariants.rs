@@ -8,10 +8,10 @@ use std::io::{ErrorKind, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::bundle::Bundle;
-use common::driver::{Shim, await_exit, code, open_pid};
+use common::driver::{Shim, await_exit, open_pid};
 use common::events::EventSink;
 use common::scratch::Scratch;
 use common::stdio::Io;

@@ -4,8 +4,7 @@ mod common;
 
 use std::fs;
 
-use common::block_on;
-use common::container::{Host, refused, run_script};
+use common::container::{refused, run_script};
 use serde_json::{Value, json};
 use ttrpc::Code;
 
