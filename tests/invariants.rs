@@ -8,13 +8,15 @@ use std::io::{ErrorKind, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::bundle::Bundle;
-use common::driver::{Shim, await_exit, code, open_pid};
+use common::driver::{Shim, await_exit, open_pid};
 use common::events::EventSink;
 use common::scratch::Scratch;
 use common::stdio::Io;
+use common::user::{apart, as_user};
+use common::victim::{Victim, long_directory, wrapped};
 use common::{block_on, seccomp, shim_binary};
 use rustix::thread::CapabilitySet;
 use serde_json::{Value, json};
@@ -67,33 +69,6 @@ fn bit(signal: i32) -> u64 {
     1 << (signal - 1)
 }
 
-/// Runs `body` in a thread of its own, whose credentials, filters and the like end with it: they are a thread's, and are
-/// inherited by the shims that it starts.
-fn apart<T: Send>(body: impl FnOnce() -> T + Send) -> T {
-    std::thread::scope(|scope| scope.spawn(body).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-}
-
-/// A program that becomes the shim after `preparation`, in shell.
-fn wrapped(scratch: &Scratch, preparation: &str) -> PathBuf {
-    let path = scratch.dir().join("wrapped-shim");
-    let text = format!("#!/bin/sh\n{preparation}\nexec {} \"$@\"\n", shim_binary().display());
-    executable(&path, &text);
-    path
-}
-
-fn executable(path: &Path, text: &str) {
-    let source = path.with_extension("text");
-    fs::write(&source, text).unwrap();
-    install(&source, path);
-}
-
-/// Another process writes it: a descriptor of ours, open for writing, may be in a child that another test has just forked,
-/// and the file cannot be executed until that child closes it.
-fn install(source: &Path, path: &Path) {
-    let status = std::process::Command::new("install").args(["-m", "755"]).arg(source).arg(path).status();
-    assert!(status.unwrap().success(), "install {}", path.display());
-}
-
 // One thread.
 
 #[test]
@@ -138,31 +113,12 @@ fn the_shim_has_one_thread_whatever_it_is_asked() {
 
 // The executable is sealed (CVE-2019-5736).
 
-/// A copy of the shim's executable that may be lost.
-struct Victim {
-    path: PathBuf,
-    content: Vec<u8>,
-}
-
-impl Victim {
-    fn new(scratch: &Scratch, directory: &str) -> Victim {
-        let path = scratch.dir().join(directory).join("containerd-shim-dray-v2");
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        install(&shim_binary(), &path);
-        Victim { content: fs::read(&path).unwrap(), path }
-    }
-
-    fn is_whole(&self) {
-        assert!(fs::read(&self.path).unwrap() == self.content, "the host's executable was overwritten");
-    }
-}
-
 /// The strongest attacker is root on the host: what it cannot do to the file that runs, no container can.
 #[test]
 fn nobody_can_write_to_the_file_that_runs() {
     // overlayfs' own characters in the path; what separates options, which an overlayfs that has them as text does not
     // take; a path for which fsconfig(2) has no room.
-    let long = ["long".repeat(30), "path".repeat(30), "here".repeat(30)].join("/");
+    let long = long_directory();
     for (directory, in_memory) in
         [("plain", false), (r"a:b\c", false), ("a,b", common::linux() < (6, 5)), (long.as_str(), true)]
     {
@@ -198,78 +154,6 @@ fn overwrite(path: &Path) -> std::io::Result<()> {
     fs::OpenOptions::new().write(true).open(path)?.write_at(b"#!evil", 0).map(drop)
 }
 
-/// The attack itself: the container executes the shim's own file as its program, holds it open, and writes to it when
-/// nobody runs it any more, the shim neither. The complaint of the one that is executed is longer than pipe and fifo,
-/// which keeps it there.
-#[test]
-fn a_container_that_executes_the_shim_cannot_overwrite_it() {
-    block_on(async {
-        let scratch = Scratch::new();
-        let sink = EventSink::start(&scratch);
-        let victim = Victim::new(&scratch, "plain");
-        let marks = scratch.dir().join("marks");
-        fs::create_dir(&marks).unwrap();
-        let bind = json!({"destination": "/marks", "type": "bind", "source": marks, "options": ["rbind", "rw"]});
-        let bundle = Bundle::new(&scratch, "one").args(&["sleep", "1000"]).mount(bind);
-        let shim = Shim::start(&victim.path, &bundle, &sink).await.unwrap();
-        shim.create(&bundle, &Io::null()).await.unwrap();
-        shim.start("one", "").await.unwrap();
-
-        let complaint = "\u{1}".repeat(100_000);
-        let process = bundle.process(&["/proc/self/exe", "-namespace", "x", &complaint]);
-        shim.exec("one", "copy", &process, &Io::fifos_unread(&scratch, "copy")).await.unwrap();
-        shim.start("one", "copy").await.unwrap();
-        let attack = r#"
-            for process in /proc/[0-9]*; do
-                case $(readlink $process/exe) in *containerd-shim*) found=$process ;; esac
-            done
-            exec 9<$found/exe || exit
-            (echo evil >$found/exe) 2>/dev/null && echo while it runs >>/marks/written
-            kill -9 ${found#/proc/}
-            touch /marks/held
-            until [ -e /marks/alone ]; do sleep 0.1; done
-            (echo evil >/proc/self/fd/9) 2>/dev/null && echo afterwards >>/marks/written
-            touch /marks/tried"#;
-        shim.exec("one", "attack", &bundle.process(&["sh", "-c", attack]), &Io::null()).await.unwrap();
-        shim.start("one", "attack").await.unwrap();
-        appears(&marks.join("held")).await;
-        shim.kill_shim().await.unwrap();
-        fs::write(marks.join("alone"), "").unwrap();
-        appears(&marks.join("tried")).await;
-        let written = fs::read_to_string(marks.join("written")).unwrap_or_default();
-        assert_eq!(written, "", "the container wrote to the shim's file");
-        victim.is_whole();
-    });
-}
-
-async fn appears(path: &Path) {
-    let deadline = Instant::now() + SOON;
-    while !path.exists() {
-        assert!(Instant::now() < deadline, "no {}", path.display());
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
-
-#[test]
-fn a_container_whose_program_is_the_shim_itself_harms_nothing() {
-    block_on(async {
-        let scratch = Scratch::new();
-        let sink = EventSink::start(&scratch);
-        let victim = Victim::new(&scratch, "plain");
-        let itself = Bundle::new(&scratch, "itself").args(&["/proc/self/exe"]).plain_rootfs();
-        let script = Bundle::new(&scratch, "script").args(&["/entrypoint"]).plain_rootfs();
-        executable(&script.rootfs_dir().join("entrypoint"), "#!/proc/self/exe\n");
-        let shim = Shim::start(&victim.path, &itself, &sink).await.unwrap();
-        for bundle in [&itself, &script] {
-            let (status, _, stderr) = run(&shim, bundle).await;
-            // It was the shim, which says that it is nothing here.
-            assert!(status == 1 && stderr.starts_with("containerd-shim-dray-v2: "), "{status} {stderr}");
-        }
-        victim.is_whole();
-        assert_eq!(shim.pids("itself").await.map_err(|e| code(&e)), Err(Some(ttrpc::Code::NOT_FOUND)));
-    });
-}
-
 #[test]
 fn a_server_that_is_not_sealed_refuses() {
     let mut command = std::process::Command::new(shim_binary());
@@ -294,20 +178,6 @@ fn secrets(pid: i32) -> Vec<&'static str> {
         .collect();
     got.extend(["exe", "root", "cwd", "fd/0"].into_iter().filter(|name| fs::read_link(path(name)).is_ok()));
     got
-}
-
-/// Runs `body` as a user without groups and capabilities.
-fn as_user<T: Send>(uid: u32, body: impl FnOnce() -> T + Send) -> T {
-    apart(|| {
-        rustix::thread::set_thread_groups(&[]).unwrap();
-        let (gid, uid) = (rustix::process::Gid::from_raw(uid), rustix::process::Uid::from_raw(uid));
-        rustix::thread::set_thread_res_gid(gid, gid, gid).unwrap();
-        rustix::thread::set_thread_res_uid(uid, uid, uid).unwrap();
-        let none = CapabilitySet::empty();
-        let sets = rustix::thread::CapabilitySets { effective: none, permitted: none, inheritable: none };
-        rustix::thread::set_capabilities(None, sets).unwrap();
-        body()
-    })
 }
 
 /// Between its change of ids and its execve an init has its container's user and capabilities, and the shim's memory.

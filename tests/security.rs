@@ -5,6 +5,7 @@ mod common;
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
+use common::attacker::{attack, attacker, watch_newcomers, with_ptrace};
 use common::bundle::Bundle;
 use common::driver::{Shim, StartOptions, await_exit, open_pid, start_action};
 use common::events::EventSink;
@@ -14,9 +15,6 @@ use common::{block_on, shim_binary};
 use serde_json::json;
 
 const SOON: Duration = Duration::from_secs(10);
-
-/// Set in a container whose program is this test binary: what it is to try, and on what.
-const ATTACK: &str = "DRAY_TEST_ATTACK";
 
 /// Runs the bundle's container to its end; gives its output.
 async fn output_of(bundle: &Bundle, sink: &EventSink) -> String {
@@ -32,30 +30,22 @@ async fn output_of(bundle: &Bundle, sink: &EventSink) -> String {
     out + &err
 }
 
-/// The bundle with this very binary as its program, doing `attack`.
-fn attacker(bundle: Bundle, attack: &str) -> Bundle {
-    let exe = std::env::current_exe().expect("own path");
-    bundle
-        .mount(json!({"destination": "/attacker", "type": "bind", "source": exe, "options": ["rbind", "ro"]}))
-        .args(&["/attacker", "--exact", "inside_the_container", "--ignored", "--nocapture"])
-        .edit(|spec| spec["process"]["env"].as_array_mut().unwrap().push(json!(format!("{ATTACK}={attack}"))))
-}
-
 /// Not a test: what the containers of the others run.
 #[test]
 #[ignore = "the program of the other tests' containers"]
 fn inside_the_container() {
-    let Ok(attack) = std::env::var(ATTACK) else { return };
-    match attack.split_once(' ') {
-        Some(("mountinfo", needle)) => watch_newcomers(|pid| {
-            std::fs::read_to_string(format!("/proc/{pid}/mountinfo")).is_ok_and(|text| text.contains(needle))
+    let Some(attack) = attack() else { return };
+    let words: Vec<&str> = attack.iter().map(String::as_str).collect();
+    match words[..] {
+        ["mountinfo", needle] => watch(|pid| {
+            // The space behind it is the table's.
+            std::fs::read_to_string(format!("/proc/{pid}/mountinfo"))
+                .is_ok_and(|text| text.contains(&format!("{needle} ")))
         }),
-        Some(("root", secret)) => {
-            watch_newcomers(|pid| std::fs::metadata(format!("/proc/{pid}/root{secret}")).is_ok());
-        }
-        None if attack == "exe" => watch_newcomers(is_seen_as_the_shim),
-        None if attack == "keyring" => println!("keyring={}", session_keyring()),
-        _ => panic!("unknown attack {attack}"),
+        ["root", secret] => watch(|pid| std::fs::metadata(format!("/proc/{pid}/root{secret}")).is_ok()),
+        ["exe"] => watch(is_seen_as_the_shim),
+        ["keyring"] => println!("keyring={}", session_keyring()),
+        _ => panic!("unknown attack {attack:?}"),
     }
 }
 
@@ -75,26 +65,11 @@ fn is_seen_as_the_shim(pid: u32) -> bool {
     false
 }
 
-/// Looks at every process that appears, as early as it can be seen, until `/stop` is there.
-fn watch_newcomers(caught: impl Fn(u32) -> bool) {
+/// Counts those processes among all that appear.
+fn watch(caught: impl Fn(u32) -> bool) {
     println!("watching");
-    let mut next = std::process::id() + 1;
-    let (mut found, mut seen) = (0, 0);
-    while !std::path::Path::new("/stop").exists() {
-        for _ in 0..1000 {
-            // Threads and processes that came and went leave holes.
-            let Some(pid) = (next..next + 8).find(|pid| std::path::Path::new(&format!("/proc/{pid}")).exists()) else {
-                continue;
-            };
-            next = pid + 1;
-            seen += 1;
-            // From here on it is ours to look at for as long as we like: CAP_KILL is a default capability.
-            let process = rustix::process::Pid::from_raw(pid as i32).unwrap();
-            let _ = rustix::process::kill_process(process, rustix::process::Signal::STOP);
-            found += u32::from(caught(pid));
-            let _ = rustix::process::kill_process(process, rustix::process::Signal::CONT);
-        }
-    }
+    let mut found = 0;
+    let seen = watch_newcomers(|pid| found += u32::from(caught(pid)));
     println!("seen={seen} caught={found}");
 }
 
@@ -137,21 +112,13 @@ fn an_exec_on_its_way_shows_nothing_of_the_hosts_mounts() {
             let scratch = Scratch::new();
             let sink = EventSink::start(&scratch);
             // The mount point of the rootfs is in the host's table alone.
-            let needle = scratch.dir().join("bundles/one/rootfs ");
+            let needle = scratch.dir().join("bundles/one/rootfs");
             let bundle = attacker(Bundle::new(&scratch, "one"), &format!("mountinfo {}", needle.display()));
             let bundle = if user { bundle.user_namespace(100_000) } else { bundle };
             let text = exec_beside(&bundle, &sink).await;
             assert!(text.contains("caught=0"), "{text}");
         });
     }
-}
-
-fn with_ptrace(bundle: Bundle) -> Bundle {
-    bundle.edit(|spec| {
-        for set in ["bounding", "effective", "permitted"] {
-            spec["process"]["capabilities"][set].as_array_mut().unwrap().push(json!("CAP_SYS_PTRACE"));
-        }
-    })
 }
 
 /// CAP_SYS_PTRACE opens /proc/PID/root of a process that is not dumpable too: it must be the container's root already.
@@ -173,7 +140,7 @@ fn an_exec_on_its_way_is_no_way_to_the_hosts_files() {
 
 /// Root of the container has the same uid, and what is dumpable is its to read: the shim's memory, for one (CVE-2016-9962).
 #[test]
-fn an_exec_on_its_way_cannot_be_looked_into() {
+fn cve_2016_9962_an_exec_on_its_way_cannot_be_looked_into() {
     for user in [false, true] {
         block_on(async {
             let scratch = Scratch::new();

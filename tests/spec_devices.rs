@@ -124,45 +124,6 @@ fn masked_files_are_empty_and_masked_directories_cannot_be_written() {
     });
 }
 
-/// CVE-2025-31133: what covers a masked file is the null device or nothing. Here /dev is the image's own.
-#[test]
-fn an_image_with_another_dev_null_is_refused() {
-    for what in ["a link", "a file", "another device"] {
-        block_on(async {
-            let host = Host::new();
-            let image = host.scratch.dir().join("image-dev");
-            fs::create_dir(&image).unwrap();
-            let null = image.join("null");
-            match what {
-                "a link" => symlink("/proc/sysrq-trigger", &null).unwrap(),
-                "a file" => fs::write(&null, "").unwrap(),
-                _ => nix::sys::stat::mknod(
-                    &null,
-                    nix::sys::stat::SFlag::S_IFCHR,
-                    nix::sys::stat::Mode::from_bits_truncate(0o666),
-                    nix::sys::stat::makedev(1, 5),
-                )
-                .unwrap(),
-            }
-            let without_dev = |spec: &mut Value| {
-                spec["mounts"]
-                    .as_array_mut()
-                    .unwrap()
-                    .retain(|m| !m["destination"].as_str().unwrap().starts_with("/dev"));
-            };
-            // By a bind on /dev, which is not filled by the shim: only the mask looks at it.
-            let bind = json!({"destination": "/dev", "source": image, "options": ["bind"]});
-            let refusal = host.refused(&host.bundle("one").edit(without_dev).mount(bind)).await;
-            assert!(refusal.message.contains("masking paths") && refusal.message.contains("/dev/null"), "{refusal:?}");
-            // In the rootfs itself: the default device cannot be made.
-            let bundle = host.bundle("two").plain_rootfs().edit(without_dev);
-            fs::rename(&null, bundle.rootfs_dir().join("dev/null")).unwrap();
-            let refusal = host.refused(&bundle).await;
-            refusal.names(Code::INVALID_ARGUMENT, &["making devices", "/dev/null", "something else"]);
-        });
-    }
-}
-
 /// The node that covers masked files is the container's own: what its root does to it is not done to the host's.
 #[test]
 fn the_hosts_null_device_keeps_its_owner_and_mode() {

@@ -6,6 +6,7 @@
 use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -18,6 +19,9 @@ use super::steps::Born;
 
 /// The most that is read of the file: it is the image's, and may be of any size.
 const LONGEST: u64 = 4 << 20;
+
+/// The length of a path with its NUL (limits.h): a name of a directory is no longer, nor is an environment to be filled.
+const PATH_MAX: usize = libc::PATH_MAX as usize;
 
 /// Finds the home directory of the user that the process is to have, unless its environment says one.
 pub fn find(born: &mut Born<'_>) -> Result<()> {
@@ -46,13 +50,26 @@ fn given(env: &[CString]) -> bool {
 }
 
 fn read(uid: u32) -> Result<Option<Vec<u8>>> {
+    let (root, passwd) = (Root::open(Path::new("/"))?, Path::new("etc/passwd"));
+    // Before it is opened, which of a device is an act.
+    if !is_of_an_image(root.resolve(passwd)?)? {
+        return Ok(None);
+    }
     // Not to wait for a writer where it is a fifo, nor to get a controlling terminal.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let file = Root::open(Path::new("/"))?.open_file(Path::new("etc/passwd"), flags)?;
-    match FileType::from_raw_mode(path::stat(&file)?.st_mode) {
-        FileType::RegularFile => Ok(home_of(uid, BufReader::new(File::from(file).take(LONGEST)))),
-        _ => Ok(None),
+    let file = root.open_file(passwd, flags)?;
+    // And after: the container of an exec may have exchanged it.
+    match is_of_an_image(&file)? {
+        true => Ok(home_of(uid, BufReader::new(File::from(file).take(LONGEST)))),
+        false => Ok(None),
     }
+}
+
+/// A link may lead it into /proc, where this process, which still is a copy of the shim and as able as that, has the
+/// shim's environment for a file, and the host its log.
+fn is_of_an_image(file: impl AsFd) -> Result<bool> {
+    let is_file = FileType::from_raw_mode(path::stat(&file)?.st_mode) == FileType::RegularFile;
+    Ok(is_file && !path::is_of_kernel(file)?)
 }
 
 /// The home directory of the first entry with this uid: `name:password:uid:gid:comment:home:shell`.
@@ -62,7 +79,11 @@ fn home_of(uid: u32, passwd: impl BufRead) -> Option<Vec<u8>> {
         let number: u32 = OsStr::from_bytes(fields.next()?).to_str()?.parse().ok()?;
         (number == uid).then(|| fields.nth(2).map(<[u8]>::to_vec))?
     };
-    passwd.split(b'\n').map_while(std::io::Result::ok).find_map(entry).filter(|home| !home.is_empty())
+    passwd
+        .split(b'\n')
+        .map_while(std::io::Result::ok)
+        .find_map(entry)
+        .filter(|home| (1..PATH_MAX).contains(&home.len()))
 }
 
 #[cfg(test)]

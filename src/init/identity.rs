@@ -130,9 +130,15 @@ fn check(path: &CString) -> Result<CString> {
 /// An error about the program itself: `exec: "name": cause`. The specification is at fault, not the shim.
 pub fn exec_error(name: &CString, error: Error) -> Error {
     let kind = match error.errno() {
-        Some(libc::ENOENT | libc::EACCES | libc::EISDIR | libc::ENOEXEC | libc::ENOTDIR | libc::ELOOP) => {
-            Kind::InvalidArgument
-        }
+        Some(
+            libc::ENOENT
+            | libc::EACCES
+            | libc::EISDIR
+            | libc::ENOEXEC
+            | libc::ENOTDIR
+            | libc::ELOOP
+            | libc::ENAMETOOLONG,
+        ) => Kind::InvalidArgument,
         _ => error.kind(),
     };
     error.context(format!("exec: {:?}", name.to_string_lossy())).with_kind(kind)

@@ -234,6 +234,14 @@ pub fn is_procfs(fd: impl AsFd) -> Result<bool> {
     Ok(rustix::fs::fstatfs(fd).os(|| "fstatfs")?.f_type == rustix::fs::PROC_SUPER_MAGIC)
 }
 
+/// True when `fd` is on a file system whose files are the kernel's words: procfs, sysfs (statfs(2)).
+pub fn is_of_kernel(fd: impl AsFd) -> Result<bool> {
+    /// linux/magic.h
+    const SYSFS_MAGIC: rustix::fs::FsWord = 0x6265_6572;
+    let magic = rustix::fs::fstatfs(fd).os(|| "fstatfs")?.f_type;
+    Ok([rustix::fs::PROC_SUPER_MAGIC, SYSFS_MAGIC].contains(&magic))
+}
+
 fn not_a_name(path: &Path) -> Error {
     Error::new(Kind::InvalidArgument, format!("{} does not end in a file name", path.display()))
 }
@@ -294,5 +302,13 @@ mod tests {
         let error = root.resolve(Path::new("/proc/self/root/etc")).unwrap_err();
         assert_eq!(error.errno(), Some(libc::ELOOP), "{error}");
         assert!(is_procfs(root.resolve(Path::new("/proc")).unwrap()).unwrap());
+    }
+
+    #[test]
+    fn file_systems_of_the_kernels_words_are_known() {
+        let root = Root::open(Path::new("/")).unwrap();
+        let known = ["/proc/version", "/sys/kernel", "/etc"]
+            .map(|path| is_of_kernel(root.resolve(Path::new(path)).unwrap()).unwrap());
+        assert_eq!(known, [true, true, false]);
     }
 }

@@ -1,6 +1,7 @@
 //! What the rooted tests and the bench share: a shim driven as containerd drives it, bundles, and containerd itself.
 #![allow(dead_code)] // Every test file is a crate of its own and uses a part of this.
 
+pub mod attacker;
 pub mod bundle;
 pub mod container;
 pub mod containerd;
@@ -16,6 +17,8 @@ pub mod pty;
 pub mod scratch;
 pub mod seccomp;
 pub mod stdio;
+pub mod user;
+pub mod victim;
 pub mod world;
 
 use std::path::PathBuf;
