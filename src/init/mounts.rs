@@ -1,16 +1,17 @@
 //! The specification's mounts, in its order: each made detached, its destination resolved in-root after the mounts
 //! before it, and attached to that descriptor.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Context, Error, Kind, Os, Result};
-use crate::spec::mount_options::{MountOptions, Propagation};
-use crate::sys::mount::{FileSystem, Mount};
+use crate::spec::mount_options::{Attributes, MountOptions, Propagation};
+use crate::sys::mount::{self, FileSystem, Mount};
 use crate::sys::path::{self, Root};
 
+use super::copy_up;
 use super::label::CONTEXT;
-use super::plan::{CgroupHierarchy, MountPlan, Rootfs, Source};
+use super::plan::{CgroupHierarchy, Mapped, MountPlan, Rootfs, Source};
 use super::rootfs;
 use super::sources::Received;
 use super::steps::Born;
@@ -53,9 +54,9 @@ pub fn open_shared(plan: &Rootfs) -> Result<Vec<(usize, Mount)>> {
     for (index, mount) in plan.mounts.iter().enumerate() {
         let Source::Bind(source) = &mount.source else { continue };
         if mount.options.propagation.map_or(root_is, |(kind, _)| kind == Propagation::Shared) {
-            let mount = open_source(source, mount.options.recursive_bind)
+            let opened = open_source(source, mount.options.recursive_bind, mount.mapped.as_ref(), None)
                 .context(|| mount.destination.display().to_string())?;
-            shared.push((index, mount));
+            shared.push((index, opened));
         }
     }
     Ok(shared)
@@ -66,10 +67,11 @@ fn mount_one(root: &Root, plan: &MountPlan, shared: Option<Mount>, sources: &mut
         Source::Bind(source) => match sources {
             Some(sources) => bind(root, plan, &Mount::from(sources.take()?)).map_err(locked),
             None => {
-                let open = || open_source(source, plan.options.recursive_bind);
+                let open = || open_source(source, plan.options.recursive_bind, plan.mapped.as_ref(), None);
                 bind(root, plan, &shared.map_or_else(open, Ok)?)
             }
         },
+        Source::Remount => remount(root, plan),
         Source::FileSystem { kind, name } => {
             let made = file_system(root, plan, kind, name);
             if sources.is_some() { made.map_err(|e| foreign(e, kind)) } else { made }
@@ -78,10 +80,50 @@ fn mount_one(root: &Root, plan: &MountPlan, shared: Option<Mount>, sources: &mut
     }
 }
 
-/// The bind's source is opened as the host, in the host's tree, of which this mount namespace still is a copy.
-pub(super) fn open_source(source: &Path, recursive: bool) -> Result<Mount> {
-    Mount::clone_path(None, source, recursive)
-        .map_err(|e| if e.errno() == Some(libc::ENOENT) { e.with_kind(Kind::InvalidArgument) } else { e })
+/// The bind's source is opened as the host, in the host's tree, of which this mount namespace still is a copy; and its
+/// owners are mapped, which the kernel does as long as it is nowhere. `own` is the container's user namespace, where that
+/// has a mapping that is asked for.
+pub(super) fn open_source(
+    source: &Path,
+    recursive: bool,
+    mapped: Option<&Mapped>,
+    own: Option<BorrowedFd<'_>>,
+) -> Result<Mount> {
+    let mount = Mount::clone_path(None, source, recursive)
+        .map_err(|e| if e.errno() == Some(libc::ENOENT) { e.with_kind(Kind::InvalidArgument) } else { e })?;
+    if let Some(Mapped { mapping, users }) = mapped {
+        let users = users.as_deref().map(AsFd::as_fd).or(own);
+        let users = users.ok_or_else(|| Error::new(Kind::Internal, "there is no user namespace to map owners by"))?;
+        mount.map_ids(users, mapping.recursive).map_err(|e| match e.errno() {
+            Some(libc::EINVAL) => e.context(mount::kind_at(source).unwrap_or_default()),
+            _ => e,
+        })?;
+    }
+    Ok(mount)
+}
+
+/// Changes what is mounted at the destination by an earlier entry; under its own name, so that an image does not lead what
+/// is to be loosened here to another mount.
+fn remount(root: &Root, plan: &MountPlan) -> Result<()> {
+    let target = root.resolve_no_links(&plan.destination)?;
+    if !path::is_mount_root(&target)? {
+        return Err(Error::new(Kind::InvalidArgument, "remount: nothing is mounted there"));
+    }
+    let mount = Mount::from(target);
+    let (own, tree) = (postponed(plan, plan.options.attrs), postponed(plan, plan.options.recursive));
+    mount.restrict(own.set, own.clear).map_err(locked)?;
+    if !tree.is_empty() {
+        mount.restrict_tree(tree.set, tree.clear).map_err(locked)?;
+    }
+    propagate(&mount, &plan.options)
+}
+
+/// A read-only /dev becomes so when its devices are made (init/devices.rs).
+fn postponed(plan: &MountPlan, mut attrs: Attributes) -> Attributes {
+    if is_dev(&plan.destination) {
+        attrs.set &= !libc::MOUNT_ATTR_RDONLY;
+    }
+    attrs
 }
 
 fn bind(root: &Root, plan: &MountPlan, mount: &Mount) -> Result<()> {
@@ -137,13 +179,16 @@ fn file_system(root: &Root, plan: &MountPlan, kind: &str, name: &str) -> Result<
         // tmpfs' own, 1777, so that any user of the container can write to it.
         fs.set("mode", Some(&format!("{:o}", path::stat(&target)?.st_mode & 0o7777)))?;
     }
-    // A read-only /dev becomes so when its devices are made (init/devices.rs).
-    let mut attrs = plan.options.attr_set;
-    if is_dev(&plan.destination) {
-        attrs &= !libc::MOUNT_ATTR_RDONLY;
+    let attrs = postponed(plan, plan.options.top()).set;
+    if !plan.options.tmpcopyup || !covers {
+        let mount = fs.mount(attrs)?;
+        mount.attach(target.as_fd())?;
+        return propagate(&mount, &plan.options);
     }
-    let mount = fs.mount(attrs)?;
-    mount.attach(target.as_fd())?;
+    // Seen by nobody before it is complete.
+    let mount = fs.mount(attrs & !libc::MOUNT_ATTR_RDONLY)?;
+    copy_up::copy(&target, &mount).context(|| "tmpcopyup")?;
+    mount.attach_with(target.as_fd(), attrs & libc::MOUNT_ATTR_RDONLY, 0)?;
     propagate(&mount, &plan.options)
 }
 
@@ -166,7 +211,12 @@ pub fn is_dev(destination: &Path) -> bool {
 }
 
 fn attach(mount: &Mount, target: &OwnedFd, options: &MountOptions) -> Result<()> {
-    mount.attach_with(target.as_fd(), options.attr_set, options.attr_clr)?;
+    let tree = options.recursive;
+    if !tree.is_empty() {
+        mount.restrict_tree(tree.set, tree.clear)?;
+    }
+    let top = options.top();
+    mount.attach_with(target.as_fd(), top.set, top.clear)?;
     propagate(mount, options)
 }
 
@@ -220,6 +270,7 @@ fn cgroup_v1(root: &Root, plan: &MountPlan, hierarchies: &[CgroupHierarchy]) -> 
     for (key, value) in plan.options.data.iter().filter(|(key, _)| key == CONTEXT) {
         fs.set(key, value.as_deref())?;
     }
+    let attrs = plan.options.top();
     let top = fs.mount(hidden)?;
     top.attach(target.as_fd())?;
     let top_root = Root::from_fd(Mount::from(rustix::io::dup(&top).os(|| "dup")?).into());
@@ -232,16 +283,16 @@ fn cgroup_v1(root: &Root, plan: &MountPlan, hierarchies: &[CgroupHierarchy]) -> 
                 for (key, value) in options {
                     fs.set(key, value.as_deref())?;
                 }
-                fs.mount(hidden | plan.options.attr_set)?
+                fs.mount(hidden | attrs.set)?
             }
             None => Mount::clone_path(None, &hierarchy.directory, false)?,
         };
-        mount.attach_with(directory.as_fd(), hidden | plan.options.attr_set, 0).context(|| hierarchy.name.clone())?;
+        mount.attach_with(directory.as_fd(), hidden | attrs.set, 0).context(|| hierarchy.name.clone())?;
         for link in &hierarchy.links {
             rustix::fs::symlinkat(hierarchy.name.as_str(), &top_root, link.as_str())
                 .os(|| format!("symlink {link}"))?;
         }
     }
-    top.restrict(plan.options.attr_set, plan.options.attr_clr)?;
+    top.restrict(attrs.set, attrs.clear)?;
     propagate(&top, &plan.options)
 }

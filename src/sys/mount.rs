@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, Mode, OFlags, StatVfsMountFlags};
+use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
     UnmountFlags,
@@ -14,7 +14,7 @@ use rustix::mount::{
 
 use crate::error::{Error, Kind, Os, Result};
 
-use super::path;
+use super::{mount_flags, path};
 
 /// A file system being configured (fsopen(2)).
 #[derive(Debug)]
@@ -122,6 +122,21 @@ impl Mount {
         }
     }
 
+    /// Changes the attributes of this mount, attached or not, and of all that is mounted below it (mount_setattr(2) with
+    /// AT_RECURSIVE).
+    ///
+    /// # Errors
+    /// `Unimplemented` before Linux 5.12: mount(2) changes one mount at a time, and a tree that is half done is not what was
+    /// asked for.
+    pub fn restrict_tree(&self, set: u64, clear: u64) -> Result<()> {
+        self.set_attributes(set, clear, 0, true).map_err(|e| match e.errno() {
+            Some(libc::ENOSYS) => {
+                e.with_kind(Kind::Unimplemented).context("attributes of a whole tree can be set from Linux 5.12 on")
+            }
+            _ => e,
+        })
+    }
+
     /// Changes the propagation of this attached mount: one of MS_SHARED, MS_SLAVE, MS_PRIVATE, MS_UNBINDABLE.
     pub fn propagate(&self, flag: u64, recursive: bool) -> Result<()> {
         match self.set_attributes(0, 0, flag, recursive) {
@@ -173,13 +188,10 @@ impl Mount {
         if done == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
     }
 
-    /// mount(2) with MS_REMOUNT|MS_BIND on this attached mount. It replaces all flags: those there are kept.
+    /// mount(2) with MS_REMOUNT|MS_BIND on this attached mount.
     fn remount(&self, set: u64, clear: u64) -> Result<()> {
         let now = rustix::fs::fstatvfs(&self.0).os(|| "fstatvfs")?.f_flag;
-        let kept = FLAGS.iter().filter(|(attr, st, _)| now.contains(*st) && clear & attr == 0);
-        let kept = kept.fold(MountFlags::BIND, |flags, (_, _, ms)| flags | *ms);
-        let wanted = FLAGS.iter().filter(|(attr, _, _)| set & attr != 0);
-        let flags = wanted.fold(kept, |flags, (_, _, ms)| flags | *ms);
+        let flags = mount_flags::of_remount(now, set, clear);
         rustix::mount::mount_remount(self.proc_path().as_str(), flags, c"").os(|| "mount remount")
     }
 
@@ -188,16 +200,6 @@ impl Mount {
         format!("/proc/self/fd/{}", self.0.as_raw_fd())
     }
 }
-
-/// One flag under its three names: mount_setattr(2), statvfs(3), mount(2).
-const FLAGS: &[(u64, StatVfsMountFlags, MountFlags)] = &[
-    (libc::MOUNT_ATTR_RDONLY, StatVfsMountFlags::RDONLY, MountFlags::RDONLY),
-    (libc::MOUNT_ATTR_NOSUID, StatVfsMountFlags::NOSUID, MountFlags::NOSUID),
-    (libc::MOUNT_ATTR_NODEV, StatVfsMountFlags::NODEV, MountFlags::NODEV),
-    (libc::MOUNT_ATTR_NOEXEC, StatVfsMountFlags::NOEXEC, MountFlags::NOEXEC),
-    (libc::MOUNT_ATTR_NOATIME, StatVfsMountFlags::NOATIME, MountFlags::NOATIME),
-    (libc::MOUNT_ATTR_NODIRATIME, StatVfsMountFlags::NODIRATIME, MountFlags::NODIRATIME),
-];
 
 impl AsFd for Mount {
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -238,6 +240,16 @@ pub fn hide_from_peers(target: BorrowedFd<'_>) -> Result<()> {
         return Err(Error::os(libc::EAGAIN, format!("finding the mount at {}", point.display())));
     }
     Mount(mount).propagate(libc::MS_SLAVE, false)
+}
+
+/// What is mounted where `path` leads, for an error's sake: "nfs4 on /srv". Looks at /proc, the host's.
+pub fn kind_at(path: &Path) -> Option<String> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let id = path::mount_id(rustix::fs::open(path, flags, Mode::empty()).ok()?).ok()?;
+    let table = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let line = table.lines().find(|line| line.split(' ').next().is_some_and(|own| own.parse() == Ok(id)))?;
+    let (left, right) = line.split_once(" - ")?;
+    Some(format!("{} on {}", right.split(' ').next()?, unescape(left.split(' ').nth(4)?).display()))
 }
 
 /// The mount point of the mount `id`, where mountinfo has it as a shared one.
