@@ -104,6 +104,7 @@ impl Sources {
         let root = Root::open(&self.rootfs)?;
         let binds = self.binds.iter().map(|bind| {
             mounts::open_source(&bind.source, bind.recursive, bind.mapped.as_ref(), users)
+                .map_err(|e| if bind.recursive { e } else { covering(e) })
                 .context(|| bind.destination.display().to_string())
         });
         let mut all: Vec<OwnedFd> = binds.map(|mount| mount.map(OwnedFd::from)).collect::<Result<_>>()?;
@@ -111,6 +112,16 @@ impl Sources {
         let root = root.as_fd().try_clone_to_owned().os(|| "dup")?;
         all.insert(0, root);
         child.sources(&all)
+    }
+}
+
+/// What mounts cover stays covered in a user namespace's copy of them (mount_namespaces(7)).
+fn covering(error: Error) -> Error {
+    match error.errno() {
+        Some(libc::EINVAL) if error.kind() != Kind::Unimplemented => {
+            error.context("in a user namespace a source with mounts below it is bound by rbind, or not at all")
+        }
+        _ => error,
     }
 }
 
