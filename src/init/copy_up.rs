@@ -4,10 +4,11 @@
 //! opened once, as a handle that follows no link, and everything is read through that handle. What is written is a mount
 //! that is nowhere yet, where nobody else can change a name.
 
-use std::ffi::{CStr, CString, OsStr};
+use std::ffi::{CStr, OsStr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
+use rustix::buffer::spare_capacity;
 use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, Stat, Uid, XattrFlags};
 use rustix::io::Errno;
 
@@ -94,46 +95,32 @@ fn copy_inode(source: &OwnedFd, stat: &Stat, target: BorrowedFd<'_>, name: &CStr
     copy_attributes(source, target, name)
 }
 
+/// The longest list of names, and the longest value, that the kernel has (linux/limits.h: XATTR_LIST_MAX, XATTR_SIZE_MAX).
+const ATTRIBUTES_MAX: usize = 65536;
+
 /// Those that the tmpfs can have and that we may set: user attributes from Linux 6.6 on, and in a user namespace not those
 /// of the host's root.
 fn copy_attributes(source: &OwnedFd, target: BorrowedFd<'_>, name: &CStr) -> Result<()> {
     let source = handle(source);
-    let names = match grown(|buffer| rustix::fs::listxattr(&source, buffer)) {
+    let mut names = Vec::with_capacity(ATTRIBUTES_MAX);
+    match rustix::fs::listxattr(&source, spare_capacity(&mut names)) {
         Err(Errno::OPNOTSUPP) => return Ok(()),
-        names => names.os(|| "listxattr")?,
+        listed => listed.os(|| "listxattr")?,
     };
     for attribute in names.split(|byte| *byte == 0).filter(|attribute| !attribute.is_empty()) {
-        let attribute = CString::new(attribute).unwrap_or_default();
-        let value = match grown(|buffer| rustix::fs::getxattr(&source, &attribute, buffer)) {
+        let mut value = Vec::with_capacity(ATTRIBUTES_MAX);
+        match rustix::fs::getxattr(&source, attribute, spare_capacity(&mut value)) {
+            // It has been removed meanwhile.
             Err(Errno::NODATA) => continue,
-            value => value.os(|| format!("getxattr {attribute:?}"))?,
+            got => got.os(|| format!("getxattr {}", attribute.escape_ascii()))?,
         };
         let file = [handle(target).as_bytes(), b"/", name.to_bytes()].concat();
-        match rustix::fs::lsetxattr(file, &attribute, &value, XattrFlags::empty()) {
+        match rustix::fs::lsetxattr(file, attribute, &value, XattrFlags::empty()) {
             Ok(()) | Err(Errno::OPNOTSUPP | Errno::PERM) => {}
-            Err(e) => return Err(Error::os(e, format!("lsetxattr {attribute:?}"))),
+            Err(e) => return Err(Error::os(e, format!("lsetxattr {}", attribute.escape_ascii()))),
         }
     }
     Ok(())
-}
-
-/// What a call gives that says how much there is when asked with an empty buffer.
-fn grown(call: impl Fn(&mut [u8]) -> rustix::io::Result<usize>) -> rustix::io::Result<Vec<u8>> {
-    loop {
-        let length = call(&mut [])?;
-        let mut buffer = vec![0; length];
-        if length == 0 {
-            return Ok(buffer);
-        }
-        match call(&mut buffer) {
-            // It has grown meanwhile.
-            Err(Errno::RANGE) => {}
-            got => {
-                buffer.truncate(got?);
-                return Ok(buffer);
-            }
-        }
-    }
 }
 
 /// The file that a handle names, for the calls that take no handle.
