@@ -32,14 +32,30 @@ const PROC_FILES: &[&str] = &[
     "/proc/sys/crypto/fips_enabled",
 ];
 
+/// Where mounts go.
+struct Place<'a> {
+    root: &'a Root,
+    /// Some that are there already have peers on the host.
+    shares: bool,
+}
+
+impl Place<'_> {
+    /// Does `attach`, which mounts on `target`. What a specification mounts into a volume that is shared with the host is the
+    /// container's, and would stay on the host after its end (runc leaves it there; and so is it before Linux 5.15).
+    fn on(&self, target: &OwnedFd, attach: impl FnOnce() -> Result<()>) -> Result<()> {
+        if self.shares { mount::attach_unseen(target.as_fd(), false, attach) } else { attach() }
+    }
+}
+
 /// Mounts everything.
 pub fn mount_all(born: &mut Born<'_>) -> Result<()> {
     let mut sources = born.sources.take();
     let (Some(plan), Some(root)) = (rootfs::plan(born), &born.root) else { return Ok(()) };
+    let place = Place { root, shares: born.shares };
     let mut shared = std::mem::take(&mut born.shared).into_iter().peekable();
     for (index, mount) in plan.mounts.iter().enumerate() {
         let shared = shared.next_if(|(at, _)| *at == index).map(|(_, mount)| mount);
-        mount_one(root, mount, shared, &mut sources).context(|| mount.destination.display().to_string())?;
+        mount_one(&place, mount, shared, &mut sources).context(|| mount.destination.display().to_string())?;
     }
     born.sources = sources;
     Ok(())
@@ -62,21 +78,21 @@ pub fn open_shared(plan: &Rootfs) -> Result<Vec<(usize, Mount)>> {
     Ok(shared)
 }
 
-fn mount_one(root: &Root, plan: &MountPlan, shared: Option<Mount>, sources: &mut Option<Received>) -> Result<()> {
+fn mount_one(place: &Place<'_>, plan: &MountPlan, shared: Option<Mount>, sources: &mut Option<Received>) -> Result<()> {
     match &plan.source {
         Source::Bind(source) => match sources {
-            Some(sources) => bind(root, plan, &Mount::from(sources.take()?)).map_err(locked),
+            Some(sources) => bind(place, plan, &Mount::from(sources.take()?)).map_err(locked),
             None => {
                 let open = || open_source(source, plan.options.recursive_bind, plan.mapped.as_ref(), None);
-                bind(root, plan, &shared.map_or_else(open, Ok)?)
+                bind(place, plan, &shared.map_or_else(open, Ok)?)
             }
         },
-        Source::Remount => remount(root, plan),
+        Source::Remount => remount(place.root, plan),
         Source::FileSystem { kind, name } => {
-            let made = file_system(root, plan, kind, name);
+            let made = file_system(place, plan, kind, name);
             if sources.is_some() { made.map_err(|e| foreign(e, kind)) } else { made }
         }
-        Source::CgroupV1(hierarchies) => cgroup_v1(root, plan, hierarchies),
+        Source::CgroupV1(hierarchies) => cgroup_v1(place, plan, hierarchies),
     }
 }
 
@@ -126,12 +142,14 @@ fn postponed(plan: &MountPlan, mut attrs: Attributes) -> Attributes {
     attrs
 }
 
-fn bind(root: &Root, plan: &MountPlan, mount: &Mount) -> Result<()> {
+fn bind(place: &Place<'_>, plan: &MountPlan, mount: &Mount) -> Result<()> {
+    let root = place.root;
     let target =
         if path::is_dir(mount)? { root.mkdir_all(&plan.destination)? } else { root.create_file(&plan.destination)? };
     refuse_by_link(root, plan, &target)?;
     refuse_in_proc(plan, &target, path::is_procfs(mount)?)?;
-    attach(mount, &target, &plan.options)
+    place.on(&target, || attach(mount, &target, &plan.options))?;
+    propagate(mount, &plan.options)
 }
 
 /// What the host's mount has set stays set in a user namespace: asking to clear it is an error there, as with runc.
@@ -160,7 +178,8 @@ fn foreign(error: Error, kind: &str) -> Error {
     }
 }
 
-fn file_system(root: &Root, plan: &MountPlan, kind: &str, name: &str) -> Result<()> {
+fn file_system(place: &Place<'_>, plan: &MountPlan, kind: &str, name: &str) -> Result<()> {
+    let root = place.root;
     let covers = root.resolve(&plan.destination).is_ok();
     let target = match kind {
         // Real proc and sysfs, where the specification says, through no link of the image's (CVE-2019-19921).
@@ -182,13 +201,13 @@ fn file_system(root: &Root, plan: &MountPlan, kind: &str, name: &str) -> Result<
     let attrs = postponed(plan, plan.options.top()).set;
     if !plan.options.tmpcopyup || !covers {
         let mount = fs.mount(attrs)?;
-        mount.attach(target.as_fd())?;
+        place.on(&target, || mount.attach(target.as_fd()))?;
         return propagate(&mount, &plan.options);
     }
     // Seen by nobody before it is complete.
     let mount = fs.mount(attrs & !libc::MOUNT_ATTR_RDONLY)?;
     copy_up::copy(&target, &mount).context(|| "tmpcopyup")?;
-    mount.attach_with(target.as_fd(), attrs & libc::MOUNT_ATTR_RDONLY, 0)?;
+    place.on(&target, || mount.attach_with(target.as_fd(), attrs & libc::MOUNT_ATTR_RDONLY, 0))?;
     propagate(&mount, &plan.options)
 }
 
@@ -216,8 +235,7 @@ fn attach(mount: &Mount, target: &OwnedFd, options: &MountOptions) -> Result<()>
         mount.restrict_tree(tree.set, tree.clear)?;
     }
     let top = options.top();
-    mount.attach_with(target.as_fd(), top.set, top.clear)?;
-    propagate(mount, options)
+    mount.attach_with(target.as_fd(), top.set, top.clear)
 }
 
 fn propagate(mount: &Mount, options: &MountOptions) -> Result<()> {
@@ -259,7 +277,8 @@ fn refuse_in_proc(plan: &MountPlan, target: &OwnedFd, is_proc: bool) -> Result<(
 ///
 /// The unified directory of a hybrid host is not among them, as with runc: it has no controllers there, and its
 /// cgroup.kill is how the container is ended.
-fn cgroup_v1(root: &Root, plan: &MountPlan, hierarchies: &[CgroupHierarchy]) -> Result<()> {
+fn cgroup_v1(place: &Place<'_>, plan: &MountPlan, hierarchies: &[CgroupHierarchy]) -> Result<()> {
+    let root = place.root;
     let target = root.mkdir_all(&plan.destination)?;
     refuse_by_link(root, plan, &target)?;
     refuse_in_proc(plan, &target, false)?;
@@ -272,7 +291,7 @@ fn cgroup_v1(root: &Root, plan: &MountPlan, hierarchies: &[CgroupHierarchy]) -> 
     }
     let attrs = plan.options.top();
     let top = fs.mount(hidden)?;
-    top.attach(target.as_fd())?;
+    place.on(&target, || top.attach(target.as_fd()))?;
     let top_root = Root::from_fd(Mount::from(rustix::io::dup(&top).os(|| "dup")?).into());
     for hierarchy in hierarchies {
         let directory = top_root.mkdir_all(Path::new(&hierarchy.name))?;

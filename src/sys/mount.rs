@@ -16,6 +16,9 @@ use crate::error::{Error, Kind, Os, Result};
 
 use super::{mount_flags, path};
 
+/// linux/mount.h; rustix and libc have no name for it.
+const MOVE_MOUNT_SET_GROUP: u32 = 0x100;
+
 /// A file system being configured (fsopen(2)).
 #[derive(Debug)]
 pub struct FileSystem {
@@ -147,6 +150,13 @@ impl Mount {
         }
     }
 
+    /// Makes the private mount `other` a peer of this one (MOVE_MOUNT_SET_GROUP, Linux 5.15).
+    fn share_with(&self, other: &Mount) -> Result<()> {
+        let set_group = MoveMountFlags::from_bits_retain(MOVE_MOUNT_SET_GROUP);
+        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH | set_group;
+        rustix::mount::move_mount(&self.0, "", &other.0, "", flags).os(|| "move_mount MOVE_MOUNT_SET_GROUP")
+    }
+
     /// Gives the files of this detached mount the owners that the user namespace `users` maps theirs to (MOUNT_ATTR_IDMAP,
     /// Linux 5.12); with `recursive`, of the whole tree there.
     ///
@@ -226,20 +236,49 @@ pub fn propagation(path: &Path, flags: u64) -> Result<()> {
     rustix::mount::mount_change(path, flags).os(|| format!("mount propagation {}", path.display()))
 }
 
-/// Keeps what will be mounted on the mount of `target` from its peers: a shared mount becomes a slave of theirs, on which
-/// theirs still appear. Looks at /proc, the host's.
-pub fn hide_from_peers(target: BorrowedFd<'_>) -> Result<()> {
+/// Does `attach`, which mounts something on `target`, so that the peers of the mount there do not see it: a shared mount has
+/// none meanwhile, and gets them back (MOVE_MOUNT_SET_GROUP, Linux 5.15). What they mount in that moment does not come to
+/// it. On an older kernel it becomes a slave of theirs for good with `hide`, else they see what is mounted.
+///
+/// Looks at /proc, the host's.
+pub fn attach_unseen(target: BorrowedFd<'_>, hide: bool, attach: impl FnOnce() -> Result<()>) -> Result<()> {
+    let Some(mount) = shared_mount_of(target)? else { return attach() };
+    let Some(peer) = spare_peer(&mount)? else {
+        if hide {
+            mount.propagate(libc::MS_SLAVE, false)?;
+        }
+        return attach();
+    };
+    mount.propagate(libc::MS_PRIVATE, false)?;
+    let attached = attach();
+    peer.share_with(&mount).and(attached)
+}
+
+/// The mount that `target` is on, where that is a shared one.
+fn shared_mount_of(target: BorrowedFd<'_>) -> Result<Option<Mount>> {
     let table = "/proc/self/mountinfo";
     let id = path::mount_id(target)?;
     let table = std::fs::read_to_string(table).os(|| format!("read {table}"))?;
-    let Some(point) = shared_mount(&table, id) else { return Ok(()) };
+    let Some(point) = shared_mount(&table, id) else { return Ok(None) };
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mount = rustix::fs::open(&point, flags, Mode::empty()).os(|| format!("open {}", point.display()))?;
     // The path is what it was called a moment ago.
     if path::mount_id(&mount)? != id {
         return Err(Error::os(libc::EAGAIN, format!("finding the mount at {}", point.display())));
     }
-    Mount(mount).propagate(libc::MS_SLAVE, false)
+    Ok(Some(Mount(mount)))
+}
+
+/// A copy of a shared mount that keeps its peers for it; `None` where the kernel cannot give them back, which is tried with
+/// another copy.
+fn spare_peer(mount: &Mount) -> Result<Option<Mount>> {
+    let (peer, tried) = (Mount::clone_fd(mount.as_fd(), false)?, Mount::clone_fd(mount.as_fd(), false)?);
+    let shared = tried.propagate(libc::MS_PRIVATE, false).and_then(|()| peer.share_with(&tried));
+    match shared {
+        // mount_setattr(2), which makes a mount private that is nowhere, is older than the other.
+        Err(e) if matches!(e.errno(), Some(libc::EINVAL | libc::ENOSYS | libc::ENOENT)) => Ok(None),
+        other => other.map(|()| Some(peer)),
+    }
 }
 
 /// What is mounted where `path` leads, for an error's sake: "nfs4 on /srv". Looks at /proc, the host's.
