@@ -4,9 +4,10 @@
 mod common;
 
 use common::containerd::{cgroup_value, eventually};
-use common::cri::{Cri, IDLE, Pod};
+use common::cri::{BY_PATH, Cri, IDLE, Pod};
 use serde_json::{Value, json};
 use std::fs;
+use std::os::unix::fs::{MetadataExt, chown};
 use std::path::Path;
 use std::process::Command;
 
@@ -20,6 +21,8 @@ on_each_containerd! {
     a_privileged_container_has_the_hosts_devices,
     sysctls_are_the_pods,
     mounts_propagate_as_asked,
+    a_read_only_mount_is_so_to_its_depth_where_asked,
+    a_pod_may_have_a_user_namespace,
     devices_are_there_as_permitted,
 }
 
@@ -248,6 +251,76 @@ fn mounts_propagate_as_asked(cri: Cri) {
     assert!(table().contains(by_container.to_str().unwrap()), "{}", table());
     for path in [by_container, volume.join("host"), volume] {
         assert!(Command::new("umount").arg("-l").arg(&path).status().unwrap().success(), "{}", path.display());
+    }
+    cri.remove_all(&[pod]);
+}
+
+/// A feature that the plugin has found in what the shim says of itself (`-info`): it asks those in runc's place alone.
+fn offers(cri: &Cri, feature: &str) -> bool {
+    let status = cri.call("Status", &json!({}));
+    let handlers = status["runtime_handlers"].as_array().unwrap();
+    let ours = handlers.iter().find(|handler| handler["name"] == BY_PATH).unwrap_or_else(|| panic!("{status}"));
+    ours["features"][feature] == true
+}
+
+fn a_read_only_mount_is_so_to_its_depth_where_asked(cri: Cri) {
+    if cri.containerd.config_version() < 3 {
+        return cri.containerd.skip("its CRI plugin knows no recursive_read_only");
+    }
+    assert!(offers(&cri, "recursive_read_only_mounts"));
+    let volume = cri.containerd.dir.join("volume");
+    fs::create_dir_all(volume.join("below")).unwrap();
+    mount(&["-t", "tmpfs"], "below", &volume.join("below"));
+    let pod = cri.run_pod_by(BY_PATH, "pod", json!({}));
+    let mounts = [("/plain", false), ("/recursive", true)].map(|(path, recursive)| {
+        json!({"container_path": path, "host_path": volume, "readonly": true, "recursive_read_only": recursive})
+    });
+    let id = cri.run(&pod, "container", IDLE, json!({"mounts": mounts}));
+    let script = "for f in /plain/x /plain/below/x /recursive/y /recursive/below/y; do touch $f 2>/dev/null && echo $f; done; true";
+    let written = cri.sh(&id, script);
+    let on_host = volume.join("below/x").exists();
+    assert!(Command::new("umount").arg("-l").arg(volume.join("below")).status().unwrap().success());
+    assert_eq!((&*written, on_host), ("/plain/below/x", true));
+    cri.remove_all(&[pod]);
+}
+
+/// As the kubelet asks for it where a pod has `hostUsers: false`: the mapping with the pod, with each container, and with
+/// each volume, whose files are then the container's by their owners on the disk.
+fn a_pod_may_have_a_user_namespace(cri: Cri) {
+    const ROOT: u32 = 1_000_000;
+    if cri.containerd.module() == "containerd_1_6" {
+        return cri.containerd.skip("its CRI plugin knows no user namespaces");
+    }
+    // 1.7 has them for what has no volumes.
+    let with_volumes = cri.containerd.config_version() >= 3;
+    assert!(!with_volumes || offers(&cri, "user_namespaces"));
+    let ids = json!([{"host_id": ROOT, "container_id": 0, "length": 65536}]);
+    let users = json!({"mode": "POD", "uids": ids, "gids": ids});
+    let options = json!({"linux": {"security_context": {"namespace_options": {"userns_options": users}}}});
+    let volume = cri.containerd.dir.join("volume");
+    fs::create_dir(&volume).unwrap();
+    fs::write(volume.join("file"), "").unwrap();
+    chown(volume.join("file"), Some(7), Some(8)).unwrap();
+    let pod = cri.run_pod_by(BY_PATH, "pod", options.clone());
+    let mut config = options;
+    if with_volumes {
+        let mount = json!({"container_path": "/volume", "host_path": volume, "uidMappings": ids, "gidMappings": ids});
+        config["mounts"] = json!([mount]);
+    }
+    let containers = ["one", "two"].map(|name| cri.run(&pod, name, IDLE, config.clone()));
+    let pids = [&pod.id, &containers[0], &containers[1]].map(|id| cri.pid(id));
+    let of_pod = namespace(pids[0], "user");
+    assert_eq!(pids.map(|pid| namespace(pid, "user")), [&*of_pod, &*of_pod, &*of_pod]);
+    assert_ne!(of_pod, host("user"));
+    let map = fs::read_to_string(format!("/proc/{}/uid_map", pids[1])).unwrap();
+    assert_eq!(map.split_whitespace().collect::<Vec<_>>(), ["0", "1000000", "65536"]);
+    let script = "id -u; echo x > /own; stat -c %u:%g /bin/busybox /own";
+    assert_eq!(cri.sh(&containers[0], script), "0\n0:0\n0:0");
+    if with_volumes {
+        let script = "echo x > /volume/new; stat -c %u:%g /volume /volume/file /volume/new /etc/hosts";
+        assert_eq!(cri.sh(&containers[0], script), "0:0\n7:8\n0:0\n0:0");
+        assert_eq!(cri.sh(&containers[1], "cat /volume/new"), "x");
+        assert_eq!(fs::metadata(volume.join("new")).unwrap().uid(), 0, "on the disk");
     }
     cri.remove_all(&[pod]);
 }

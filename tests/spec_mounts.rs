@@ -2,8 +2,10 @@
 
 mod common;
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::fs::{self, OpenOptions};
+use std::io::Read;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 
 use common::block_on;
@@ -11,6 +13,8 @@ use common::container::{Host, run, run_script};
 use common::mountinfo::at;
 use common::scratch::cgroup_mounts;
 use nix::mount::{MsFlags, mount};
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 use serde_json::{Value, json};
 use ttrpc::Code;
 
@@ -273,4 +277,74 @@ fn mounts_stack_in_their_order() {
         hidden.mount(tmpfs("/b")).mount(tmpfs("/b/seen")).script("ls /a /b")
     });
     assert_eq!(ended.ok(), "/a:\n\n/b:\nseen\n");
+}
+
+/// A socket, a fifo and a device are bound as what they are; a link as what it leads to, as mount(2) has it.
+#[test]
+fn any_kind_of_file_may_be_bound() {
+    block_on(async {
+        let host = Host::new();
+        let dir = host_dir(&host, "source");
+        let log = UnixDatagram::bind(dir.join("socket")).unwrap();
+        mkfifo(&dir.join("fifo"), Mode::from_bits_truncate(0o666)).unwrap();
+        symlink("file", dir.join("to-file")).unwrap();
+        symlink(".", dir.join("to-directory")).unwrap();
+        let mut bundle = host.bundle("one");
+        for name in ["socket", "fifo", "to-file", "to-directory"] {
+            bundle = bundle.mount(bind(&dir.join(name), &format!("/m/{name}"), &["rbind", "rprivate"]));
+        }
+        let bundle = bundle.mount(bind(Path::new("/dev/zero"), "/m/device", &["bind", "ro"])).mount(bind(
+            &dir.join("socket"),
+            "/dev/log",
+            &["bind"],
+        ));
+        // Held open, so that the container's echo finds a reader.
+        let mut fifo = OpenOptions::new().read(true).write(true).open(dir.join("fifo")).unwrap();
+        let script = "cd /m; stat -c '%n %F' *; cat to-file to-directory/file; head -c 3 device | wc -c
+            echo through > fifo; logger from inside";
+        let out = host.run(&bundle.script(script)).await.ok();
+        let kinds =
+            "device character special file\nfifo fifo\nsocket socket\nto-directory directory\nto-file regular file\n";
+        assert_eq!(out, format!("{kinds}of source\nof source\n3\n"));
+        let mut said = [0; 256];
+        log.set_nonblocking(true).unwrap();
+        let length = log.recv(&mut said).unwrap();
+        assert!(String::from_utf8_lossy(&said[..length]).contains("from inside"));
+        let mut line = [0; 8];
+        fifo.read_exact(&mut line).unwrap();
+        assert_eq!(&line, b"through\n");
+    });
+}
+
+/// A link of the image's, to a file or a directory, there or not, is where it leads to inside.
+#[test]
+fn a_destination_that_is_a_link_is_what_it_leads_to_inside() {
+    block_on(async {
+        let host = Host::new();
+        let dir = host_dir(&host, "source");
+        let image = host.scratch.dir().join("snapshots/one/fs");
+        let bundle = host
+            .bundle("one")
+            .mount(bind(&dir.join("file"), "/links/file", &["bind"]))
+            .mount(bind(&dir.join("file"), "/links/no-file", &["bind"]))
+            .mount(bind(&dir, "/links/directory", &["rbind"]))
+            .mount(bind(&dir, "/links/no-directory/below", &["rbind"]))
+            .script("cut -d' ' -f5 /proc/self/mountinfo | grep ^/to; cat /links/file /links/no-file /to/there/file");
+        for path in ["links", "to/there"] {
+            fs::create_dir_all(image.join(path)).unwrap();
+        }
+        fs::write(image.join("to/file"), "").unwrap();
+        for (name, target) in [
+            ("file", "/to/file"),
+            ("no-file", "../../../../to/made/file"),
+            ("directory", "../to/there"),
+            ("no-directory", "/to/nowhere"),
+        ] {
+            symlink(target, image.join("links").join(name)).unwrap();
+        }
+        let out = host.run(&bundle).await.ok();
+        let points = "/to/file\n/to/made/file\n/to/there\n/to/nowhere/below\n";
+        assert_eq!(out, format!("{points}{}", "of source\n".repeat(3)));
+        assert!(image.join("to/made/file").is_file() && image.join("links/no-file").is_symlink());
+    });
 }

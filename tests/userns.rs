@@ -163,6 +163,11 @@ fn bind_mounts_keep_the_flags_of_their_sources() {
         let bundle = userns(host.bundle("two")).mount(bind("/locked", &locked.0, json!(["rbind", "rw"])));
         let refusal = host.refused(&bundle).await;
         assert!(refusal.message.contains("/locked") && refusal.message.contains("cannot clear"), "{refusal:?}");
+        // Nor to uncover what is below a mount.
+        let parent = volume.0.parent().unwrap();
+        let bundle = userns(host.bundle("four")).mount(bind("/parent", parent, json!(["bind"])));
+        let refusal = host.refused(&bundle).await;
+        assert!(refusal.message.contains("/parent") && refusal.message.contains("by rbind"), "{refusal:?}");
         let bundle = userns(host.bundle("three")).mount(bind("/x", Path::new("/no/such/source"), json!(["rbind"])));
         host.refused(&bundle)
             .await

@@ -441,6 +441,7 @@ fn plan_init(judged: &Judged, process: plan::Process, streams: Streams, cgroup: 
             *joined = judged.try_clone().os(|| "dup")?;
         }
     }
+    userns::map_owners(&mut create, judged.id_maps.as_ref(), judged.user_namespace.as_ref())?;
     if let Some(maps) = &judged.id_maps {
         create.sources = Sources::of(&create, maps)?.map(Rc::new);
     }

@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::error::{Context, Error, Kind, Os, Result};
-use crate::spec::mount_options::MountOptions;
-use crate::sys::loop_device;
+use crate::spec::mount_options::{self, MountOptions};
 use crate::sys::mount::{self, Mount};
 use crate::sys::path::Root;
+use crate::sys::{loop_device, mount_flags};
 
 use super::Engine;
 use super::events::RootfsMount;
@@ -63,6 +63,10 @@ fn plan_one(mount: &RootfsMount) -> Result<Planned> {
     // These are for containerd's mount manager, which takes them away as it does what they say.
     if let Some(word) = mount.options.iter().find(|word| word.starts_with("X-containerd.")) {
         return Err(unsupported(format!("the option {word:?} of type {:?}", mount.kind)));
+    }
+    // And these for a specification's.
+    if let Some(word) = mount.options.iter().find(|word| mount_options::is_runtimes(word)) {
+        return Err(unsupported(format!("the option {word:?} of a mount of the rootfs")));
     }
     let mut options = MountOptions::parse(&mount.options)?;
     let ids = IdMaps::take(&mut options)?;
@@ -155,9 +159,13 @@ impl Planned {
         }
         self.at_target(rootfs, |target| {
             let target = Root::open(target)?;
-            tree.attach_with(target.as_fd(), self.options.attr_set, self.options.attr_clr)
+            tree.attach_with(target.as_fd(), self.options.attrs.set, self.options.attrs.clear)
         })?;
         self.propagate(rootfs)
+    }
+
+    fn ms_flags(&self) -> u64 {
+        u64::from(mount_flags::of_new(self.options.attrs.set, &self.options.sb_flags).bits())
     }
 
     /// By mount(2), which is one system call.
@@ -170,7 +178,7 @@ impl Planned {
     }
 
     fn mount(&self, kind: &str, source: &str, data: &str, rootfs: &Path) -> Result<()> {
-        let flags = u64::from(self.options.ms_flags().bits());
+        let flags = self.ms_flags();
         self.at_target(rootfs, |target| mount::mount(source, target, kind, flags, data))?;
         self.propagate(rootfs)
     }
@@ -185,7 +193,7 @@ impl Planned {
     fn mapped(&self, overlay: &Overlay, rootfs: &Path) -> Result<()> {
         let Some(ids) = &self.ids else { return Ok(()) };
         let (layers, data) = overlay.parts()?;
-        let flags = u64::from(self.options.ms_flags().bits());
+        let flags = self.ms_flags();
         // The target in this mount namespace and, wherever our root is in it, by this path.
         self.at_target(rootfs, |target| {
             let target = Root::open(target)?;
@@ -211,7 +219,7 @@ impl Planned {
         if !file {
             return self.file_system(kind, &self.source, rootfs);
         }
-        let readonly = self.options.attr_set & libc::MOUNT_ATTR_RDONLY != 0;
+        let readonly = self.options.attrs.set & libc::MOUNT_ATTR_RDONLY != 0;
         // Its descriptor is what keeps it until the file system does; then the last unmount frees it.
         let device = loop_device::attach(Path::new(&self.source), readonly)?;
         self.file_system(kind, &device.path, rootfs)
@@ -257,6 +265,8 @@ mod tests {
             ("mkfs/ext4", &["X-containerd.mkfs.size=1"], "X-containerd.mkfs.size=1"),
             ("ext4", &["X-containerd.mkfs.fs=ext4"], "\"X-containerd.mkfs.fs=ext4\" of type \"ext4\""),
             ("tmpfs", &["uidmap=0:100000:65536", "gidmap=0:1:1"], "uidmap of type \"tmpfs\""),
+            ("bind", &["rbind", "rro"], "\"rro\" of a mount of the rootfs"),
+            ("tmpfs", &["tmpcopyup"], "\"tmpcopyup\" of a mount of the rootfs"),
             ("overlay", &["lowerdir=/a::/b", "uidmap=0:1:1", "gidmap=0:1:1"], "data-only layers with uidmap"),
         ] {
             let error = judge(kind, options).unwrap_err();

@@ -1,13 +1,15 @@
 //! The shim's part of a container's user namespace: its maps, and what only the host's root can do for a process in it.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::Duration;
 
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Os, Result};
 use crate::init::identity_plan::Rlimit;
-use crate::init::plan::Plan;
+use crate::init::plan::{Create, Plan};
 use crate::init::sources::Sources;
 use crate::spec::id_map::{self, IdMap, IdMaps};
 use crate::spec::namespaces::namespace;
@@ -45,6 +47,33 @@ pub(super) fn maps(spec: &Spec, joined: Option<&OwnedFd>) -> Result<Option<IdMap
     Ok(Some(maps))
 }
 
+/// Opens a user namespace for each mapping of a mount's owners. That of the container's own user namespace is had from it,
+/// and is what most mounts ask for, as containerd's CRI does.
+///
+/// # Errors
+/// What the kernel says of a mapping, with the mount.
+pub(super) fn map_owners(create: &mut Create, own: Option<&IdMaps>, joined: Option<&OwnedFd>) -> Result<()> {
+    let joined = joined.map(|joined| joined.try_clone().map(Rc::new).os(|| "dup")).transpose()?;
+    let mut made: Vec<(IdMaps, Rc<OwnedFd>)> = Vec::new();
+    for mount in create.rootfs.iter_mut().flat_map(|rootfs| &mut rootfs.mounts) {
+        let Some(mapped) = &mut mount.mapped else { continue };
+        let other = mapped.mapping.maps.as_ref().filter(|maps| Some(*maps) != own);
+        mapped.users = match other {
+            None => joined.clone(),
+            Some(maps) => Some(match made.iter().find(|(known, _)| known == maps) {
+                Some((_, users)) => users.clone(),
+                None => {
+                    let users = userns::with_maps(&maps.uids.text(), &maps.gids.text());
+                    let users = Rc::new(users.context(|| mount.destination.display().to_string())?);
+                    made.push((maps.clone(), users.clone()));
+                    users
+                }
+            }),
+        };
+    }
+    Ok(())
+}
+
 /// What the shim does to a child in a user namespace before it lets go of it.
 #[derive(Default)]
 pub(super) struct Outside {
@@ -80,7 +109,11 @@ impl Engine {
         let sync = sync_of(init)?;
         let place = Birthplace { target: init.pidfd()?.as_fd(), flags: Namespace::Mount.flag(), home: &self.home };
         let what = "opening the host's sources";
-        let work = || sources.send(sync.get_ref());
-        self.in_child_at(what, SOURCES_BOUND, Some(place), &[sync.get_ref().as_fd()], work).await
+        let path = PathBuf::from(format!("/proc/{}/ns/user", init.pid()));
+        let users = sources.want_users().then(|| ns::open_path(Namespace::User, &path)).transpose()?;
+        let users = users.as_ref().map(AsFd::as_fd);
+        let keep: Vec<_> = sources.users().chain(users).chain([sync.get_ref().as_fd()]).collect();
+        let work = || sources.send(sync.get_ref(), users);
+        self.in_child_at(what, SOURCES_BOUND, Some(place), &keep, work).await
     }
 }

@@ -49,6 +49,5 @@ fn bind_console(born: &Born<'_>, root: &Root, slave: &OwnedFd) -> Result<()> {
     // As for the devices: /dev may be anything in an image.
     let dev = root.resolve_no_links(Path::new("/dev"))?;
     let target = devices::mount_point(&dev, "console".as_ref())?;
-    rootfs::keep_inside(born, &target)?;
-    Mount::clone_fd(slave.as_fd(), false)?.attach(target.as_fd())
+    rootfs::keep_inside(born, &target, || Mount::clone_fd(slave.as_fd(), false)?.attach(target.as_fd()))
 }

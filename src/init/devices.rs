@@ -11,7 +11,7 @@ use crate::sys::mount::Mount;
 use crate::sys::path::{self, Root};
 
 use super::mounts::is_dev;
-use super::plan::Device;
+use super::plan::{Device, Source};
 use super::rootfs;
 use super::sources::is_made_by_host;
 use super::steps::Born;
@@ -109,8 +109,12 @@ pub fn make_read_only(born: &mut Born<'_>) -> Result<()> {
     if plan.devices.is_none() {
         return Ok(());
     }
-    let wanted = plan.mounts.iter().rev().find(|mount| is_dev(&mount.destination));
-    if wanted.is_none_or(|mount| mount.options.attr_set & libc::MOUNT_ATTR_RDONLY == 0) {
+    let read_only = plan.mounts.iter().filter(|mount| is_dev(&mount.destination)).fold(false, |now, mount| {
+        let wanted = mount.options.top();
+        let stays = now && matches!(mount.source, Source::Remount) && wanted.clear & libc::MOUNT_ATTR_RDONLY == 0;
+        stays || wanted.set & libc::MOUNT_ATTR_RDONLY != 0
+    });
+    if !read_only {
         return Ok(());
     }
     let dev = root.resolve_no_links(Path::new("/dev"))?;

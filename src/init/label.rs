@@ -216,8 +216,12 @@ mod tests {
     fn file_systems_of_the_containers_own_are_labelled() {
         let labelled = |source: Source, words: &[&str]| {
             let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
-            let mut mount =
-                MountPlan { destination: "/x".into(), source, options: MountOptions::parse(&words).unwrap() };
+            let mut mount = MountPlan {
+                destination: "/x".into(),
+                source,
+                options: MountOptions::parse(&words).unwrap(),
+                mapped: None,
+            };
             label_mount(&mut mount, None);
             label_mount(&mut mount, Some("a:b:c1,c2"));
             mount.options.data.into_iter().filter(|(key, _)| key == CONTEXT).map(|(_, value)| value).collect::<Vec<_>>()

@@ -18,12 +18,9 @@ pub fn read_only(born: &mut Born<'_>) -> Result<()> {
     let (Some(plan), Some(root)) = (rootfs::plan(born), &born.root) else { return Ok(()) };
     for path in &plan.readonly_paths {
         let Some(target) = existing(root, path)? else { continue };
-        let make = || {
-            // Before the copy, which would be another peer.
-            rootfs::keep_inside(born, &target)?;
-            Mount::clone_fd(target.as_fd(), true)?.attach_with(target.as_fd(), libc::MOUNT_ATTR_RDONLY, 0)
-        };
-        make().context(|| path.display().to_string())?;
+        // The copy too, which would be another peer.
+        let make = || Mount::clone_fd(target.as_fd(), true)?.attach_with(target.as_fd(), libc::MOUNT_ATTR_RDONLY, 0);
+        rootfs::keep_inside(born, &target, make).context(|| path.display().to_string())?;
     }
     Ok(())
 }
@@ -35,14 +32,11 @@ pub fn masked(born: &mut Born<'_>) -> Result<()> {
     let mut empty = None;
     for path in &plan.masked_paths {
         let Some(target) = existing(root, path)? else { continue };
-        let mut cover = || {
-            rootfs::keep_inside(born, &target)?;
-            match path::is_dir(&target)? {
-                true => cover(&mut empty, &target, || empty_directory(plan.label.as_deref())),
-                false => cover(&mut null, &target, || copy(&null_device(root)?)),
-            }
+        let cover = || match path::is_dir(&target)? {
+            true => cover(&mut empty, &target, || empty_directory(plan.label.as_deref())),
+            false => cover(&mut null, &target, || copy(&null_device(root)?)),
         };
-        cover().context(|| path.display().to_string())?;
+        rootfs::keep_inside(born, &target, cover).context(|| path.display().to_string())?;
     }
     Ok(())
 }

@@ -9,6 +9,7 @@
 //! call, with every other container of the pod waiting. In the child it runs beside the parent.
 
 pub mod console;
+pub mod copy_up;
 pub mod devices;
 pub mod home;
 pub mod hooks;

@@ -1,16 +1,17 @@
 //! The specification's mounts, in its order: each made detached, its destination resolved in-root after the mounts
 //! before it, and attached to that descriptor.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Context, Error, Kind, Os, Result};
-use crate::spec::mount_options::{MountOptions, Propagation};
-use crate::sys::mount::{FileSystem, Mount};
+use crate::spec::mount_options::{Attributes, MountOptions, Propagation};
+use crate::sys::mount::{self, FileSystem, Mount};
 use crate::sys::path::{self, Root};
 
+use super::copy_up;
 use super::label::CONTEXT;
-use super::plan::{CgroupHierarchy, MountPlan, Rootfs, Source};
+use super::plan::{CgroupHierarchy, Mapped, MountPlan, Rootfs, Source};
 use super::rootfs;
 use super::sources::Received;
 use super::steps::Born;
@@ -31,14 +32,30 @@ const PROC_FILES: &[&str] = &[
     "/proc/sys/crypto/fips_enabled",
 ];
 
+/// Where mounts go.
+struct Place<'a> {
+    root: &'a Root,
+    /// Some that are there already have peers on the host.
+    shares: bool,
+}
+
+impl Place<'_> {
+    /// Does `attach`, which mounts on `target`. What a specification mounts into a volume that is shared with the host is the
+    /// container's, and would stay on the host after its end (runc leaves it there; and so is it before Linux 5.15).
+    fn on(&self, target: &OwnedFd, attach: impl FnOnce() -> Result<()>) -> Result<()> {
+        if self.shares { mount::attach_unseen(target.as_fd(), false, attach) } else { attach() }
+    }
+}
+
 /// Mounts everything.
 pub fn mount_all(born: &mut Born<'_>) -> Result<()> {
     let mut sources = born.sources.take();
     let (Some(plan), Some(root)) = (rootfs::plan(born), &born.root) else { return Ok(()) };
+    let place = Place { root, shares: born.shares };
     let mut shared = std::mem::take(&mut born.shared).into_iter().peekable();
     for (index, mount) in plan.mounts.iter().enumerate() {
         let shared = shared.next_if(|(at, _)| *at == index).map(|(_, mount)| mount);
-        mount_one(root, mount, shared, &mut sources).context(|| mount.destination.display().to_string())?;
+        mount_one(&place, mount, shared, &mut sources).context(|| mount.destination.display().to_string())?;
     }
     born.sources = sources;
     Ok(())
@@ -53,43 +70,86 @@ pub fn open_shared(plan: &Rootfs) -> Result<Vec<(usize, Mount)>> {
     for (index, mount) in plan.mounts.iter().enumerate() {
         let Source::Bind(source) = &mount.source else { continue };
         if mount.options.propagation.map_or(root_is, |(kind, _)| kind == Propagation::Shared) {
-            let mount = open_source(source, mount.options.recursive_bind)
+            let opened = open_source(source, mount.options.recursive_bind, mount.mapped.as_ref(), None)
                 .context(|| mount.destination.display().to_string())?;
-            shared.push((index, mount));
+            shared.push((index, opened));
         }
     }
     Ok(shared)
 }
 
-fn mount_one(root: &Root, plan: &MountPlan, shared: Option<Mount>, sources: &mut Option<Received>) -> Result<()> {
+fn mount_one(place: &Place<'_>, plan: &MountPlan, shared: Option<Mount>, sources: &mut Option<Received>) -> Result<()> {
     match &plan.source {
         Source::Bind(source) => match sources {
-            Some(sources) => bind(root, plan, &Mount::from(sources.take()?)).map_err(locked),
+            Some(sources) => bind(place, plan, &Mount::from(sources.take()?)).map_err(locked),
             None => {
-                let open = || open_source(source, plan.options.recursive_bind);
-                bind(root, plan, &shared.map_or_else(open, Ok)?)
+                let open = || open_source(source, plan.options.recursive_bind, plan.mapped.as_ref(), None);
+                bind(place, plan, &shared.map_or_else(open, Ok)?)
             }
         },
+        Source::Remount => remount(place.root, plan),
         Source::FileSystem { kind, name } => {
-            let made = file_system(root, plan, kind, name);
+            let made = file_system(place, plan, kind, name);
             if sources.is_some() { made.map_err(|e| foreign(e, kind)) } else { made }
         }
-        Source::CgroupV1(hierarchies) => cgroup_v1(root, plan, hierarchies),
+        Source::CgroupV1(hierarchies) => cgroup_v1(place, plan, hierarchies),
     }
 }
 
-/// The bind's source is opened as the host, in the host's tree, of which this mount namespace still is a copy.
-pub(super) fn open_source(source: &Path, recursive: bool) -> Result<Mount> {
-    Mount::clone_path(None, source, recursive)
-        .map_err(|e| if e.errno() == Some(libc::ENOENT) { e.with_kind(Kind::InvalidArgument) } else { e })
+/// The bind's source is opened as the host, in the host's tree, of which this mount namespace still is a copy; and its
+/// owners are mapped, which the kernel does as long as it is nowhere. `own` is the container's user namespace, where that
+/// has a mapping that is asked for.
+pub(super) fn open_source(
+    source: &Path,
+    recursive: bool,
+    mapped: Option<&Mapped>,
+    own: Option<BorrowedFd<'_>>,
+) -> Result<Mount> {
+    let mount = Mount::clone_path(None, source, recursive)
+        .map_err(|e| if e.errno() == Some(libc::ENOENT) { e.with_kind(Kind::InvalidArgument) } else { e })?;
+    if let Some(Mapped { mapping, users }) = mapped {
+        let users = users.as_deref().map(AsFd::as_fd).or(own);
+        let users = users.ok_or_else(|| Error::new(Kind::Internal, "there is no user namespace to map owners by"))?;
+        mount.map_ids(users, mapping.recursive).map_err(|e| match e.errno() {
+            Some(libc::EINVAL) => e.context(mount::kind_at(source).unwrap_or_default()),
+            _ => e,
+        })?;
+    }
+    Ok(mount)
 }
 
-fn bind(root: &Root, plan: &MountPlan, mount: &Mount) -> Result<()> {
+/// Changes what is mounted at the destination by an earlier entry; under its own name, so that an image does not lead what
+/// is to be loosened here to another mount.
+fn remount(root: &Root, plan: &MountPlan) -> Result<()> {
+    let target = root.resolve_no_links(&plan.destination)?;
+    if !path::is_mount_root(&target)? {
+        return Err(Error::new(Kind::InvalidArgument, "remount: nothing is mounted there"));
+    }
+    let mount = Mount::from(target);
+    let (own, tree) = (postponed(plan, plan.options.attrs), postponed(plan, plan.options.recursive));
+    mount.restrict(own.set, own.clear).map_err(locked)?;
+    if !tree.is_empty() {
+        mount.restrict_tree(tree.set, tree.clear).map_err(locked)?;
+    }
+    propagate(&mount, &plan.options)
+}
+
+/// A read-only /dev becomes so when its devices are made (init/devices.rs).
+fn postponed(plan: &MountPlan, mut attrs: Attributes) -> Attributes {
+    if is_dev(&plan.destination) {
+        attrs.set &= !libc::MOUNT_ATTR_RDONLY;
+    }
+    attrs
+}
+
+fn bind(place: &Place<'_>, plan: &MountPlan, mount: &Mount) -> Result<()> {
+    let root = place.root;
     let target =
         if path::is_dir(mount)? { root.mkdir_all(&plan.destination)? } else { root.create_file(&plan.destination)? };
     refuse_by_link(root, plan, &target)?;
     refuse_in_proc(plan, &target, path::is_procfs(mount)?)?;
-    attach(mount, &target, &plan.options)
+    place.on(&target, || attach(mount, &target, &plan.options))?;
+    propagate(mount, &plan.options)
 }
 
 /// What the host's mount has set stays set in a user namespace: asking to clear it is an error there, as with runc.
@@ -118,7 +178,8 @@ fn foreign(error: Error, kind: &str) -> Error {
     }
 }
 
-fn file_system(root: &Root, plan: &MountPlan, kind: &str, name: &str) -> Result<()> {
+fn file_system(place: &Place<'_>, plan: &MountPlan, kind: &str, name: &str) -> Result<()> {
+    let root = place.root;
     let covers = root.resolve(&plan.destination).is_ok();
     let target = match kind {
         // Real proc and sysfs, where the specification says, through no link of the image's (CVE-2019-19921).
@@ -137,13 +198,16 @@ fn file_system(root: &Root, plan: &MountPlan, kind: &str, name: &str) -> Result<
         // tmpfs' own, 1777, so that any user of the container can write to it.
         fs.set("mode", Some(&format!("{:o}", path::stat(&target)?.st_mode & 0o7777)))?;
     }
-    // A read-only /dev becomes so when its devices are made (init/devices.rs).
-    let mut attrs = plan.options.attr_set;
-    if is_dev(&plan.destination) {
-        attrs &= !libc::MOUNT_ATTR_RDONLY;
+    let attrs = postponed(plan, plan.options.top()).set;
+    if !plan.options.tmpcopyup || !covers {
+        let mount = fs.mount(attrs)?;
+        place.on(&target, || mount.attach(target.as_fd()))?;
+        return propagate(&mount, &plan.options);
     }
-    let mount = fs.mount(attrs)?;
-    mount.attach(target.as_fd())?;
+    // Seen by nobody before it is complete.
+    let mount = fs.mount(attrs & !libc::MOUNT_ATTR_RDONLY)?;
+    copy_up::copy(&target, &mount).context(|| "tmpcopyup")?;
+    place.on(&target, || mount.attach_with(target.as_fd(), attrs & libc::MOUNT_ATTR_RDONLY, 0))?;
     propagate(&mount, &plan.options)
 }
 
@@ -166,8 +230,12 @@ pub fn is_dev(destination: &Path) -> bool {
 }
 
 fn attach(mount: &Mount, target: &OwnedFd, options: &MountOptions) -> Result<()> {
-    mount.attach_with(target.as_fd(), options.attr_set, options.attr_clr)?;
-    propagate(mount, options)
+    let tree = options.recursive;
+    if !tree.is_empty() {
+        mount.restrict_tree(tree.set, tree.clear)?;
+    }
+    let top = options.top();
+    mount.attach_with(target.as_fd(), top.set, top.clear)
 }
 
 fn propagate(mount: &Mount, options: &MountOptions) -> Result<()> {
@@ -209,7 +277,8 @@ fn refuse_in_proc(plan: &MountPlan, target: &OwnedFd, is_proc: bool) -> Result<(
 ///
 /// The unified directory of a hybrid host is not among them, as with runc: it has no controllers there, and its
 /// cgroup.kill is how the container is ended.
-fn cgroup_v1(root: &Root, plan: &MountPlan, hierarchies: &[CgroupHierarchy]) -> Result<()> {
+fn cgroup_v1(place: &Place<'_>, plan: &MountPlan, hierarchies: &[CgroupHierarchy]) -> Result<()> {
+    let root = place.root;
     let target = root.mkdir_all(&plan.destination)?;
     refuse_by_link(root, plan, &target)?;
     refuse_in_proc(plan, &target, false)?;
@@ -220,8 +289,9 @@ fn cgroup_v1(root: &Root, plan: &MountPlan, hierarchies: &[CgroupHierarchy]) -> 
     for (key, value) in plan.options.data.iter().filter(|(key, _)| key == CONTEXT) {
         fs.set(key, value.as_deref())?;
     }
+    let attrs = plan.options.top();
     let top = fs.mount(hidden)?;
-    top.attach(target.as_fd())?;
+    place.on(&target, || top.attach(target.as_fd()))?;
     let top_root = Root::from_fd(Mount::from(rustix::io::dup(&top).os(|| "dup")?).into());
     for hierarchy in hierarchies {
         let directory = top_root.mkdir_all(Path::new(&hierarchy.name))?;
@@ -232,16 +302,16 @@ fn cgroup_v1(root: &Root, plan: &MountPlan, hierarchies: &[CgroupHierarchy]) -> 
                 for (key, value) in options {
                     fs.set(key, value.as_deref())?;
                 }
-                fs.mount(hidden | plan.options.attr_set)?
+                fs.mount(hidden | attrs.set)?
             }
             None => Mount::clone_path(None, &hierarchy.directory, false)?,
         };
-        mount.attach_with(directory.as_fd(), hidden | plan.options.attr_set, 0).context(|| hierarchy.name.clone())?;
+        mount.attach_with(directory.as_fd(), hidden | attrs.set, 0).context(|| hierarchy.name.clone())?;
         for link in &hierarchy.links {
             rustix::fs::symlinkat(hierarchy.name.as_str(), &top_root, link.as_str())
                 .os(|| format!("symlink {link}"))?;
         }
     }
-    top.restrict(plan.options.attr_set, plan.options.attr_clr)?;
+    top.restrict(attrs.set, attrs.clear)?;
     propagate(&top, &plan.options)
 }

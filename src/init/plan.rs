@@ -14,7 +14,7 @@ use rustix::fs::FileType;
 use crate::error::{Context, Error, Kind, Result};
 use crate::spec::hooks::{About, Hook};
 use crate::spec::mount_options::{self, MountOptions, Propagation};
-use crate::spec::mounts::MountKind;
+use crate::spec::mounts::{IdMapping, MountKind};
 use crate::spec::sysctl::{self, Sysctl};
 use crate::spec::{mounts, namespaces, time};
 use crate::sys::cred::Capabilities;
@@ -153,6 +153,17 @@ pub struct MountPlan {
     pub source: Source,
     /// How.
     pub options: MountOptions,
+    /// Other owners for its files.
+    pub mapped: Option<Mapped>,
+}
+
+/// Other owners for a bind's files.
+#[derive(Clone, Debug)]
+pub struct Mapped {
+    /// What is asked for.
+    pub mapping: IdMapping,
+    /// The user namespace that has the mapping, open; `None` for the container's own, which is not made yet.
+    pub users: Option<Rc<OwnedFd>>,
 }
 
 /// What is mounted.
@@ -160,6 +171,8 @@ pub struct MountPlan {
 pub enum Source {
     /// A path of the host's.
     Bind(PathBuf),
+    /// What is there already.
+    Remount,
     /// A new file system.
     FileSystem {
         /// Its type.
@@ -277,7 +290,11 @@ impl Plan {
         }
         all.extend(self.cgroup_files.iter().map(|(_, fd)| fd.as_fd()));
         match &self.work {
-            Work::Create(create) => all.extend(create.joined.iter().map(|(_, fd)| fd.as_fd())),
+            Work::Create(create) => {
+                all.extend(create.joined.iter().map(|(_, fd)| fd.as_fd()));
+                let mounts = create.rootfs.iter().flat_map(|rootfs| &rootfs.mounts);
+                all.extend(mounts.filter_map(|mount| mount.mapped.as_ref()?.users.as_deref()).map(AsFd::as_fd));
+            }
             Work::Exec(exec) => all.push(exec.init.as_fd()),
         }
         if let Hold::Fifo(fifo) = &self.hold {
@@ -402,6 +419,7 @@ fn plan_mount(
     let file_system = |kind| Source::FileSystem { kind, name };
     let source = match kind {
         MountKind::Bind => Source::Bind(bundle.join(mount.source().as_deref().unwrap_or(Path::new("")))),
+        MountKind::Remount => Source::Remount,
         MountKind::Proc => file_system("proc"),
         MountKind::Sysfs => file_system("sysfs"),
         MountKind::Tmpfs => file_system("tmpfs"),
@@ -415,7 +433,8 @@ fn plan_mount(
             Source::CgroupV1(cgroups.iter().map(seen).collect())
         }
     };
-    Ok(MountPlan { destination: mounts::destination(mount), source, options })
+    let mapped = IdMapping::of(mount, &options)?.map(|mapping| Mapped { mapping, users: None });
+    Ok(MountPlan { destination: mounts::destination(mount), source, options, mapped })
 }
 
 /// The devices that every container has (runtime-spec: config-linux.md, "Default devices").

@@ -54,12 +54,12 @@ pub fn open(born: &mut Born<'_>) -> Result<()> {
     Ok(())
 }
 
-/// To be called before something of our own is mounted on `target`: it covers a part of the container, and none of the
-/// host's, to which a volume that is shared would take it (runc does not prevent that).
+/// Does `attach`, which mounts something of our own on `target`: it covers a part of the container, and none of the host's,
+/// to which a volume that is shared would take it (runc does not prevent that).
 ///
-/// The price is that what the container mounts on that very mount does not appear on the host either.
-pub fn keep_inside(born: &Born<'_>, target: impl AsFd) -> Result<()> {
-    if born.shares { mount::hide_from_peers(target.as_fd()) } else { Ok(()) }
+/// Before Linux 5.15 the price is that what the container mounts on that very mount does not appear on the host either.
+pub fn keep_inside(born: &Born<'_>, target: impl AsFd, attach: impl FnOnce() -> Result<()>) -> Result<()> {
+    if born.shares { mount::attach_unseen(target.as_fd(), true, attach) } else { attach() }
 }
 
 /// Makes the working directory where the image lacks it, as runc does.

@@ -7,7 +7,7 @@
 //! given it (nosuid, nodev, ro and the like) locked, so that the container cannot clear them (mount_namespaces(7)).
 
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, Mode};
@@ -18,7 +18,7 @@ use crate::sys::mount::{self, FileSystem, Mount};
 use crate::sys::path::{self, Root};
 
 use super::mounts;
-use super::plan::{Create, Device, Source, Work};
+use super::plan::{Create, Device, Mapped, Source, Work};
 use super::steps::Born;
 use super::sync::ParentEnd;
 
@@ -36,6 +36,7 @@ struct Bind {
     destination: PathBuf,
     source: PathBuf,
     recursive: bool,
+    mapped: Option<Mapped>,
 }
 
 /// What has come.
@@ -66,6 +67,7 @@ impl Sources {
                 destination: mount.destination.clone(),
                 source: source.clone(),
                 recursive: mount.options.recursive_bind,
+                mapped: mount.mapped.clone(),
             }),
             _ => None,
         };
@@ -83,20 +85,43 @@ impl Sources {
         }))
     }
 
-    /// Opens all and sends them. To be called in the child's mount namespace, with the host's credentials.
+    /// Whether a mount is to have the owners that the container's own user namespace maps its own to.
+    pub fn want_users(&self) -> bool {
+        self.binds.iter().any(|bind| bind.mapped.as_ref().is_some_and(|mapped| mapped.users.is_none()))
+    }
+
+    /// The user namespaces that have the mappings of mounts, which [`Sources::send`] looks at.
+    pub fn users(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.binds.iter().filter_map(|bind| bind.mapped.as_ref()?.users.as_deref()).map(AsFd::as_fd)
+    }
+
+    /// Opens all and sends them. To be called in the child's mount namespace, with the host's credentials; `users` is the
+    /// child's user namespace, where one is wanted.
     ///
     /// # Errors
     /// With the destination of the mount.
-    pub fn send(&self, child: &ParentEnd) -> Result<()> {
+    pub fn send(&self, child: &ParentEnd, users: Option<BorrowedFd<'_>>) -> Result<()> {
         let root = Root::open(&self.rootfs)?;
         let binds = self.binds.iter().map(|bind| {
-            mounts::open_source(&bind.source, bind.recursive).context(|| bind.destination.display().to_string())
+            mounts::open_source(&bind.source, bind.recursive, bind.mapped.as_ref(), users)
+                .map_err(|e| if bind.recursive { e } else { covering(e) })
+                .context(|| bind.destination.display().to_string())
         });
         let mut all: Vec<OwnedFd> = binds.map(|mount| mount.map(OwnedFd::from)).collect::<Result<_>>()?;
         all.extend(make_devices(&root, &self.devices).context(|| "devices")?);
         let root = root.as_fd().try_clone_to_owned().os(|| "dup")?;
         all.insert(0, root);
         child.sources(&all)
+    }
+}
+
+/// What mounts cover stays covered in a user namespace's copy of them (mount_namespaces(7)).
+fn covering(error: Error) -> Error {
+    match error.errno() {
+        Some(libc::EINVAL) if error.kind() != Kind::Unimplemented => {
+            error.context("in a user namespace a source with mounts below it is bound by rbind, or not at all")
+        }
+        _ => error,
     }
 }
 

@@ -129,10 +129,17 @@ mod tests {
             assert!(serde_json::from_value::<LinuxNamespaceType>(json!(typ)).is_ok());
         }
         let options = list(&features["mountOptions"]);
-        for word in ["ro", "rbind", "rprivate", "strictatime", "rro", "tmpcopyup", "idmap", "remount"] {
-            let mount = json!([{ "destination": "/a", "type": "bind", "source": "/b", "options": ["rbind", word] }]);
-            assert_eq!(options.contains(&word), judged(|spec| spec["mounts"] = mount), "{word}");
+        for word in ["ro", "rbind", "rprivate", "strictatime", "rro", "tmpcopyup", "idmap", "remount", "iversion"] {
+            // What is for binds, and what is for file systems.
+            let ids = json!([{ "containerID": 0, "hostID": 1, "size": 1 }]);
+            let bind = json!([{ "destination": "/a", "source": "/b", "options": ["bind", word],
+                                "uidMappings": ids, "gidMappings": ids }]);
+            let bare = json!([{ "destination": "/a", "source": "/b", "options": ["bind", word] }]);
+            let tmpfs = json!([{ "destination": "/a", "type": "tmpfs", "options": [word] }]);
+            let accepted = [bind, bare, tmpfs].into_iter().any(|mount| judged(|spec| spec["mounts"] = mount));
+            assert_eq!(options.contains(&word), accepted, "{word}");
         }
+        assert_eq!(features["linux"]["mountExtensions"]["idmap"]["enabled"], options.contains(&"idmap"));
         for hook in ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"] {
             let accepted = judged(|spec| spec["hooks"] = json!({ hook: [{ "path": "/bin/true" }] }));
             assert_eq!(list(&features["hooks"]).contains(&hook), accepted, "{hook}");

@@ -1,6 +1,6 @@
 //! The ids of a user namespace and those of the host: `linux.uidMappings` and `linux.gidMappings` (user_namespaces(7)).
 
-use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Process, Spec};
+use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Mount, Process, Spec};
 use std::fmt::Write;
 
 use super::mount_options::MountOptions;
@@ -119,6 +119,22 @@ impl IdMaps {
         let uids = linux.and_then(|linux| linux.uid_mappings().as_deref()).unwrap_or_default();
         let gids = linux.and_then(|linux| linux.gid_mappings().as_deref()).unwrap_or_default();
         Ok(Self { uids: IdMap::of("linux.uidMappings", uids)?, gids: IdMap::of("linux.gidMappings", gids)? })
+    }
+
+    /// Those of a mount, by which its files get other owners; `None` where it has none. An empty list is none
+    /// (runtime-spec 1.2: "allow empty mappings for [r]idmap").
+    ///
+    /// # Errors
+    /// `InvalidArgument` for mappings that are wrong in themselves, and for one without the other.
+    pub fn of_mount(mount: &Mount) -> Result<Option<Self>> {
+        let uids = mount.uid_mappings().as_deref().unwrap_or_default();
+        let gids = mount.gid_mappings().as_deref().unwrap_or_default();
+        match (uids, gids) {
+            ([], []) => Ok(None),
+            ([], _) => Err(invalid("gidMappings needs uidMappings")),
+            (_, []) => Err(invalid("uidMappings needs gidMappings")),
+            _ => Ok(Some(Self { uids: IdMap::of("uidMappings", uids)?, gids: IdMap::of("gidMappings", gids)? })),
+        }
     }
 
     /// Judges the ids of a process by their being mapped.

@@ -1,15 +1,17 @@
 //! A mount's options: the words of fstab(5), as the runtime specification's table "Linux mount options" lists them.
 //!
 //! The kernel takes them in four different places, so that is what they are sorted into: attributes of the mount
-//! (mount_setattr(2), fsmount(2)), flags and parameters of the file system (fsconfig(2)), and propagation.
+//! (mount_setattr(2), fsmount(2)), flags and parameters of the file system (fsconfig(2)), and propagation. A few are not
+//! the kernel's but a runtime's own: `idmap`, `tmpcopyup` and the attributes of a whole tree (`rro`).
 //!
 //! `ro` is an attribute of the mount and never a flag of the file system: a proc, sysfs or mqueue of a namespace that
 //! the container shares with the host is the host's own file system, and must not become read-only for the host.
 //!
-//! Later words win: `ro,rw` is `rw`. Only `bind` and `rbind` do not contradict: with both, the bind is recursive.
+//! Later words win: `ro,rw` is `rw`. Only `bind` and `rbind` do not contradict: with both, the bind is recursive; and so it
+//! is with `idmap` and `ridmap`. The attributes of a tree win over those of its top, wherever they stand, as with runc.
 
 use crate::error::{Error, Kind, Result};
-use rustix::mount::{MountAttrFlags, MountFlags, MountPropagationFlags};
+use rustix::mount::{MountAttrFlags, MountPropagationFlags};
 
 /// How mounts and unmounts spread between this mount and its peers (mount_namespaces(7)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,18 +38,66 @@ impl Propagation {
     }
 }
 
+/// Attributes of a mount, `MOUNT_ATTR_*`, as mount_setattr(2) takes them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Attributes {
+    /// To set: `attr_set`, and the attributes of fsmount(2).
+    pub set: u64,
+    /// To clear: `attr_clr`. Holds the whole `MOUNT_ATTR__ATIME` where an access time mode is asked for, which the kernel
+    /// demands since the mode is a number and not bits.
+    pub clear: u64,
+}
+
+impl Attributes {
+    /// Whether nothing is to be changed: a bind mount keeps the attributes of its source.
+    pub fn is_empty(self) -> bool {
+        self.set | self.clear == 0
+    }
+
+    /// These and then `later`, which win.
+    pub fn then(self, later: Self) -> Self {
+        Self { set: self.set & !later.clear | later.set, clear: self.clear & !later.set | later.clear }
+    }
+
+    fn apply(&mut self, attribute: Attribute) {
+        let bits = |attr: MountAttrFlags| u64::from(attr.bits());
+        let atime = |mode| Self { set: bits(mode), clear: ATIME };
+        *self = self.then(match attribute {
+            Attribute::Set(attr) => Self { set: bits(attr), clear: 0 },
+            Attribute::Clear(attr) => Self { set: 0, clear: bits(attr) },
+            Attribute::Atime(mode) => atime(mode),
+            // "Not this mode" leaves another one that was asked for; else it is the kernel's default that is wanted.
+            Attribute::NotAtime(mode) if self.atime().is_none_or(|now| now == mode) => {
+                atime(MountAttrFlags::MOUNT_ATTR_RELATIME)
+            }
+            Attribute::NotAtime(_) | Attribute::Nothing => Self::default(),
+        });
+    }
+
+    /// The access time mode that was asked for, if one was.
+    fn atime(self) -> Option<MountAttrFlags> {
+        let mode = MountAttrFlags::from_bits_retain((self.set & ATIME) as u32);
+        (self.clear & ATIME != 0).then_some(mode)
+    }
+}
+
 /// A mount's options, sorted by where the kernel takes them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MountOptions {
-    /// `MOUNT_ATTR_*` to set: `attr_set` of mount_setattr(2), and the attributes of fsmount(2).
-    pub attr_set: u64,
-    /// `MOUNT_ATTR_*` to clear: `attr_clr` of mount_setattr(2). Holds the whole `MOUNT_ATTR__ATIME` where an access
-    /// time mode is asked for, which the kernel demands since the mode is a number and not bits.
-    pub attr_clr: u64,
+    /// Attributes of the mount alone.
+    pub attrs: Attributes,
+    /// Attributes of the mount and of all that is mounted below it (`rro`).
+    pub recursive: Attributes,
     /// `bind` or `rbind`: the source is a path, and the mount's type is a dummy.
     pub bind: bool,
     /// `rbind`: with the mounts below the source.
     pub recursive_bind: bool,
+    /// `remount`: what is mounted at the destination already gets the attributes and the propagation.
+    pub remount: bool,
+    /// `idmap` or `ridmap`: the owners of a bind's files are mapped; and whether those of the mounts below as well.
+    pub idmap: Option<bool>,
+    /// `tmpcopyup`: a tmpfs begins with a copy of what it covers.
+    pub tmpcopyup: bool,
     /// The propagation, and whether it is for the mounts below as well (`rshared`).
     pub propagation: Option<(Propagation, bool)>,
     /// Flags of the file system, as fsconfig(2) `FSCONFIG_SET_FLAG` names them.
@@ -56,18 +106,25 @@ pub struct MountOptions {
     pub data: Vec<(String, Option<String>)>,
 }
 
-/// What one word does.
+/// What the word of an attribute does.
 #[derive(Clone, Copy)]
-enum Word {
+enum Attribute {
     Set(MountAttrFlags),
     Clear(MountAttrFlags),
     /// An access time mode is set...
     Atime(MountAttrFlags),
     /// ...or unset, if it is this one.
     NotAtime(MountAttrFlags),
-    Bind {
-        recursive: bool,
-    },
+    Nothing,
+}
+
+/// What one other word does.
+#[derive(Clone, Copy)]
+enum Word {
+    Bind { recursive: bool },
+    Remount,
+    IdMap { recursive: bool },
+    TmpCopyUp,
     Propagation(Propagation, bool),
     SbFlag(&'static str),
     NotSbFlag(&'static str),
@@ -75,28 +132,44 @@ enum Word {
     Unsupported,
 }
 
-/// Every word of the specification's table. What is not here is a parameter of the file system.
+const ATIME: u64 = MountAttrFlags::MOUNT_ATTR__ATIME.bits() as u64;
+
+/// The attributes: the word for a mount alone, that for the whole tree, and what it does.
+#[rustfmt::skip]
+const ATTRIBUTES: &[(&str, &str, Attribute)] = {
+    use Attribute::*;
+    type A = MountAttrFlags;
+    &[
+        ("ro", "rro", Set(A::MOUNT_ATTR_RDONLY)),                     ("rw", "rrw", Clear(A::MOUNT_ATTR_RDONLY)),
+        ("nosuid", "rnosuid", Set(A::MOUNT_ATTR_NOSUID)),             ("suid", "rsuid", Clear(A::MOUNT_ATTR_NOSUID)),
+        ("nodev", "rnodev", Set(A::MOUNT_ATTR_NODEV)),                ("dev", "rdev", Clear(A::MOUNT_ATTR_NODEV)),
+        ("noexec", "rnoexec", Set(A::MOUNT_ATTR_NOEXEC)),             ("exec", "rexec", Clear(A::MOUNT_ATTR_NOEXEC)),
+        ("nodiratime", "rnodiratime", Set(A::MOUNT_ATTR_NODIRATIME)),
+        ("diratime", "rdiratime", Clear(A::MOUNT_ATTR_NODIRATIME)),
+        ("nosymfollow", "rnosymfollow", Set(A::MOUNT_ATTR_NOSYMFOLLOW)),
+        ("symfollow", "rsymfollow", Clear(A::MOUNT_ATTR_NOSYMFOLLOW)),
+
+        ("noatime", "rnoatime", Atime(A::MOUNT_ATTR_NOATIME)),        ("atime", "ratime", NotAtime(A::MOUNT_ATTR_NOATIME)),
+        ("strictatime", "rstrictatime", Atime(A::MOUNT_ATTR_STRICTATIME)),
+        ("nostrictatime", "rnostrictatime", NotAtime(A::MOUNT_ATTR_STRICTATIME)),
+        ("relatime", "rrelatime", Atime(A::MOUNT_ATTR_RELATIME)),
+        // The kernel has no mode that this could mean: relatime is what a mount without a mode has.
+        ("norelatime", "rnorelatime", Nothing),
+    ]
+};
+
+/// Every other word of the specification's table. What is in neither is a parameter of the file system.
 #[rustfmt::skip]
 const WORDS: &[(&str, Word)] = {
     use Word::*;
     use self::Propagation as P;
-    type A = MountAttrFlags;
     &[
         ("defaults", Nothing),
-        ("ro", Set(A::MOUNT_ATTR_RDONLY)),               ("rw", Clear(A::MOUNT_ATTR_RDONLY)),
-        ("nosuid", Set(A::MOUNT_ATTR_NOSUID)),           ("suid", Clear(A::MOUNT_ATTR_NOSUID)),
-        ("nodev", Set(A::MOUNT_ATTR_NODEV)),             ("dev", Clear(A::MOUNT_ATTR_NODEV)),
-        ("noexec", Set(A::MOUNT_ATTR_NOEXEC)),           ("exec", Clear(A::MOUNT_ATTR_NOEXEC)),
-        ("nodiratime", Set(A::MOUNT_ATTR_NODIRATIME)),   ("diratime", Clear(A::MOUNT_ATTR_NODIRATIME)),
-        ("nosymfollow", Set(A::MOUNT_ATTR_NOSYMFOLLOW)), ("symfollow", Clear(A::MOUNT_ATTR_NOSYMFOLLOW)),
-
-        ("noatime", Atime(A::MOUNT_ATTR_NOATIME)),         ("atime", NotAtime(A::MOUNT_ATTR_NOATIME)),
-        ("strictatime", Atime(A::MOUNT_ATTR_STRICTATIME)), ("nostrictatime", NotAtime(A::MOUNT_ATTR_STRICTATIME)),
-        ("relatime", Atime(A::MOUNT_ATTR_RELATIME)),
-        // The kernel has no mode that this could mean: relatime is what a mount without a mode has.
-        ("norelatime", Nothing),
 
         ("bind", Bind { recursive: false }),          ("rbind", Bind { recursive: true }),
+        ("remount", Remount),
+        ("idmap", IdMap { recursive: false }),        ("ridmap", IdMap { recursive: true }),
+        ("tmpcopyup", TmpCopyUp),
         ("shared", Propagation(P::Shared, false)),         ("rshared", Propagation(P::Shared, true)),
         ("slave", Propagation(P::Slave, false)),           ("rslave", Propagation(P::Slave, true)),
         ("private", Propagation(P::Private, false)),       ("rprivate", Propagation(P::Private, true)),
@@ -109,24 +182,23 @@ const WORDS: &[(&str, Word)] = {
         // What the kernel logs about a mount is nothing that a container sees; fsconfig(2) has no such flag.
         ("silent", Nothing), ("loud", Nothing),
         ("noiversion", Nothing),
-
-        ("remount", Unsupported), ("iversion", Unsupported),
-        ("tmpcopyup", Unsupported), ("idmap", Unsupported), ("ridmap", Unsupported),
-        ("rro", Unsupported),          ("rrw", Unsupported),
-        ("rnosuid", Unsupported),      ("rsuid", Unsupported),
-        ("rnodev", Unsupported),       ("rdev", Unsupported),
-        ("rnoexec", Unsupported),      ("rexec", Unsupported),
-        ("rnodiratime", Unsupported),  ("rdiratime", Unsupported),
-        ("rnosymfollow", Unsupported), ("rsymfollow", Unsupported),
-        ("rnoatime", Unsupported),     ("ratime", Unsupported),
-        ("rrelatime", Unsupported),    ("rnorelatime", Unsupported),
-        ("rstrictatime", Unsupported), ("rnostrictatime", Unsupported),
+        // A flag of mount(2) that fsconfig(2) has not, and only file systems on disks heed.
+        ("iversion", Unsupported),
     ]
 };
 
 /// The words that are supported, for the features document.
 pub fn supported() -> impl Iterator<Item = &'static str> {
-    WORDS.iter().filter(|(_, word)| !matches!(word, Word::Unsupported)).map(|(text, _)| *text)
+    let attributes = ATTRIBUTES.iter().flat_map(|(own, recursive, _)| [*own, *recursive]);
+    let others = WORDS.iter().filter(|(_, word)| !matches!(word, Word::Unsupported)).map(|(text, _)| *text);
+    attributes.chain(others)
+}
+
+/// Whether a word is for the mounts of a specification alone, and means nothing to mount(8) or containerd.
+pub fn is_runtimes(word: &str) -> bool {
+    let own = |known: Word| matches!(known, Word::Remount | Word::IdMap { .. } | Word::TmpCopyUp);
+    WORDS.iter().any(|(text, known)| *text == word && own(*known))
+        || ATTRIBUTES.iter().any(|(_, recursive, _)| *recursive == word)
 }
 
 /// What a word for a propagation means (`linux.rootfsPropagation` has the same as a mount), and whether it is for the
@@ -137,29 +209,6 @@ pub fn propagation(word: &str) -> Option<(Propagation, bool)> {
         _ => None,
     })
 }
-
-/// The attributes and their mount(2) flags, but for the access time modes.
-const ATTRS: &[(MountAttrFlags, MountFlags)] = &[
-    (MountAttrFlags::MOUNT_ATTR_RDONLY, MountFlags::RDONLY),
-    (MountAttrFlags::MOUNT_ATTR_NOSUID, MountFlags::NOSUID),
-    (MountAttrFlags::MOUNT_ATTR_NODEV, MountFlags::NODEV),
-    (MountAttrFlags::MOUNT_ATTR_NOEXEC, MountFlags::NOEXEC),
-    (MountAttrFlags::MOUNT_ATTR_NODIRATIME, MountFlags::NODIRATIME),
-    (MountAttrFlags::MOUNT_ATTR_NOSYMFOLLOW, MountFlags::NOSYMFOLLOW),
-];
-
-/// The file system flags and their mount(2) flags.
-const SB_FLAGS: &[(&str, MountFlags)] = &[
-    ("sync", MountFlags::SYNCHRONOUS),
-    ("dirsync", MountFlags::DIRSYNC),
-    ("mand", MountFlags::PERMIT_MANDATORY_FILE_LOCKING),
-    ("lazytime", MountFlags::LAZYTIME),
-];
-
-const ATIME: u64 = MountAttrFlags::MOUNT_ATTR__ATIME.bits() as u64;
-
-/// The three modes, of which mount(2) takes one.
-const MS_ATIME: MountFlags = MountFlags::NOATIME.union(MountFlags::RELATIME).union(MountFlags::STRICTATIME);
 
 impl MountOptions {
     /// Sorts the words of `mounts[].options`, or of a mount that containerd asks for. `Unimplemented`, with the word,
@@ -172,6 +221,11 @@ impl MountOptions {
         let mut options = Self::default();
         for word in words {
             let word = word.as_ref();
+            if let Some((own, _, attribute)) = ATTRIBUTES.iter().find(|(own, tree, _)| [*own, *tree].contains(&word)) {
+                let attrs = if word == *own { &mut options.attrs } else { &mut options.recursive };
+                attrs.apply(*attribute);
+                continue;
+            }
             match WORDS.iter().find(|(known, _)| *known == word) {
                 Some((_, Word::Unsupported)) => return Err(unsupported(word)),
                 Some((_, known)) => options.apply(*known),
@@ -187,73 +241,24 @@ impl MountOptions {
 
     fn apply(&mut self, word: Word) {
         match word {
-            Word::Set(attr) => self.change(u64::from(attr.bits()), 0),
-            Word::Clear(attr) => self.change(0, u64::from(attr.bits())),
-            Word::Atime(mode) => self.set_atime(mode),
-            // "Not this mode" leaves another one that was asked for; else it is the kernel's default that is wanted.
-            Word::NotAtime(mode) if self.atime().is_none_or(|now| now == mode) => {
-                self.set_atime(MountAttrFlags::MOUNT_ATTR_RELATIME);
-            }
-            Word::NotAtime(_) | Word::Nothing | Word::Unsupported => {}
             Word::Bind { recursive } => {
                 self.bind = true;
                 self.recursive_bind |= recursive;
             }
+            Word::Remount => self.remount = true,
+            Word::IdMap { recursive } => self.idmap = Some(recursive || self.idmap == Some(true)),
+            Word::TmpCopyUp => self.tmpcopyup = true,
             Word::Propagation(propagation, recursive) => self.propagation = Some((propagation, recursive)),
             Word::SbFlag(flag) if self.sb_flags.contains(&flag) => {}
             Word::SbFlag(flag) => self.sb_flags.push(flag),
             Word::NotSbFlag(flag) => self.sb_flags.retain(|set| *set != flag),
+            Word::Nothing | Word::Unsupported => {}
         }
     }
 
-    fn change(&mut self, set: u64, clear: u64) {
-        self.attr_set = (self.attr_set | set) & !clear;
-        self.attr_clr = (self.attr_clr | clear) & !set;
-    }
-
-    fn set_atime(&mut self, mode: MountAttrFlags) {
-        self.attr_set = (self.attr_set & !ATIME) | u64::from(mode.bits());
-        self.attr_clr |= ATIME;
-    }
-
-    /// The access time mode that was asked for, if one was.
-    fn atime(&self) -> Option<MountAttrFlags> {
-        let mode = MountAttrFlags::from_bits_retain((self.attr_set & ATIME) as u32);
-        (self.attr_clr & ATIME != 0).then_some(mode)
-    }
-
-    /// Whether an attribute is to be changed: a bind mount without any keeps those of its source.
-    pub fn changes_attributes(&self) -> bool {
-        self.attr_set | self.attr_clr != 0
-    }
-
-    /// For a kernel or seccomp profile without fsopen(2): the flags of mount(2) for a new mount, those of the file
-    /// system among them. `MS_BIND` and propagation, which are calls of their own, are not in it.
-    pub fn ms_flags(&self) -> MountFlags {
-        SB_FLAGS
-            .iter()
-            .filter(|(word, _)| self.sb_flags.contains(word))
-            .fold(self.ms_remount_flags(MountFlags::empty()), |flags, (_, flag)| flags | *flag)
-    }
-
-    /// For a kernel without mount_setattr(2) (before 5.12): the flags for `MS_REMOUNT | MS_BIND` (to be added), which
-    /// replaces all attributes, so that those the mount has (`current`, as MS_* and not as statvfs(3) numbers them) are
-    /// given again.
-    pub fn ms_remount_flags(&self, current: MountFlags) -> MountFlags {
-        let mut flags = current;
-        for (attr, flag) in ATTRS {
-            let attr = u64::from(attr.bits());
-            flags.set(*flag, (flags.contains(*flag) && self.attr_clr & attr == 0) || self.attr_set & attr != 0);
-        }
-        if let Some(mode) = self.atime() {
-            flags.remove(MS_ATIME);
-            flags.insert(match mode {
-                MountAttrFlags::MOUNT_ATTR_NOATIME => MountFlags::NOATIME,
-                MountAttrFlags::MOUNT_ATTR_STRICTATIME => MountFlags::STRICTATIME,
-                _ => MountFlags::RELATIME,
-            });
-        }
-        flags
+    /// The attributes of the mount itself: its own and then, like runc, those of the tree.
+    pub fn top(&self) -> Attributes {
+        self.attrs.then(self.recursive)
     }
 
     /// The parameters as mount(2) takes them, `mode=755,size=65536k`.
@@ -309,8 +314,8 @@ mod tests {
         ];
         for (words, set, clear) in cases {
             let options = parse(words);
-            assert_eq!((options.attr_set, options.attr_clr), (*set, *clear), "{words}");
-            assert_eq!(options.changes_attributes(), set | clear != 0, "{words}");
+            assert_eq!((options.attrs.set, options.attrs.clear), (*set, *clear), "{words}");
+            assert_eq!(!options.attrs.is_empty(), set | clear != 0, "{words}");
         }
     }
 
@@ -334,7 +339,7 @@ mod tests {
         ];
         for (words, set, clear) in cases {
             let options = parse(words);
-            assert_eq!((options.attr_set, options.attr_clr), (*set, *clear), "{words}");
+            assert_eq!((options.attrs.set, options.attrs.clear), (*set, *clear), "{words}");
         }
     }
 
@@ -379,58 +384,76 @@ mod tests {
         ];
         assert_eq!(devpts.data, data);
         assert_eq!(devpts.data_string(), "newinstance,ptmxmode=0666,x=a=b,size=");
-        assert_eq!(devpts.attr_set, NOSUID);
+        assert_eq!(devpts.attrs.set, NOSUID);
     }
 
     #[test]
-    fn mount_flags_for_kernels_without_the_new_calls() {
-        let cases = [
-            ("", MountFlags::empty()),
-            ("ro,nosuid", MountFlags::RDONLY | MountFlags::NOSUID),
-            ("nodev,noexec,nodiratime", MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::NODIRATIME),
-            ("nosymfollow,noatime", MountFlags::NOSYMFOLLOW | MountFlags::NOATIME),
-            ("strictatime,rw", MountFlags::STRICTATIME),
-            ("relatime", MountFlags::RELATIME),
-            ("sync,mand", MountFlags::SYNCHRONOUS | MountFlags::PERMIT_MANDATORY_FILE_LOCKING),
-            ("dirsync,lazytime", MountFlags::DIRSYNC | MountFlags::LAZYTIME),
-            ("rbind,rshared,size=1", MountFlags::empty()),
+    fn a_recursive_word_is_for_the_tree_and_wins_over_the_tops() {
+        // The words of the specification's table, in pairs that undo each other.
+        let cases: &[(&str, u64, u64)] = &[
+            ("rro", RDONLY, 0),
+            ("rrw", 0, RDONLY),
+            ("rnosuid", NOSUID, 0),
+            ("rsuid", 0, NOSUID),
+            ("rnodev", NODEV, 0),
+            ("rdev", 0, NODEV),
+            ("rnoexec", NOEXEC, 0),
+            ("rexec", 0, NOEXEC),
+            ("rnodiratime", NODIRATIME, 0),
+            ("rdiratime", 0, NODIRATIME),
+            ("rnosymfollow", NOSYMFOLLOW, 0),
+            ("rsymfollow", 0, NOSYMFOLLOW),
+            ("rnoatime", NOATIME, ATIME_MODE),
+            ("ratime", 0, ATIME_MODE),
+            ("rrelatime", 0, ATIME_MODE),
+            ("rnorelatime", 0, 0),
+            ("rstrictatime", STRICTATIME, ATIME_MODE),
+            ("rnostrictatime", 0, ATIME_MODE),
+            ("rnoatime,rstrictatime,rro,rrw", STRICTATIME, ATIME_MODE | RDONLY),
         ];
-        for (words, flags) in cases {
-            assert_eq!(parse(words).ms_flags(), flags, "{words}");
+        for (words, set, clear) in cases {
+            let options = parse(words);
+            assert_eq!((options.recursive.set, options.recursive.clear), (*set, *clear), "{words}");
+            assert!(options.attrs.is_empty(), "{words}");
+        }
+        let tops: &[(&str, u64, u64)] = &[
+            ("ro,rnosuid", RDONLY | NOSUID, 0),
+            ("ro,rrw", 0, RDONLY),
+            ("rrw,ro", 0, RDONLY),
+            ("rro,rw,nodev", RDONLY | NODEV, 0),
+            ("strictatime,rnoatime", NOATIME, ATIME_MODE),
+            ("rrelatime,noatime", 0, ATIME_MODE),
+            ("noatime,rro", NOATIME | RDONLY, ATIME_MODE),
+        ];
+        for (words, set, clear) in tops {
+            assert_eq!(parse(words).top(), Attributes { set: *set, clear: *clear }, "{words}");
         }
     }
 
     #[test]
-    fn a_remount_keeps_what_the_mount_has_but_for_what_is_named() {
-        let current = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NOATIME;
-        let cases = [
-            ("", current),
-            ("nodev", current | MountFlags::NODEV),
-            ("rw", MountFlags::NOSUID | MountFlags::NOATIME),
-            ("suid,ro", MountFlags::RDONLY | MountFlags::NOATIME),
-            ("strictatime", MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::STRICTATIME),
-            ("atime", MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::RELATIME),
-        ];
-        for (words, flags) in cases {
-            assert_eq!(parse(words).ms_remount_flags(current), flags, "{words}");
+    fn a_runtimes_own_words() {
+        let idmaps = [("ro", None), ("idmap", Some(false)), ("ridmap", Some(true)), ("ridmap,idmap", Some(true))];
+        for (words, idmap) in idmaps {
+            assert_eq!(parse(words).idmap, idmap, "{words}");
         }
+        assert!(parse("tmpcopyup").tmpcopyup && parse("bind,remount").remount);
+        let runtimes: Vec<_> = supported().filter(|word| is_runtimes(word)).collect();
+        assert_eq!(runtimes.len(), ATTRIBUTES.len() + 4, "{runtimes:?}");
     }
 
     #[test]
     fn what_is_not_supported_is_refused_by_its_word() {
-        let recursive = "rro rrw rnosuid rsuid rnodev rdev rnoexec rexec rnodiratime rdiratime rrelatime rnorelatime \
-                         rnoatime ratime rstrictatime rnostrictatime rnosymfollow rsymfollow";
-        for word in recursive.split(' ').chain(["idmap", "ridmap", "tmpcopyup", "remount", "iversion"]) {
-            let error = MountOptions::parse(["nosuid", word]).unwrap_err();
-            assert_eq!(error.kind(), Kind::Unimplemented, "{word}");
-            assert!(error.to_string().contains(&format!(" {word} ")), "{error}");
-        }
+        let error = MountOptions::parse(["nosuid", "iversion"]).unwrap_err();
+        assert_eq!(error.kind(), Kind::Unimplemented);
+        assert!(error.to_string().contains(" iversion "), "{error}");
+        assert!(supported().all(|word| word != "iversion"));
     }
 
     #[test]
-    fn the_table_names_no_word_twice() {
-        for (at, (word, _)) in WORDS.iter().enumerate() {
-            assert!(WORDS[..at].iter().all(|(earlier, _)| earlier != word), "{word}");
+    fn the_tables_name_no_word_twice() {
+        let words = || ATTRIBUTES.iter().flat_map(|(a, b, _)| [a, b]).chain(WORDS.iter().map(|(word, _)| word));
+        for (at, word) in words().enumerate() {
+            assert!(words().take(at).all(|earlier| earlier != word), "{word}");
         }
     }
 }

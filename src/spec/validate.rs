@@ -28,8 +28,9 @@ pub fn validate(spec: &Spec) -> Result<()> {
     let root = spec.root().as_ref().map(|root| root.path()).filter(|path| !path.as_os_str().is_empty());
     no_nul("root.path", root.ok_or_else(|| invalid("root.path is required"))?)?;
     process(spec.process().as_ref().ok_or_else(|| invalid("process is required"))?)?;
+    let user_namespace = namespace(spec, LinuxNamespaceType::User).is_some();
     for (index, mount) in spec.mounts().iter().flatten().enumerate() {
-        super::mounts::validate(mount).context(|| format!("mounts[{index}]"))?;
+        super::mounts::validate(mount, user_namespace).context(|| format!("mounts[{index}]"))?;
     }
     namespace_list(spec)?;
     if let Some(maps) = super::id_map::new_maps(spec)? {

@@ -12,6 +12,7 @@ pub mod fork;
 pub mod loop_device;
 pub mod lsm;
 pub mod mount;
+pub mod mount_flags;
 pub mod net;
 pub mod ns;
 pub mod null;

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, Mode, OFlags, StatVfsMountFlags};
+use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
     UnmountFlags,
@@ -14,7 +14,10 @@ use rustix::mount::{
 
 use crate::error::{Error, Kind, Os, Result};
 
-use super::path;
+use super::{mount_flags, path};
+
+/// linux/mount.h; rustix and libc have no name for it.
+const MOVE_MOUNT_SET_GROUP: u32 = 0x100;
 
 /// A file system being configured (fsopen(2)).
 #[derive(Debug)]
@@ -122,6 +125,21 @@ impl Mount {
         }
     }
 
+    /// Changes the attributes of this mount, attached or not, and of all that is mounted below it (mount_setattr(2) with
+    /// AT_RECURSIVE).
+    ///
+    /// # Errors
+    /// `Unimplemented` before Linux 5.12: mount(2) changes one mount at a time, and a tree that is half done is not what was
+    /// asked for.
+    pub fn restrict_tree(&self, set: u64, clear: u64) -> Result<()> {
+        self.set_attributes(set, clear, 0, true).map_err(|e| match e.errno() {
+            Some(libc::ENOSYS) => {
+                e.with_kind(Kind::Unimplemented).context("attributes of a whole tree can be set from Linux 5.12 on")
+            }
+            _ => e,
+        })
+    }
+
     /// Changes the propagation of this attached mount: one of MS_SHARED, MS_SLAVE, MS_PRIVATE, MS_UNBINDABLE.
     pub fn propagate(&self, flag: u64, recursive: bool) -> Result<()> {
         match self.set_attributes(0, 0, flag, recursive) {
@@ -130,6 +148,13 @@ impl Mount {
             }
             other => other,
         }
+    }
+
+    /// Makes the private mount `other` a peer of this one (MOVE_MOUNT_SET_GROUP, Linux 5.15).
+    fn share_with(&self, other: &Mount) -> Result<()> {
+        let set_group = MoveMountFlags::from_bits_retain(MOVE_MOUNT_SET_GROUP);
+        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH | set_group;
+        rustix::mount::move_mount(&self.0, "", &other.0, "", flags).os(|| "move_mount MOVE_MOUNT_SET_GROUP")
     }
 
     /// Gives the files of this detached mount the owners that the user namespace `users` maps theirs to (MOUNT_ATTR_IDMAP,
@@ -173,13 +198,10 @@ impl Mount {
         if done == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
     }
 
-    /// mount(2) with MS_REMOUNT|MS_BIND on this attached mount. It replaces all flags: those there are kept.
+    /// mount(2) with MS_REMOUNT|MS_BIND on this attached mount.
     fn remount(&self, set: u64, clear: u64) -> Result<()> {
         let now = rustix::fs::fstatvfs(&self.0).os(|| "fstatvfs")?.f_flag;
-        let kept = FLAGS.iter().filter(|(attr, st, _)| now.contains(*st) && clear & attr == 0);
-        let kept = kept.fold(MountFlags::BIND, |flags, (_, _, ms)| flags | *ms);
-        let wanted = FLAGS.iter().filter(|(attr, _, _)| set & attr != 0);
-        let flags = wanted.fold(kept, |flags, (_, _, ms)| flags | *ms);
+        let flags = mount_flags::of_remount(now, set, clear);
         rustix::mount::mount_remount(self.proc_path().as_str(), flags, c"").os(|| "mount remount")
     }
 
@@ -188,16 +210,6 @@ impl Mount {
         format!("/proc/self/fd/{}", self.0.as_raw_fd())
     }
 }
-
-/// One flag under its three names: mount_setattr(2), statvfs(3), mount(2).
-const FLAGS: &[(u64, StatVfsMountFlags, MountFlags)] = &[
-    (libc::MOUNT_ATTR_RDONLY, StatVfsMountFlags::RDONLY, MountFlags::RDONLY),
-    (libc::MOUNT_ATTR_NOSUID, StatVfsMountFlags::NOSUID, MountFlags::NOSUID),
-    (libc::MOUNT_ATTR_NODEV, StatVfsMountFlags::NODEV, MountFlags::NODEV),
-    (libc::MOUNT_ATTR_NOEXEC, StatVfsMountFlags::NOEXEC, MountFlags::NOEXEC),
-    (libc::MOUNT_ATTR_NOATIME, StatVfsMountFlags::NOATIME, MountFlags::NOATIME),
-    (libc::MOUNT_ATTR_NODIRATIME, StatVfsMountFlags::NODIRATIME, MountFlags::NODIRATIME),
-];
 
 impl AsFd for Mount {
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -224,20 +236,59 @@ pub fn propagation(path: &Path, flags: u64) -> Result<()> {
     rustix::mount::mount_change(path, flags).os(|| format!("mount propagation {}", path.display()))
 }
 
-/// Keeps what will be mounted on the mount of `target` from its peers: a shared mount becomes a slave of theirs, on which
-/// theirs still appear. Looks at /proc, the host's.
-pub fn hide_from_peers(target: BorrowedFd<'_>) -> Result<()> {
+/// Does `attach`, which mounts something on `target`, so that the peers of the mount there do not see it: a shared mount has
+/// none meanwhile, and gets them back (MOVE_MOUNT_SET_GROUP, Linux 5.15). What they mount in that moment does not come to
+/// it. On an older kernel it becomes a slave of theirs for good with `hide`, else they see what is mounted.
+///
+/// Looks at /proc, the host's.
+pub fn attach_unseen(target: BorrowedFd<'_>, hide: bool, attach: impl FnOnce() -> Result<()>) -> Result<()> {
+    let Some(mount) = shared_mount_of(target)? else { return attach() };
+    let Some(peer) = spare_peer(&mount)? else {
+        if hide {
+            mount.propagate(libc::MS_SLAVE, false)?;
+        }
+        return attach();
+    };
+    mount.propagate(libc::MS_PRIVATE, false)?;
+    let attached = attach();
+    peer.share_with(&mount).and(attached)
+}
+
+/// The mount that `target` is on, where that is a shared one.
+fn shared_mount_of(target: BorrowedFd<'_>) -> Result<Option<Mount>> {
     let table = "/proc/self/mountinfo";
     let id = path::mount_id(target)?;
     let table = std::fs::read_to_string(table).os(|| format!("read {table}"))?;
-    let Some(point) = shared_mount(&table, id) else { return Ok(()) };
+    let Some(point) = shared_mount(&table, id) else { return Ok(None) };
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mount = rustix::fs::open(&point, flags, Mode::empty()).os(|| format!("open {}", point.display()))?;
     // The path is what it was called a moment ago.
     if path::mount_id(&mount)? != id {
         return Err(Error::os(libc::EAGAIN, format!("finding the mount at {}", point.display())));
     }
-    Mount(mount).propagate(libc::MS_SLAVE, false)
+    Ok(Some(Mount(mount)))
+}
+
+/// A copy of a shared mount that keeps its peers for it; `None` where the kernel cannot give them back, which is tried with
+/// another copy.
+fn spare_peer(mount: &Mount) -> Result<Option<Mount>> {
+    let (peer, tried) = (Mount::clone_fd(mount.as_fd(), false)?, Mount::clone_fd(mount.as_fd(), false)?);
+    let shared = tried.propagate(libc::MS_PRIVATE, false).and_then(|()| peer.share_with(&tried));
+    match shared {
+        // mount_setattr(2), which makes a mount private that is nowhere, is older than the other.
+        Err(e) if matches!(e.errno(), Some(libc::EINVAL | libc::ENOSYS | libc::ENOENT)) => Ok(None),
+        other => other.map(|()| Some(peer)),
+    }
+}
+
+/// What is mounted where `path` leads, for an error's sake: "nfs4 on /srv". Looks at /proc, the host's.
+pub fn kind_at(path: &Path) -> Option<String> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let id = path::mount_id(rustix::fs::open(path, flags, Mode::empty()).ok()?).ok()?;
+    let table = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let line = table.lines().find(|line| line.split(' ').next().is_some_and(|own| own.parse() == Ok(id)))?;
+    let (left, right) = line.split_once(" - ")?;
+    Some(format!("{} on {}", right.split(' ').next()?, unescape(left.split(' ').nth(4)?).display()))
 }
 
 /// The mount point of the mount `id`, where mountinfo has it as a shared one.

@@ -84,30 +84,37 @@ impl Root {
     pub fn mkdir_all(&self, path: &Path) -> Result<OwnedFd> {
         let (mut dir, missing) = self.deepest(path)?;
         for name in missing {
-            match rustix::fs::mkdirat(&dir, &name, Mode::from(0o755)) {
-                Ok(()) | Err(Errno::EXIST) => {}
-                Err(e) => return Err(Error::os(e, format!("mkdirat {}", path.display()))),
-            }
-            dir = self.child(&dir, &name, path)?;
+            dir = self.make_child(&dir, &name, path)?;
         }
         Ok(dir)
     }
 
-    /// A handle on the file `path`, made empty with its parents where missing: the target of a file's bind mount.
+    /// A handle on the file `path`, made empty with its parents where missing: the target of a file's bind mount. A link
+    /// to nothing is followed to where it leads, as by [`Root::mkdir_all`].
+    ///
+    /// # Errors
+    /// As of [`Root::mkdir_all`]; ELOOP where a link has appeared in a race.
     pub fn create_file(&self, path: &Path) -> Result<OwnedFd> {
         match self.resolve(path) {
             Err(e) if e.errno() == Some(libc::ENOENT) => {}
             other => return other,
         }
-        let name = path.file_name().ok_or_else(|| not_a_name(path))?;
-        let dir = self.mkdir_all(path.parent().unwrap_or(Path::new("/")))?;
+        let (mut dir, mut missing) = self.deepest(path)?;
+        let name = missing.pop().ok_or_else(|| not_a_name(path))?;
+        for parent in missing {
+            dir = self.make_child(&dir, &parent, path)?;
+        }
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
-        match rustix::fs::openat(&dir, name, flags, Mode::from(0o644)) {
+        match rustix::fs::openat(&dir, &name, flags, Mode::from(0o644)) {
             Ok(_) | Err(Errno::EXIST) => {}
             Err(e) => return Err(Error::os(e, format!("openat {}", path.display()))),
         }
-        rustix::fs::openat(&dir, name, HANDLE | OFlags::NOFOLLOW, Mode::empty())
-            .os(|| format!("openat {}", path.display()))
+        let file = rustix::fs::openat(&dir, &name, HANDLE | OFlags::NOFOLLOW, Mode::empty())
+            .os(|| format!("openat {}", path.display()))?;
+        match FileType::from_raw_mode(stat(&file)?.st_mode) {
+            FileType::Symlink => Err(Error::os(libc::ELOOP, format!("openat {}", path.display()))),
+            _ => Ok(file),
+        }
     }
 
     /// The directory that holds `path`'s last component, made where missing, and that component's name.
@@ -164,7 +171,11 @@ impl Root {
         Ok(Some(PathBuf::from(OsStr::from_bytes(target.as_bytes()))))
     }
 
-    fn child(&self, dir: &OwnedFd, name: &Path, whole: &Path) -> Result<OwnedFd> {
+    fn make_child(&self, dir: &OwnedFd, name: &Path, whole: &Path) -> Result<OwnedFd> {
+        match rustix::fs::mkdirat(dir, name, Mode::from(0o755)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(e) => return Err(Error::os(e, format!("mkdirat {}", whole.display()))),
+        }
         let flags = HANDLE | OFlags::DIRECTORY | OFlags::NOFOLLOW;
         rustix::fs::openat(dir, name, flags, Mode::empty()).os(|| format!("openat {}", whole.display()))
     }
@@ -292,6 +303,13 @@ mod tests {
         assert!(root.mkdir_all(Path::new("/a/missing/../../../outside/x")).is_err());
         root.create_file(Path::new("/etc/hosts")).unwrap();
         assert!(dir.join("root/etc/hosts").is_file());
+        // An image's /etc/resolv.conf is often such a link.
+        symlink("../run/resolve/stub", dir.join("root/etc/resolv.conf")).unwrap();
+        symlink("../../../outside/file", dir.join("root/etc/escape")).unwrap();
+        for (path, made) in [("/etc/resolv.conf", "root/run/resolve/stub"), ("/etc/escape", "root/outside/file")] {
+            root.create_file(Path::new(path)).unwrap();
+            assert!(dir.join(made).is_file(), "{path}");
+        }
         assert_eq!(std::fs::read_dir(dir.join("outside")).unwrap().count(), 0);
         std::fs::remove_dir_all(dir).unwrap();
     }

@@ -1,16 +1,16 @@
 //! A user namespace's ids, from outside of it (user_namespaces(7)).
 
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use rustix::fs::{Mode, OFlags, open};
 
 use crate::error::{Error, Os, Result};
 
-use super::fd;
 use super::fork::{IN_REACH_BOUND, end, exit_now, fork};
 use super::ns::{self, Namespace};
+use super::{cred, fd};
 
 /// The texts of uid_map and gid_map of the namespace, with ids as our own sees them.
 ///
@@ -46,6 +46,25 @@ pub fn maps(namespace: BorrowedFd<'_>) -> Result<[String; 2]> {
     let maps = read();
     end(&child)?;
     maps
+}
+
+/// A new user namespace with these maps (`inside outside count`, a line each). Nobody is in it.
+///
+/// # Errors
+/// EINVAL and EPERM for maps that the kernel does not take; ENOSPC where there are too many user namespaces.
+pub fn with_maps(uids: &str, gids: &str) -> Result<OwnedFd> {
+    let us = rustix::process::getpid();
+    let child = fork(libc::CLONE_NEWUSER as u64, None, None, |_| {
+        while matches!(cred::die_with(us), Ok(true)) {
+            nix::unistd::pause();
+        }
+        exit_now(0)
+    })?;
+    let path = format!("/proc/{}/ns/user", child.pid);
+    let opened = write_maps(child.pid.unsigned_abs(), uids, gids)
+        .and_then(|()| open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).os(|| format!("open {path}")));
+    end(&child)?;
+    opened
 }
 
 /// Gives the new user namespace of process `pid` its maps. Each can be written once, and at once only.

@@ -5,17 +5,16 @@
 //! layers that are mounted where it is mounted, so that they are in a mount namespace of the helper's own, which ends
 //! with it; what leaves it is the overlay.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use rustix::fs::{CWD, Mode, OFlags};
-use rustix::process::{WaitId, WaitIdOptions};
 
 use crate::error::{Context, Error, Kind, Os, Result};
 use crate::spec::mount_options::MountOptions;
 use crate::sys::mount::{self, FileSystem, Mount};
 use crate::sys::ns::{self, Namespace};
-use crate::sys::{cred, fork, pidfd};
+use crate::sys::userns;
 
 /// What is written to /proc/PID/uid_map and gid_map.
 #[derive(Debug)]
@@ -41,28 +40,9 @@ impl IdMaps {
         }
     }
 
-    /// A user namespace with these maps. Nobody is in it.
-    fn user_namespace(&self) -> Result<OwnedFd> {
-        let us = rustix::process::getpid();
-        let child = fork::fork(libc::CLONE_NEWUSER as u64, None, None, |_| {
-            while matches!(cred::die_with(us), Ok(true)) {
-                nix::unistd::pause();
-            }
-            fork::exit_now(0)
-        })?;
-        let own = |file: &str| format!("/proc/{}/{file}", child.pid);
-        let write = |file: &str, text: &str| std::fs::write(own(file), text).os(|| format!("write {}", own(file)));
-        let open =
-            || rustix::fs::open(own("ns/user"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).os(|| "open ns/user");
-        let opened = write("uid_map", &self.uids).and_then(|()| write("gid_map", &self.gids)).and_then(|()| open());
-        pidfd::kill(&child.pidfd, libc::SIGKILL as u32)?;
-        rustix::process::waitid(WaitId::PidFd(child.pidfd.as_fd()), WaitIdOptions::EXITED).os(|| "waitid")?;
-        opened
-    }
-
     /// Maps the ids of a tree.
     pub(super) fn apply(&self, tree: &Mount, recursive: bool) -> Result<()> {
-        tree.map_ids(self.user_namespace()?.as_fd(), recursive)
+        tree.map_ids(userns::with_maps(&self.uids, &self.gids)?.as_fd(), recursive)
     }
 
     /// A detached overlay of `layers`, the top one first, whose ids are mapped. `data` are the options but for lowerdir,
@@ -77,7 +57,7 @@ impl IdMaps {
         data: &str,
         workplace: &Path,
     ) -> Result<Mount> {
-        let users = self.user_namespace()?;
+        let users = userns::with_maps(&self.uids, &self.gids)?;
         let path = "/proc/self/ns/mnt";
         let home =
             rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).os(|| format!("open {path}"))?;

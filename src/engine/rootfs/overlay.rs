@@ -102,7 +102,7 @@ impl Overlay {
         let fs = FileSystem::open("overlay").map_err(too_old)?;
         // Before Linux 6.5 overlayfs takes any option, until there is a page of them, and finds in the end that it does
         // not know them.
-        let made = self.configure(&fs, source, options).and_then(|()| fs.mount(options.attr_set));
+        let made = self.configure(&fs, source, options).and_then(|()| fs.mount(options.attrs.set));
         made.map_err(|e| if fs.is_of_text() { too_old(e) } else { e })
     }
 

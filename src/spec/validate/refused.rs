@@ -148,18 +148,6 @@ mod tests {
         assert_eq!(rows, examples);
     }
 
-    #[test]
-    fn id_mapped_mounts_are_refused_by_their_place() {
-        for field in ["uidMappings", "gidMappings"] {
-            let ids = json!([{ "containerID": 0, "hostID": 1, "size": 1 }]);
-            let mounts =
-                json!([{ "destination": "/a", "type": "tmpfs" }, { "destination": "/b", "type": "tmpfs", field: ids }]);
-            let error = judge(&with("mounts", &mounts)).unwrap_err();
-            assert_eq!(error.kind(), Kind::Unimplemented);
-            assert_eq!(error.to_string(), format!("mounts[1]: {field} is not supported by this version of dray"));
-        }
-    }
-
     /// A deserializer that has no data and tells the names of the fields which a type asks it for.
     struct Fields<'a>(&'a mut Vec<&'static str>);
 
