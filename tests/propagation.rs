@@ -300,7 +300,7 @@ fn the_console_of_a_container_is_not_the_hosts() {
         assert_eq!(io.stdout(SOON).await.unwrap(), "88:0\r\n");
         world.delete("one", "").await.unwrap();
         unmount(&dev);
-        assert_eq!(seen, [dev.clone()]);
+        assert_eq!(seen, [dev]);
         world.close().await;
     });
 }

@@ -94,8 +94,8 @@ mod tests {
         let cases = [
             (now, 0, 0, kept | noatime),
             (now, libc::MOUNT_ATTR_NODEV, 0, kept | noatime | MountFlags::NODEV),
-            (now, 0, libc::MOUNT_ATTR_RDONLY, kept - MountFlags::RDONLY | noatime),
-            (now, 0, libc::MOUNT_ATTR_NOSYMFOLLOW, kept - MountFlags::NOSYMFOLLOW | noatime),
+            (now, 0, libc::MOUNT_ATTR_RDONLY, (kept - MountFlags::RDONLY) | noatime),
+            (now, 0, libc::MOUNT_ATTR_NOSYMFOLLOW, (kept - MountFlags::NOSYMFOLLOW) | noatime),
             (now, libc::MOUNT_ATTR_STRICTATIME, mode, kept | MountFlags::STRICTATIME),
             (now, 0, mode, kept | MountFlags::RELATIME),
             (St::RELATIME, libc::MOUNT_ATTR_NOEXEC, 0, MountFlags::BIND | MountFlags::RELATIME | MountFlags::NOEXEC),
