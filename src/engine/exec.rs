@@ -70,7 +70,7 @@ impl Engine {
         self.birth(process, unborn)?;
         container.resctrl.as_ref().map_or(Ok(()), |resctrl| resctrl.join(process.pid()))?;
         self.go(process, oom_score_adj.or(container.oom_score_adj), &outside)?;
-        self.executed(process, Some(SET_UP_BOUND))
+        self.executed(container, process, Some(SET_UP_BOUND))
             .await
             .context(|| "OCI runtime exec failed: exec failed: unable to start container process")
     }
