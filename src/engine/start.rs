@@ -62,7 +62,9 @@ impl Engine {
         let sync = init.sync.borrow().clone();
         let sync = sync.ok_or_else(|| Error::new(Kind::Internal, "no child to talk to"))?;
         sync.get_ref().release()?;
-        self.executed(container, init, bound).await.context(|| "OCI runtime start failed: unable to start container process")
+        self.executed(container, init, bound)
+            .await
+            .context(|| "OCI runtime start failed: unable to start container process")
     }
 
     /// Waits until the child is its program, at most for `bound` between two words of it.

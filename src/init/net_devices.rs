@@ -44,7 +44,7 @@ pub fn move_all(devices: &[NetDevice], pid: u32) -> Result<()> {
     for (at, device) in moving.iter().enumerate() {
         let before = inside.route.links()?;
         let Err(error) = move_in(device, &before, &host, &inside) else { continue };
-        let error = error.context(name(device.wanted));
+        let error = error.with_kind(Kind::FailedPrecondition).context(name(device.wanted));
         let backwards = moving[..=at].iter().rev().map(|device| move_back(device, &host, &inside));
         return match backwards.filter_map(Result::err).next() {
             None => Err(error),
@@ -72,17 +72,16 @@ fn move_in(device: &Moving<'_>, before: &[Link], host: &Side, inside: &Side) -> 
     host.route.move_to(device.link.index, inside.namespace.as_fd(), &device.wanted.name)?;
     // By what is new: a template's name is the kernel's choice, and a number that is taken is changed.
     let all = inside.route.links()?;
-    let new = all.iter().filter(|link| !before.iter().any(|old| old.index == link.index));
     let arrived = |link: &&Link| {
-        link.hardware == device.link.hardware && (device.wanted.is_template() || link.name == device.wanted.name)
+        let new = !before.iter().any(|old| old.index == link.index);
+        let named = device.wanted.is_template() || link.name == device.wanted.name;
+        new && named && link.hardware == device.link.hardware
     };
-    let arrived = new.clone().find(arrived).ok_or_else(|| Error::new(Kind::Internal, "it has not arrived"))?;
-    configure(device, arrived.index, &inside.route)?;
+    let arrived = all.iter().find(arrived).ok_or_else(|| Error::new(Kind::Internal, "it has not arrived"))?;
+    for address in device.addresses.iter().filter(|address| address.lasting) {
+        inside.route.add_address(arrived.index, address)?;
+    }
     inside.route.set_up(arrived.index)
-}
-
-fn configure(device: &Moving<'_>, index: i32, route: &Route) -> Result<()> {
-    device.addresses.iter().try_for_each(|address| route.add_address(index, address))
 }
 
 /// To where it was, from wherever it is.
@@ -102,6 +101,6 @@ fn move_back(device: &Moving<'_>, host: &Side, inside: &Side) -> Result<()> {
         .move_to(link.index, host.namespace.as_fd(), &device.wanted.host)
         .context(|| format!("moving {} back", device.wanted.host))?;
     let Some(link) = host.route.link(&device.wanted.host)? else { return Ok(()) };
-    configure(device, link.index, &host.route)?;
+    device.addresses.iter().try_for_each(|address| host.route.add_address(link.index, address))?;
     if device.link.up { host.route.set_up(link.index) } else { Ok(()) }
 }

@@ -66,7 +66,9 @@ fn is_name(name: &str) -> std::result::Result<(), &'static str> {
         "." | ".." => Err("it is a directory"),
         _ if name.len() > LONGEST => Err("it is longer than 15 bytes"),
         _ if name.contains(['/', ':', '\0']) => Err("it has one of / : NUL in it"),
-        _ if name.contains(|letter: char| letter.is_ascii_whitespace() || letter == '\x0b') => Err("it has a blank in it"),
+        _ if name.contains(|letter: char| letter.is_ascii_whitespace() || letter == '\x0b') => {
+            Err("it has a blank in it")
+        }
         _ => Ok(()),
     }
 }

@@ -122,7 +122,9 @@ fn listener(profile: &LinuxSeccomp) -> Result<()> {
     };
     absolute("linux.seccomp.listenerPath", path)?;
     match path.as_os_str().len() > LONGEST_SOCKET_PATH {
-        true => Err(invalid(format!("linux.seccomp.listenerPath is longer than {LONGEST_SOCKET_PATH} bytes: {path:?}"))),
+        true => {
+            Err(invalid(format!("linux.seccomp.listenerPath is longer than {LONGEST_SOCKET_PATH} bytes: {path:?}")))
+        }
         false => Ok(()),
     }
 }

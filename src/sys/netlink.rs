@@ -50,8 +50,12 @@ pub struct Link {
 /// An address of a device, as RTM_NEWADDR takes it but for the device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address {
+    /// It is anybody's to use, and for ever: global and permanent. Those of the link alone are the kernel's to make or of
+    /// use there alone, and those with a lifetime are the network's to give again.
+    pub lasting: bool,
     family: u8,
     prefix: u8,
+    scope: u8,
     attributes: Vec<u8>,
 }
 
@@ -84,17 +88,16 @@ impl Route {
         Ok(self.links()?.into_iter().find(|link| link.name == name))
     }
 
-    /// The addresses of a device that are anybody's to use and for ever: global and permanent ones. Those of the link alone
-    /// are the kernel's to make, and those with a lifetime the network's to give again.
+    /// The addresses of a device, but for those that the kernel gives it by itself when it is set up.
     pub fn addresses(&self, index: i32) -> Result<Vec<Address>> {
         let all = self.dump(libc::RTM_GETADDR, &address_header(0, 0, 0, 0), "RTM_GETADDR")?;
         let all = all.iter().filter(|message| message.kind == libc::RTM_NEWADDR);
-        Ok(all.filter_map(|message| lasting_address(&message.body, index)).collect())
+        Ok(all.filter_map(|message| address(&message.body, index)).collect())
     }
 
     /// Gives a device an address.
     pub fn add_address(&self, index: i32, address: &Address) -> Result<()> {
-        let mut body = address_header(address.family, address.prefix, libc::RT_SCOPE_UNIVERSE, index).to_vec();
+        let mut body = address_header(address.family, address.prefix, address.scope, index).to_vec();
         body.extend(&address.attributes);
         self.request(libc::RTM_NEWADDR, libc::NLM_F_CREATE | libc::NLM_F_EXCL, &body, "RTM_NEWADDR")
     }
@@ -238,14 +241,15 @@ fn link(body: &[u8]) -> Result<Link> {
     Ok(link)
 }
 
-fn lasting_address(body: &[u8], index: i32) -> Option<Address> {
+fn address(body: &[u8], index: i32) -> Option<Address> {
     let &[family, prefix, flags, scope, ..] = body else { return None };
     let mut flags = u32::from(flags);
-    let mut kept = Vec::new();
+    let (mut kept, mut lifetime) = (Vec::new(), None);
     for (kind, value) in attributes(body.get(8..).unwrap_or_default()) {
         match kind {
             // With 32 bits, of which the header has 8.
             libc::IFA_FLAGS => flags = u32::from_ne_bytes(number(value, 0)?),
+            libc::IFA_CACHEINFO => lifetime = Some(value),
             libc::IFA_ADDRESS | libc::IFA_LOCAL | libc::IFA_BROADCAST | IFA_RT_PRIORITY | IFA_PROTO => {
                 attribute(&mut kept, kind, value);
             }
@@ -253,12 +257,17 @@ fn lasting_address(body: &[u8], index: i32) -> Option<Address> {
             _ => {}
         }
     }
-    let lasting = flags & libc::IFA_F_PERMANENT != 0 && scope == libc::RT_SCOPE_UNIVERSE;
-    let ours = number(body, 4) == Some(index.to_ne_bytes());
+    let permanent = flags & libc::IFA_F_PERMANENT != 0;
+    if let Some(lifetime) = lifetime.filter(|_| !permanent) {
+        attribute(&mut kept, libc::IFA_CACHEINFO, lifetime);
+    }
     if flags & KEPT_FLAGS != 0 {
         attribute(&mut kept, libc::IFA_FLAGS, &(flags & KEPT_FLAGS).to_ne_bytes());
     }
-    (lasting && ours).then_some(Address { family, prefix, attributes: kept })
+    let kernels = i32::from(family) == libc::AF_INET6 && scope == libc::RT_SCOPE_LINK;
+    let ours = number(body, 4) == Some(index.to_ne_bytes());
+    let lasting = permanent && scope == libc::RT_SCOPE_UNIVERSE;
+    (ours && !kernels).then_some(Address { lasting, family, prefix, scope, attributes: kept })
 }
 
 /// The number at the head of an error, or of the end of a list: 0 for success.
@@ -288,8 +297,8 @@ mod tests {
         let lo = route.link("lo").unwrap().unwrap();
         assert_eq!((lo.index, lo.hardware.as_slice()), (1, [0; 6].as_slice()));
         assert!(route.links().unwrap().contains(&lo));
-        // 127.0.0.1 is of the host's scope: no address to be taken along.
-        assert_eq!(route.addresses(lo.index).unwrap(), []);
+        // They are of the host's scope: none to be taken along.
+        assert!(!route.addresses(lo.index).unwrap().iter().any(|address| address.lasting));
         assert_eq!(route.link("no such device").unwrap(), None);
     }
 
@@ -303,32 +312,35 @@ mod tests {
     }
 
     #[test]
-    fn only_lasting_addresses_are_taken_and_of_their_flags_the_orders() {
+    fn only_global_permanent_addresses_last_and_of_their_flags_the_orders() {
         let message = |scope: u8, index: i32, flags: u32| {
             let mut body = address_header(2, 24, scope, index).to_vec();
             attribute(&mut body, libc::IFA_LOCAL, &[10, 0, 0, 1]);
             attribute(&mut body, libc::IFA_LABEL, b"eth0\0");
+            attribute(&mut body, libc::IFA_CACHEINFO, &[9; 16]);
             attribute(&mut body, libc::IFA_FLAGS, &flags.to_ne_bytes());
             body
         };
+        let permanent = libc::IFA_F_PERMANENT;
         let mut kept = Vec::new();
         attribute(&mut kept, libc::IFA_LOCAL, &[10, 0, 0, 1]);
-        let plain = Address { family: 2, prefix: 24, attributes: kept.clone() };
-        assert_eq!(lasting_address(&message(0, 7, libc::IFA_F_PERMANENT), 7), Some(plain));
-        assert_eq!(lasting_address(&message(0, 7, 0), 7), None);
-        assert_eq!(lasting_address(&message(253, 7, libc::IFA_F_PERMANENT), 7), None);
-        assert_eq!(lasting_address(&message(0, 8, libc::IFA_F_PERMANENT), 7), None);
+        let plain = Address { lasting: true, family: 2, prefix: 24, scope: 0, attributes: kept.clone() };
+        assert_eq!(address(&message(0, 7, permanent), 7), Some(plain.clone()));
+        let of_the_link = Address { lasting: false, scope: 253, ..plain.clone() };
+        assert_eq!(address(&message(253, 7, permanent), 7), Some(of_the_link));
+        assert_eq!(address(&message(0, 8, permanent), 7), None);
+        let lasting = address(&message(0, 7, permanent | libc::IFA_F_TENTATIVE | libc::IFA_F_NOPREFIXROUTE), 7);
         attribute(&mut kept, libc::IFA_FLAGS, &libc::IFA_F_NOPREFIXROUTE.to_ne_bytes());
-        let flags = libc::IFA_F_PERMANENT | libc::IFA_F_TENTATIVE | libc::IFA_F_NOPREFIXROUTE;
-        let without_route = Address { family: 2, prefix: 24, attributes: kept };
-        assert_eq!(lasting_address(&message(0, 7, flags), 7), Some(without_route));
+        assert_eq!(lasting, Some(Address { attributes: kept, ..plain }));
+        let passing = address(&message(0, 7, 0), 7).unwrap();
+        assert!(!passing.lasting && attributes(&passing.attributes).any(|(kind, _)| kind == libc::IFA_CACHEINFO));
     }
 
     #[test]
     fn broken_answers_do_no_harm() {
         for length in 0..24 {
             let _ = link(&vec![0xff; length]);
-            let _ = lasting_address(&vec![0xff; length], 1);
+            let _ = address(&vec![0xff; length], 1);
             let _ = attributes(&vec![1; length]).count();
         }
     }
