@@ -29,6 +29,7 @@ use crate::sys::ns::{Birthplace, Namespace};
 use crate::sys::seccomp::Filter;
 
 use super::Engine;
+use super::capabilities::warn_of_unknown;
 use super::console;
 use super::container::{Container, Process};
 use super::events::{Event, RootfsMount, StdioUris};
@@ -174,7 +175,9 @@ impl Engine {
 
     fn judge(&self, request: Request) -> Result<(Judged, plan::Process)> {
         let state = StateDir::new(&self.state_root, &self.namespace, &request.id)?;
-        let spec = load::load(&request.bundle)?;
+        let mut unknown = Vec::new();
+        let spec = load::load(&request.bundle, &mut unknown)?;
+        warn_of_unknown(&format!("container {}", request.id), &unknown);
         validate::validate(&spec)?;
         let rootfs_mounts = rootfs::plan(&request.rootfs)?;
         let user_namespace = userns::joined(&spec)?;
