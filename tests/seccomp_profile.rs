@@ -374,13 +374,9 @@ mod inside {
 
 #[test]
 fn what_cannot_be_done_is_refused_before_any_effect() {
-    for (profile, code, words) in [(
-        json!({"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_S390X"]}),
-        Code::INVALID_ARGUMENT,
-        ["linux.seccomp.architectures", "S390X"],
-    )] {
-        refused(|bundle| bundle.edit(|spec| set(spec, profile, true, 0))).names(code, &words);
-    }
+    let profile = json!({"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_S390X"]});
+    let refusal = refused(|bundle| bundle.edit(|spec| set(spec, profile, true, 0)));
+    refusal.names(Code::INVALID_ARGUMENT, &["linux.seccomp.architectures", "S390X"]);
 }
 
 /// Loads a profile into a thread of this test and makes calls there: (number, argument) to errno, 0 for success.
