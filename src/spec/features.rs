@@ -137,6 +137,8 @@ mod tests {
             let accepted = judged(|spec| spec["hooks"] = json!({ hook: [{ "path": "/bin/true" }] }));
             assert_eq!(list(&features["hooks"]).contains(&hook), accepted, "{hook}");
         }
+        let moves = judged(|spec| spec["linux"]["netDevices"] = json!({ "eth0": {} }));
+        assert_eq!(features["linux"]["netDevices"]["enabled"], moves);
         let capabilities = list(&features["linux"]["capabilities"]);
         assert_eq!((capabilities[0], capabilities[21], capabilities.len()), ("CAP_CHOWN", "CAP_SYS_ADMIN", 41));
     }
