@@ -3,7 +3,8 @@
 //!
 //! Each process has a filter of its own, and with it a descriptor: init, and every exec. The process is held until the
 //! listener has it, so that a program never runs whose calls nobody will answer; [`crate::sys::mailbox`] tells how it is
-//! held without a call that the filter might have an opinion about.
+//! held without a call that the filter might have an opinion about. Taking the descriptor needs CAP_SYS_PTRACE, since the
+//! process is not dumpable.
 
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
