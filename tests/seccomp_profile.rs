@@ -4,7 +4,7 @@
 mod common;
 
 use common::block_on;
-use common::container::{Ended, Host, refused, run_script};
+use common::container::{Ended, Host, refused, run, run_script};
 use dray::init::seccomp;
 use serde_json::{Value, json};
 use ttrpc::Code;
@@ -101,24 +101,282 @@ fn killing_actions_end_the_process_by_sigsys() {
     }
 }
 
+/// What this binary is to do in a container: the variable that says so to it.
+const TASK: &str = "DRAY_TEST_SECCOMP";
+
+/// Runs this binary in a container under a profile.
+fn run_this(task: &str, profile: Value) -> Ended {
+    let exe = std::env::current_exe().expect("own path");
+    run(|bundle| {
+        bundle
+            .mount(json!({"destination": "/program", "type": "bind", "source": exe, "options": ["rbind", "ro"]}))
+            .args(&["/program", "--exact", "inside_the_container", "--ignored", "--nocapture", "--test-threads=1"])
+            .edit(|spec| {
+                set(spec, profile, true, 0);
+                spec["process"]["env"].as_array_mut().unwrap().push(json!(format!("{TASK}={task}")));
+            })
+    })
+}
+
+/// Not a test: what the containers of the others run.
+#[test]
+#[ignore = "the program of the other tests' containers"]
+fn inside_the_container() {
+    match std::env::var(TASK).as_deref() {
+        Ok("thread") => inside::risk_a_thread(|| println!("answer {}", inside::getpriority())),
+        Ok("trap") => inside::be_trapped(),
+        Ok("trace") => inside::trace_a_child(),
+        #[cfg(target_arch = "x86_64")]
+        Ok("i386") => inside::risk_a_thread(|| println!("answer {}", inside::getpriority_of_i386(9))),
+        Ok(task) => panic!("unknown task {task}"),
+        Err(_) => {}
+    }
+}
+
+/// A process of several threads: one action ends all of it, and the other the thread that makes the call.
+#[test]
+fn a_thread_or_the_whole_process_is_killed() {
+    let profile = |action: &str| lenient(json!([{"names": ["getpriority"], "action": action}]));
+    let ended = run_this("thread", profile("SCMP_ACT_KILL_PROCESS"));
+    assert!(ended.status == 128 + 31 && !ended.stdout.contains("survived"), "{ended:#?}");
+    for action in ["SCMP_ACT_KILL_THREAD", "SCMP_ACT_KILL"] {
+        let ended = run_this("thread", profile(action));
+        let survived = ended.stdout.contains("survived") && !ended.stdout.contains("answer");
+        assert!(ended.status == 0 && survived, "{action}: {ended:#?}");
+    }
+}
+
+/// SIGSYS tells its handler which call it was.
+#[test]
+fn a_trap_is_a_signal_that_can_be_handled() {
+    let ended = run_this("trap", lenient(json!([{"names": ["getpriority"], "action": "SCMP_ACT_TRAP"}])));
+    let meant = format!("trapped {} as 1\n", libc::SYS_getpriority);
+    assert!(ended.status == 0 && ended.stdout.contains(&meant), "{ended:#?}");
+}
+
+/// A tracer hears of the call with the number of the profile; without one the call is not there.
+#[test]
+fn a_trace_goes_to_the_tracer() {
+    for (number, told) in [(json!(1234), 1234), (json!(null), libc::EPERM)] {
+        let rule = json!([{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_TRACE", "errnoRet": number}]);
+        let ended = run_this("trace", lenient(rule.clone()));
+        assert!(ended.status == 0 && ended.stdout.contains(&format!("traced {told}\n")), "{ended:#?}");
+        let ended = run_script("mkdir /tmp/x", |spec| set(spec, lenient(rule), true, 0));
+        assert_eq!(ended.stderr, "mkdir: can't create directory '/tmp/x': Function not implemented\n");
+    }
+}
+
+#[test]
+fn errors_are_those_of_the_profile_and_else_eperm() {
+    let stderr = |profile: Value| run_script("mkdir /tmp/x", |spec| set(spec, profile, true, 0)).stderr;
+    let rule = |errno: Value| json!([{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": errno}]);
+    let said = |text: &str| format!("mkdir: can't create directory '/tmp/x': {text}\n");
+    assert_eq!(stderr(lenient(rule(json!(libc::ENOMEDIUM)))), said("No medium found"));
+    assert_eq!(stderr(lenient(rule(json!(null)))), said("Operation not permitted"));
+    // Of all calls but those that it takes to say so.
+    let calls = json!([
+        "execve",
+        "write",
+        "exit_group",
+        "arch_prctl",
+        "brk",
+        "mprotect",
+        "mmap",
+        "set_tid_address",
+        "fork",
+        "vfork",
+        "clone",
+        "wait4",
+        "rt_sigprocmask",
+        "rt_sigaction",
+        "rt_sigreturn",
+        "getpid",
+        "getppid"
+    ]);
+    let strict = |errno: Value| {
+        json!({"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": errno,
+            "syscalls": [{"names": calls, "action": "SCMP_ACT_ALLOW"}]})
+    };
+    for (errno, text) in [(json!(libc::ENOMEDIUM), "No medium found"), (json!(null), "Operation not permitted")] {
+        let text = said(text);
+        let stderr = stderr(strict(errno));
+        assert!(stderr.ends_with(&text), "{stderr}");
+    }
+}
+
+/// What is only logged is done; and with every flag that there is.
+#[test]
+fn logged_calls_are_done_and_flags_are_taken() {
+    let profile = |default: &str| {
+        let mut flags = vec!["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_TSYNC", "SECCOMP_FILTER_FLAG_SPEC_ALLOW"];
+        flags.push("SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV");
+        json!({"defaultAction": default, "flags": flags,
+            "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_LOG"}]})
+    };
+    for default in ["SCMP_ACT_ALLOW", "SCMP_ACT_LOG"] {
+        let ended = run_script("mkdir /tmp/x && ls -d /tmp/x && grep Seccomp: /proc/self/status", |spec| {
+            set(spec, profile(default), true, 0);
+        });
+        assert_eq!(ended.ok(), "/tmp/x\nSeccomp:\t2\n", "{default}");
+    }
+}
+
+/// The kernel is given the flags of the profile, and without any SPEC_ALLOW, as runc has it.
+#[test]
+fn flags_are_the_profiles() {
+    let bits = |flags: Value, action: &str| {
+        let profile = json!({"defaultAction": "SCMP_ACT_ALLOW", "flags": flags, "listenerPath": "/run/x",
+            "syscalls": [{"names": ["mkdir"], "action": action}]});
+        seccomp::compile(&serde_json::from_value(profile).expect("profile")).expect("compile").flags
+    };
+    const TSYNC: u32 = libc::SECCOMP_FILTER_FLAG_TSYNC as u32;
+    const LOG: u32 = libc::SECCOMP_FILTER_FLAG_LOG as u32;
+    const SPEC_ALLOW: u32 = libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW as u32;
+    const LISTENER: u32 = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER as u32;
+    const TSYNC_ESRCH: u32 = libc::SECCOMP_FILTER_FLAG_TSYNC_ESRCH as u32;
+    const KILLABLE: u32 = libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV as u32;
+    let flag = |name: &str| format!("SECCOMP_FILTER_FLAG_{name}");
+    let (errno, notify) = ("SCMP_ACT_ERRNO", "SCMP_ACT_NOTIFY");
+    assert_eq!(bits(json!(null), errno), SPEC_ALLOW);
+    assert_eq!(bits(json!([]), errno), 0);
+    assert_eq!(bits(json!([flag("LOG"), flag("TSYNC")]), errno), LOG | TSYNC);
+    assert_eq!(bits(json!([flag("SPEC_ALLOW")]), errno), SPEC_ALLOW);
+    assert_eq!(bits(json!([flag("WAIT_KILLABLE_RECV")]), errno), 0);
+    assert_eq!(bits(json!(null), notify), SPEC_ALLOW | LISTENER);
+    assert_eq!(bits(json!([flag("TSYNC")]), notify), TSYNC | TSYNC_ESRCH | LISTENER);
+    if common::linux() >= (5, 19) {
+        assert_eq!(bits(json!([flag("WAIT_KILLABLE_RECV")]), notify), KILLABLE | LISTENER);
+    }
+}
+
+/// A call by another architecture's entry is judged by that one's number, where the profile lists the architecture; else
+/// who makes it is killed.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn calls_of_a_listed_architecture_are_judged_and_others_kill() {
+    let profile = |archs: Value| {
+        json!({"defaultAction": "SCMP_ACT_ALLOW", "architectures": archs,
+            "syscalls": [{"names": ["getpriority"], "action": "SCMP_ACT_ERRNO", "errnoRet": libc::EDOM}]})
+    };
+    for archs in [json!(["SCMP_ARCH_X86_64", "SCMP_ARCH_X86"]), json!(["SCMP_ARCH_X86", "SCMP_ARCH_X32"])] {
+        let ended = run_this("i386", profile(archs));
+        if ended.stdout.contains(&format!("answer {}\n", -libc::ENOSYS)) {
+            return common::skipped("calls_of_a_listed_architecture", "this kernel runs no programs of i386");
+        }
+        assert!(ended.stdout.contains(&format!("answer {}\n", -libc::EDOM)), "{ended:#?}");
+    }
+    for archs in [json!(null), json!([]), json!(["SCMP_ARCH_X86_64"]), json!(["SCMP_ARCH_X32"])] {
+        let ended = run_this("i386", profile(archs));
+        assert!(ended.stdout.contains("survived") && !ended.stdout.contains("answer"), "{ended:#?}");
+    }
+}
+
+/// What this binary does as a container's program.
+mod inside {
+    use std::os::unix::process::CommandExt;
+    use std::process::Command;
+    use std::sync::atomic::{AtomicI32, Ordering};
+    use std::time::Duration;
+
+    pub fn getpriority() -> libc::c_long {
+        // SAFETY: takes no pointer.
+        unsafe { libc::syscall(libc::SYS_getpriority, 9, 0) }
+    }
+
+    /// Does it in a thread of its own, and waits for that to end, which one that is killed does without a word.
+    pub fn risk_a_thread(work: fn()) {
+        static THREAD: AtomicI32 = AtomicI32::new(0);
+        std::thread::spawn(move || {
+            // SAFETY: takes no pointer.
+            THREAD.store(unsafe { libc::gettid() }, Ordering::SeqCst);
+            work();
+        });
+        loop {
+            std::thread::sleep(Duration::from_millis(5));
+            match THREAD.load(Ordering::SeqCst) {
+                0 => {}
+                thread if std::path::Path::new(&format!("/proc/self/task/{thread}")).exists() => {}
+                _ => break,
+            }
+        }
+        println!("survived");
+    }
+
+    static TRAPPED: [AtomicI32; 2] = [AtomicI32::new(-1), AtomicI32::new(-1)];
+
+    extern "C" fn trapped(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
+        // `struct siginfo` with `_sigsys` of asm-generic/siginfo.h: three numbers, room to align, the address of the call.
+        // SAFETY: the kernel gives a whole one.
+        let (code, call) = unsafe { ((*info).si_code, *info.cast::<i32>().add(6)) };
+        TRAPPED[0].store(call, Ordering::SeqCst);
+        TRAPPED[1].store(code, Ordering::SeqCst);
+    }
+
+    pub fn be_trapped() {
+        // SAFETY: the handler stores two numbers.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = trapped as *const () as usize;
+            action.sa_flags = libc::SA_SIGINFO;
+            assert_eq!(libc::sigaction(libc::SIGSYS, &raw const action, std::ptr::null_mut()), 0);
+        }
+        getpriority();
+        println!("trapped {} as {}", TRAPPED[0].load(Ordering::SeqCst), TRAPPED[1].load(Ordering::SeqCst));
+    }
+
+    pub fn trace_a_child() {
+        let mut command = Command::new("/bin/mkdir");
+        // SAFETY: one system call between fork and execve.
+        unsafe {
+            command.arg("/tmp/traced").pre_exec(|| match libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            });
+        }
+        let child = command.spawn().expect("mkdir").id() as libc::pid_t;
+        let wait = || {
+            let mut status = 0;
+            // SAFETY: waitpid stores one number.
+            assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+            status
+        };
+        // Its execve.
+        assert!(libc::WIFSTOPPED(wait()));
+        let mut told: libc::c_ulong = 0;
+        // SAFETY: of a child that has stopped; GETEVENTMSG stores one number.
+        unsafe {
+            assert_eq!(libc::ptrace(libc::PTRACE_SETOPTIONS, child, 0, libc::PTRACE_O_TRACESECCOMP), 0);
+            assert_eq!(libc::ptrace(libc::PTRACE_CONT, child, 0, 0), 0);
+            let event = wait() >> 8;
+            assert_eq!(event, libc::SIGTRAP | libc::PTRACE_EVENT_SECCOMP << 8);
+            assert_eq!(libc::ptrace(libc::PTRACE_GETEVENTMSG, child, 0, &raw mut told), 0);
+            assert_eq!(libc::ptrace(libc::PTRACE_CONT, child, 0, 0), 0);
+        }
+        assert!(libc::WIFEXITED(wait()) && std::path::Path::new("/tmp/traced").is_dir());
+        println!("traced {told}");
+    }
+
+    /// By the entry of i386: call 96 there.
+    #[cfg(target_arch = "x86_64")]
+    pub fn getpriority_of_i386(which: u64) -> i32 {
+        let mut answer: u64 = 96;
+        // SAFETY: takes no pointer; rbx is put back, and r8 to r11, which the entry may clear, are given up.
+        unsafe {
+            std::arch::asm!(
+                "xchg rbx, {which}", "int 0x80", "xchg rbx, {which}",
+                which = inout(reg) which => _, inout("rax") answer, in("rcx") 0u64, in("rdx") 0u64,
+                out("r8") _, out("r9") _, out("r10") _, out("r11") _,
+            );
+        }
+        answer as i32
+    }
+}
+
 #[test]
 fn what_cannot_be_done_is_refused_before_any_effect() {
-    let listed = |action: &str| json!([{"names": ["mkdir"], "action": action}]);
-    for (profile, code, words) in [
-        (lenient(listed("SCMP_ACT_NOTIFY")), Code::UNIMPLEMENTED, ["linux.seccomp.syscalls[0]", "SCMP_ACT_NOTIFY"]),
-        (
-            json!({"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/run/x"}),
-            Code::UNIMPLEMENTED,
-            ["linux.seccomp.listenerPath", "not supported"],
-        ),
-        (
-            json!({"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_S390X"]}),
-            Code::INVALID_ARGUMENT,
-            ["linux.seccomp.architectures", "S390X"],
-        ),
-    ] {
-        refused(|bundle| bundle.edit(|spec| set(spec, profile, true, 0))).names(code, &words);
-    }
+    let profile = json!({"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_S390X"]});
+    let refusal = refused(|bundle| bundle.edit(|spec| set(spec, profile, true, 0)));
+    refusal.names(Code::INVALID_ARGUMENT, &["linux.seccomp.architectures", "S390X"]);
 }
 
 /// Loads a profile into a thread of this test and makes calls there: (number, argument) to errno, 0 for success.
@@ -163,6 +421,22 @@ fn arguments_are_compared_by_each_operator() {
     }
     // The mask is the first value.
     assert_eq!(judged(arg("SCMP_CMP_MASKED_EQ", 6, 4), &calls), [true, true, false]);
+    // All 64 bits count: by the upper half, and by the lower one where that is the same.
+    const HIGH: u64 = 7 << 32;
+    let calls = [[HIGH - 1, 0], [HIGH + 4, 0], [HIGH + 5, 0], [HIGH + 6, 0], [2 * HIGH, 0], [5, 0]];
+    for (op, meant) in [
+        ("SCMP_CMP_NE", [true, true, false, true, true, true]),
+        ("SCMP_CMP_LT", [true, true, false, false, false, true]),
+        ("SCMP_CMP_LE", [true, true, true, false, false, true]),
+        ("SCMP_CMP_EQ", [false, false, true, false, false, false]),
+        ("SCMP_CMP_GE", [false, false, true, true, true, false]),
+        ("SCMP_CMP_GT", [false, false, false, true, true, false]),
+    ] {
+        assert_eq!(judged(arg(op, HIGH + 5, 0), &calls), meant, "{op}");
+    }
+    let masked = judged(arg("SCMP_CMP_MASKED_EQ", 1 << 32 | 4, 1 << 32 | 4), &calls);
+    assert_eq!(masked, [false, true, true, true, false, false]);
+    assert_eq!(judged(arg("SCMP_CMP_EQ", u64::MAX, 0), &[[u64::MAX, 0], [u64::from(u32::MAX), 0]]), [true, false]);
 }
 
 #[test]

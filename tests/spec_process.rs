@@ -351,3 +351,27 @@ fn a_program_that_cannot_be_executed_fails_the_create() {
     }
     refused(|bundle| bundle.args(&[])).names(Code::INVALID_ARGUMENT, &["process.args"]);
 }
+
+/// Capabilities that nobody knows are warned of and change nothing, of init and of an exec (config.md, "capabilities").
+#[test]
+fn unknown_capabilities_are_a_warning() {
+    block_on(async {
+        let host = Host::new();
+        let bundle = host.bundle("one").args(&["sleep", "1000"]);
+        let bundle = bundle.edit(|spec| {
+            for set in ["bounding", "effective", "permitted"] {
+                spec["process"]["capabilities"][set] = json!(["CAP_KILL", "CAP_FLY"]);
+            }
+        });
+        let container = host.start(&bundle).await;
+        assert!(container.proc("status").contains("CapEff:\t0000000000000020\n"), "{}", container.proc("status"));
+        let mut process = bundle.process(&["grep", "CapEff", "/proc/self/status"]);
+        process["capabilities"]["effective"] = json!(["CAP_SWIM", "CAP_KILL"]);
+        assert_eq!(container.exec("again", &process).await.ok(), "CapEff:\t0000000000000020\n");
+        container.end().await;
+        let log = bundle.log();
+        for words in ["container one: capabilities", "CAP_FLY", "container one: exec again: capabilities", "CAP_SWIM"] {
+            assert!(log.contains(words), "{words}: {log}");
+        }
+    });
+}

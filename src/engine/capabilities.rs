@@ -22,6 +22,13 @@ impl Engine {
     }
 }
 
+/// Says which capabilities of the process `name` nobody knows, and so are left out (`load`).
+pub(super) fn warn_of_unknown(name: &str, unknown: &[String]) {
+    if !unknown.is_empty() {
+        log::warn!("{name}: capabilities that are not known: {unknown:?}");
+    }
+}
+
 /// What of `wanted` capset(2) and prctl(2) give to one who has `ours`, and what they do not.
 fn grantable(wanted: &Capabilities, ours: u64) -> (Capabilities, u64) {
     let permitted = wanted.permitted & ours;

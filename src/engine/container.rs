@@ -23,6 +23,7 @@ use crate::sys::tty::Size;
 use super::events::{Exit, StdioUris};
 use super::hooks::Hooks;
 use super::lifecycle::{Event, FreezerState, State};
+use super::listener::Listener;
 use super::oom::Oom;
 use super::options::Options;
 use super::remains::Remains;
@@ -53,6 +54,8 @@ pub struct Container {
     pub init: Rc<Process>,
     /// Its seccomp filter, for execs.
     pub seccomp: Option<Rc<Filter>>,
+    /// Who answers the calls that the filter leaves to be answered.
+    pub listener: Option<Listener>,
     /// How the kernel treats its init, for execs that say nothing else.
     pub treatment: Treatment,
     /// Further processes, by exec id.

@@ -29,12 +29,14 @@ use crate::sys::ns::{Birthplace, Namespace};
 use crate::sys::seccomp::Filter;
 
 use super::Engine;
+use super::capabilities::warn_of_unknown;
 use super::console;
 use super::container::{Container, Process};
 use super::events::{Event, RootfsMount, StdioUris};
 use super::helper::Child;
 use super::hooks::Hooks;
 use super::lifecycle::{self, State};
+use super::listener::Listener;
 use super::oom::Oom;
 use super::options::Options;
 use super::ready::watch;
@@ -173,7 +175,9 @@ impl Engine {
 
     fn judge(&self, request: Request) -> Result<(Judged, plan::Process)> {
         let state = StateDir::new(&self.state_root, &self.namespace, &request.id)?;
-        let spec = load::load(&request.bundle)?;
+        let mut unknown = Vec::new();
+        let spec = load::load(&request.bundle, &mut unknown)?;
+        warn_of_unknown(&format!("container {}", request.id), &unknown);
         validate::validate(&spec)?;
         let rootfs_mounts = rootfs::plan(&request.rootfs)?;
         let user_namespace = userns::joined(&spec)?;
@@ -244,6 +248,10 @@ impl Engine {
         saved.cgroup = Some(judged.cgroup.clone());
         saved.rootfs = (!request.rootfs.is_empty()).then(|| judged.mount_point.clone());
         saved.resctrl = judged.resctrl.as_ref().map(Resctrl::own).unwrap_or_default();
+        let listener = Listener::of(&request.id, &request.bundle, &judged.spec);
+        if let Some(listener) = &listener {
+            self.look_for(listener).await?;
+        }
         judged.state.save(&saved)?;
 
         remains.rootfs = saved.rootfs.clone();
@@ -271,6 +279,7 @@ impl Engine {
         unborn.plan.seccomp = judged.seccomp.clone();
         let outside = Outside::of(&unborn.plan, judged.id_maps.as_ref());
         let sources = unborn.plan.sources();
+        let net_devices = unborn.plan.net_devices().to_vec();
         let hooks = Hooks::of(&request.id, &request.bundle, &judged.spec)?;
         if let Work::Create(create) = &mut unborn.plan.work {
             create.hooks = hooks.as_ref().map(Hooks::plan);
@@ -284,6 +293,10 @@ impl Engine {
         self.go(&child, oom_score_adj, &outside)?;
         let failed = || "OCI runtime create failed: unable to start container process";
         let mut heard = self.heard(&child, Some(SET_UP_BOUND)).await.context(failed)?;
+        if let Heard::WantsDevices = heard {
+            self.move_devices(&child, &net_devices).await.context(failed)?;
+            heard = self.heard(&child, Some(SET_UP_BOUND)).await.context(failed)?;
+        }
         if let (Heard::WantsSources, Some(sources)) = (&heard, sources) {
             self.send_sources(&child, &sources).await.context(failed)?;
             heard = self.heard(&child, Some(SET_UP_BOUND)).await.context(failed)?;
@@ -315,6 +328,7 @@ impl Engine {
             resctrl: judged.resctrl.clone(),
             init: child,
             seccomp: judged.seccomp.clone(),
+            listener,
             treatment,
             execs: Default::default(),
             exec_ended: Default::default(),

@@ -7,6 +7,7 @@ use crate::init::plan::{self, Work};
 use crate::spec::{load, validate};
 
 use super::Engine;
+use super::capabilities::warn_of_unknown;
 use super::console;
 use super::container::{Container, Process};
 use super::create::{SET_UP_BOUND, unborn};
@@ -31,7 +32,8 @@ impl Engine {
         }
         container.refuse_if_ending().map_err(name)?;
         container.refuse_if_paused().map_err(name)?;
-        let mut spec = load::load_process(spec).map_err(name)?;
+        let mut unknown = Vec::new();
+        let mut spec = load::load_process(spec, &mut unknown).map_err(name)?;
         // Whatever it says itself (containerd: process.Init.exec).
         spec.set_terminal(Some(uris.terminal));
         validate::validate_process(&spec).map_err(name)?;
@@ -39,6 +41,7 @@ impl Engine {
         let mut planned = plan::process(&spec, None).map_err(name)?;
         planned.treatment = planned.treatment.or(&container.treatment);
         let of = format!("container {id}: exec {exec}");
+        warn_of_unknown(&of, &unknown);
         self.take_ungrantable(&of, container.id_maps.as_ref(), &mut planned.capabilities);
         planned.session_keyring = !container.options.no_new_keyring;
         let process = Process::new(id, exec, uris, State::Created);
@@ -70,7 +73,7 @@ impl Engine {
         self.birth(process, unborn)?;
         container.resctrl.as_ref().map_or(Ok(()), |resctrl| resctrl.join(process.pid()))?;
         self.go(process, oom_score_adj.or(container.oom_score_adj), &outside)?;
-        self.executed(process, Some(SET_UP_BOUND))
+        self.executed(container, process, Some(SET_UP_BOUND))
             .await
             .context(|| "OCI runtime exec failed: exec failed: unable to start container process")
     }

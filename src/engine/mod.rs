@@ -19,6 +19,8 @@ mod filters;
 mod helper;
 pub mod hooks;
 pub mod lifecycle;
+mod listener;
+mod net_devices;
 pub mod oom;
 pub mod options;
 pub mod pause;

@@ -62,14 +62,27 @@ impl Engine {
         let sync = init.sync.borrow().clone();
         let sync = sync.ok_or_else(|| Error::new(Kind::Internal, "no child to talk to"))?;
         sync.get_ref().release()?;
-        self.executed(init, bound).await.context(|| "OCI runtime start failed: unable to start container process")
+        self.executed(container, init, bound)
+            .await
+            .context(|| "OCI runtime start failed: unable to start container process")
     }
 
-    /// Waits until the child is its program, at most for `bound`.
-    pub(super) async fn executed(&self, process: &Process, bound: Option<Duration>) -> Result<()> {
-        match self.heard(process, bound).await? {
-            Heard::Executed => Ok(()),
-            other => Err(Error::new(Kind::Internal, format!("the child said {other:?} instead of executing"))),
+    /// Waits until the child is its program, at most for `bound` between two words of it.
+    pub(super) async fn executed(
+        &self,
+        container: &Container,
+        process: &Process,
+        bound: Option<Duration>,
+    ) -> Result<()> {
+        loop {
+            match self.heard(process, bound).await? {
+                Heard::Executed => return Ok(()),
+                Heard::Listener(mailbox) => self.hand_over(container, process, mailbox).await?,
+                other => {
+                    let text = format!("the child said {other:?} instead of executing");
+                    return Err(Error::new(Kind::Internal, text));
+                }
+            }
         }
     }
 

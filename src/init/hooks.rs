@@ -91,7 +91,7 @@ pub fn at_create(born: &mut Born<'_>) -> Result<()> {
 /// Runs the container's hooks of start: programs of its own, as its user and under its seccomp filter, as with runc.
 pub fn at_start(born: &mut Born<'_>) -> Result<()> {
     let Some(hooks) = plan(born) else { return Ok(()) };
-    run_inside(born, hooks, &hooks.start_container, None, || seccomp::load_filter(born.plan))
+    run_inside(born, hooks, &hooks.start_container, None, || seccomp::load_filter(born.plan, born.sync))
 }
 
 /// Runs hooks in the container's namespaces; `last` is done in each one's process.

@@ -19,6 +19,7 @@ pub mod label;
 pub mod mask;
 pub mod mounts;
 pub mod namespaces;
+pub mod net_devices;
 pub mod plan;
 pub mod rootfs;
 pub mod seccomp;

@@ -93,6 +93,14 @@ pub fn loopback(born: &mut Born<'_>) -> Result<()> {
     }
 }
 
+/// Waits until the shim has moved the host's network devices in.
+pub fn devices(born: &mut Born<'_>) -> Result<()> {
+    match &born.plan.work {
+        Work::Create(create) if !create.net_devices.is_empty() => born.sync.wait_for_devices(),
+        _ => Ok(()),
+    }
+}
+
 /// sethostname(2), in the container's own uts namespace (validation sees to that).
 pub fn hostname(born: &mut Born<'_>) -> Result<()> {
     match &born.plan.work {

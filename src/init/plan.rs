@@ -15,6 +15,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::spec::hooks::{About, Hook};
 use crate::spec::mount_options::{self, MountOptions, Propagation};
 use crate::spec::mounts::{IdMapping, MountKind};
+use crate::spec::net_devices::{self, NetDevice};
 use crate::spec::sysctl::{self, Sysctl};
 use crate::spec::{mounts, namespaces, time};
 use crate::sys::cred::Capabilities;
@@ -77,6 +78,8 @@ pub struct Create {
     pub hostname: Option<String>,
     /// NIS domain name, of the same.
     pub domainname: Option<String>,
+    /// Network devices that the shim moves into its network namespace.
+    pub net_devices: Vec<NetDevice>,
     /// Kernel parameters of its namespaces.
     pub sysctls: Vec<Sysctl>,
     /// Lines for /proc/self/timens_offsets, of a new time namespace.
@@ -282,6 +285,14 @@ impl Plan {
         }
     }
 
+    /// The host's network devices that it is to have.
+    pub fn net_devices(&self) -> &[NetDevice] {
+        match &self.work {
+            Work::Create(create) => &create.net_devices,
+            Work::Exec(_) => &[],
+        }
+    }
+
     /// Every descriptor of the plan: what the child keeps.
     pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
         let mut all = Vec::new();
@@ -320,6 +331,10 @@ pub fn create(spec: &Spec, bundle: &Path, rootfs: &Path, cgroups: &[CgroupHierar
             Some(path) => create.joined.push((kind, ns::open_path(kind, path)?)),
             None => create.new.push(kind),
         }
+    }
+    create.net_devices = net_devices::net_devices(spec)?;
+    if !create.net_devices.is_empty() {
+        refuse_ours(Namespace::Network, &create.joined).context(|| "linux.netDevices")?;
     }
     create.sysctls = sysctl::sysctls(spec)?;
     create.time_offsets = time::offsets(spec)?;

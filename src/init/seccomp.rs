@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::{Read, Seek};
+use std::mem::ManuallyDrop;
 
 use libseccomp::{ScmpAction, ScmpArch, ScmpArgCompare, ScmpCompareOp, ScmpFilterContext, ScmpSyscall};
 use oci_spec::runtime::{
@@ -12,27 +13,40 @@ use oci_spec::runtime::{
 };
 use rustix::fs::MemfdFlags;
 
-use crate::error::{Context, Error, Kind, Os, Result};
+use crate::error::{Error, Kind, Os, Result};
 use crate::spec::features::Abilities;
-use crate::spec::seccomp::{ARCHS, FLAGS};
+use crate::spec::seccomp::{ARCHS, FLAGS, notifies};
 use crate::sys::cred::{self, Capabilities};
+use crate::sys::mailbox::Mailbox;
 use crate::sys::seccomp::{Filter, Instruction};
 
 use super::plan::Plan;
+use super::sync::ChildEnd;
 
 /// Loads the container's filter: the last act before execve, which is all that it need allow.
+///
+/// A listener is the shim's to inform: from the load on any call of ours may wait for an answer of it, so that we make
+/// none until the shim has taken the descriptor out of our hands ([`crate::sys::mailbox`]). It goes with the execve.
 ///
 /// The kernel wants no_new_privs or CAP_SYS_ADMIN; without the former the latter was kept, as permitted, until now
 /// (`identity::change`). Nothing of it is left: execve(2) makes the sets anew, and neither the permitted nor the effective
 /// one has a part in that (capabilities(7)).
-pub fn load_filter(plan: &Plan) -> Result<()> {
+pub fn load_filter(plan: &Plan, sync: &ChildEnd) -> Result<()> {
     let Some(filter) = &plan.seccomp else { return Ok(()) };
+    // Never dropped: closing it is a call.
+    let mailbox = filter.has_listener().then(Mailbox::new).transpose()?.map(ManuallyDrop::new);
+    if let Some(mailbox) = &mailbox {
+        sync.wait_to_load(mailbox)?;
+    }
     let process = &plan.process;
     if !process.no_new_privileges {
         let sets = with_admin(&process.capabilities);
         cred::capset(&Capabilities { effective: sets.effective | cred::SYS_ADMIN, ..sets })?;
     }
-    filter.load()
+    if let (Some(listener), Some(mailbox)) = (filter.load()?, &mailbox) {
+        mailbox.send(listener);
+    }
+    Ok(())
 }
 
 /// The capabilities with the one that loading a filter needs, not in effect yet.
@@ -45,7 +59,7 @@ pub fn with_admin(capabilities: &Capabilities) -> Capabilities {
 /// # Errors
 /// `InvalidArgument` for one that libseccomp does not take: an architecture of other byte order, say.
 pub fn compile(profile: &LinuxSeccomp) -> Result<Filter> {
-    let default = action(profile.default_action(), profile.default_errno_ret())?;
+    let default = action(profile.default_action(), profile.default_errno_ret());
     let mut context = ScmpFilterContext::new(default).map_err(|e| wrong("defaultAction", e))?;
     // A binary tree over the numbers rather than a list: this program runs at each system call.
     context.set_ctl_optimize(2).map_err(|e| wrong("optimization", e))?;
@@ -58,7 +72,7 @@ pub fn compile(profile: &LinuxSeccomp) -> Result<Filter> {
     archs.sort_unstable_by_key(|arch| format!("{arch:?}"));
     archs.dedup();
     for (index, rule) in profile.syscalls().iter().flatten().enumerate() {
-        let action = action(rule.action(), rule.errno_ret()).context(|| format!("linux.seccomp.syscalls[{index}]"))?;
+        let action = action(rule.action(), rule.errno_ret());
         // libseccomp refuses it as superfluous.
         if action == default {
             continue;
@@ -71,7 +85,7 @@ pub fn compile(profile: &LinuxSeccomp) -> Result<Filter> {
                 .map_err(|e| wrong(&format!("syscalls[{index}]: {name}"), e))?;
         }
     }
-    Filter::new(flags(profile), &newer_calls(profile, default, &archs), &export(&context)?)
+    Filter::new(flags(profile)?, &newer_calls(profile, default, &archs), &export(&context)?)
 }
 
 fn wrong(what: &str, error: libseccomp::error::SeccompError) -> Error {
@@ -116,9 +130,9 @@ fn condition(arg: &LinuxSeccompArg) -> ScmpArgCompare {
 }
 
 /// EPERM where the profile says no error.
-fn action(action: LinuxSeccompAction, errno: Option<u32>) -> Result<ScmpAction> {
+fn action(action: LinuxSeccompAction, errno: Option<u32>) -> ScmpAction {
     let value = errno.unwrap_or(libc::EPERM as u32) as u16;
-    Ok(match action {
+    match action {
         LinuxSeccompAction::ScmpActKill | LinuxSeccompAction::ScmpActKillThread => ScmpAction::KillThread,
         LinuxSeccompAction::ScmpActKillProcess => ScmpAction::KillProcess,
         LinuxSeccompAction::ScmpActTrap => ScmpAction::Trap,
@@ -126,10 +140,8 @@ fn action(action: LinuxSeccompAction, errno: Option<u32>) -> Result<ScmpAction> 
         LinuxSeccompAction::ScmpActTrace => ScmpAction::Trace(value),
         LinuxSeccompAction::ScmpActLog => ScmpAction::Log,
         LinuxSeccompAction::ScmpActAllow => ScmpAction::Allow,
-        LinuxSeccompAction::ScmpActNotify => {
-            return Err(Error::new(Kind::Unimplemented, "SCMP_ACT_NOTIFY is not supported"));
-        }
-    })
+        LinuxSeccompAction::ScmpActNotify => ScmpAction::Notify,
+    }
 }
 
 /// `None` for the native one.
@@ -165,10 +177,27 @@ fn arch(arch: Arch) -> Option<ScmpArch> {
 
 /// Without any in the profile, as runc has it: the mitigation of Speculative Store Bypass stays as the process has it
 /// elsewhere. SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV is about notifications: the kernel refuses it without a listener.
-fn flags(profile: &LinuxSeccomp) -> u32 {
-    let Some(flags) = profile.flags() else { return libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW as u32 };
-    let flags = flags.iter().filter(|flag| **flag != LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv);
-    flags.fold(0, |bits, flag| bits | bit(*flag))
+fn flags(profile: &LinuxSeccomp) -> Result<u32> {
+    let listener = notifies(profile);
+    let own = if listener { libc::SECCOMP_FILTER_FLAG_NEW_LISTENER as u32 } else { 0 };
+    let Some(listed) = profile.flags() else { return Ok(own | libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW as u32) };
+    let mut bits = own;
+    for flag in listed {
+        let bit = match flag {
+            LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv if !listener => continue,
+            // Else the call could return a thread's number as well as a descriptor's.
+            LinuxSeccompFilterFlag::SeccompFilterFlagTsync if listener => {
+                bit(*flag) | libc::SECCOMP_FILTER_FLAG_TSYNC_ESRCH as u32
+            }
+            _ => bit(*flag),
+        };
+        if !crate::sys::seccomp::knows(own | bit) {
+            let text = format!("linux.seccomp.flags: this kernel does not know {flag}");
+            return Err(Error::new(Kind::Unimplemented, text));
+        }
+        bits |= bit;
+    }
+    Ok(bits)
 }
 
 fn bit(flag: LinuxSeccompFilterFlag) -> u32 {

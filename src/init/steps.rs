@@ -65,6 +65,8 @@ pub const CREATE: &[Step] = &[
     Step("becoming root of the user namespace", namespaces::become_root),
     Step("making namespaces", namespaces::make),
     Step("bringing up the loopback interface", namespaces::loopback),
+    // The shim moves them, from where they are. Before the kernel parameters, some of which are theirs.
+    Step("waiting for network devices", namespaces::devices),
     Step("setting the host name", namespaces::hostname),
     Step("setting the domain name", namespaces::domainname),
     // With the capabilities over the namespaces that identity takes away, and before anything of the image's is looked at.
@@ -106,7 +108,7 @@ pub const CREATE: &[Step] = &[
     // It lives by itself now. Also the last defence: nothing of ours survives the execve but 0, 1, 2.
     Step("leaving the shim", leave),
     // The filter judges every call after it, and need not know ours.
-    Step("loading the seccomp filter", |born| seccomp::load_filter(born.plan)),
+    Step("loading the seccomp filter", |born| seccomp::load_filter(born.plan, born.sync)),
 ];
 
 /// A further process of a container.
@@ -139,7 +141,7 @@ pub const EXEC: &[Step] = &[
     Step("connecting stdio", identity::stdio),
     Step("leaving the shim", leave),
     // The filter judges every call after it, and need not know ours.
-    Step("loading the seccomp filter", |born| seccomp::load_filter(born.plan)),
+    Step("loading the seccomp filter", |born| seccomp::load_filter(born.plan, born.sync)),
 ];
 
 /// Does every step, then becomes the program. `at` is the step under way, for the error's sake.

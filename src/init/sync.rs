@@ -9,6 +9,10 @@
 //!    |  oom_score_adj, by /proc/CHILD      |
 //!    |  Go ------------------------------->|  namespaces, mounts, ids ... (init/steps.rs)
 //!    |                                     |
+//!    |<------------------------ WantDevices|  in its network namespace             } with network
+//!    |  moves them there                   |                                       } devices
+//!    |  Devices -------------------------->|                                       }
+//!    |                                     |
 //!    |<------------------------ WantSources|  in its namespaces, nobody to the host  } in a user
 //!    |  Sources + their descriptors ------>|  mounts them                            } namespace
 //!    |                                     |
@@ -22,6 +26,14 @@
 //!    |<------------------------------ Ready|  created: all done but execve          } init
 //!    |  state is saved, Create answered    |  waits; ends if the shim does           } only
 //!    |  Release -------------------------->|                                         }
+//!    |                                     |
+//!    |<---------------- Listener + a memfd |  it is about to load its filter        } with a
+//!    |  connects to the listener           |                                        } seccomp
+//!    |  Load ----------------------------->|  loads it; makes no call from here on  } listener
+//!    |<- - - - -  number, in the memory - -|  looks at the memory                   }
+//!    |  takes the descriptor of that       |                                        }
+//!    |  number, and hands it over          |                                        }
+//!    |- - - - - -  taken, in the memory - >|                                        }
 //!    |                                     |
 //!    |<------------------------------- EOF |  execve: the socket is close-on-exec
 //! ```
@@ -42,6 +54,7 @@ use rustix::net::{
 
 use crate::error::{Error, Kind, Os, Result};
 use crate::sys::cred;
+use crate::sys::mailbox::{Mailbox, Receiver};
 
 /// The largest record: a step, a path or two of PATH_MAX, and words.
 const MAX: usize = 16 * 1024;
@@ -53,6 +66,10 @@ const HOOKS: u8 = b'H';
 const CONSOLE: u8 = b'C';
 const WANT_SOURCES: u8 = b'W';
 const SOURCES: u8 = b'O';
+const WANT_DEVICES: u8 = b'D';
+const DEVICES: u8 = b'M';
+const LISTENER: u8 = b'N';
+const LOAD: u8 = b'L';
 const FAILED: u8 = b'E';
 
 /// How many descriptors a message takes (SCM_MAX_FD is 253).
@@ -83,6 +100,10 @@ pub enum Heard {
     Nothing,
     /// The master of its terminal.
     Console(OwnedFd),
+    /// It waits for its network devices.
+    WantsDevices,
+    /// It is about to load its seccomp filter, and will say by this what number the listener's descriptor has.
+    Listener(Receiver),
     /// It waits for what the host has to open for it.
     WantsSources,
     /// It is at its hooks, and waits for the shim to run its own.
@@ -112,6 +133,16 @@ impl ParentEnd {
     /// Lets the child go on with its own hooks.
     pub fn hooks_done(&self) -> Result<()> {
         self.tell(HOOKS)
+    }
+
+    /// Lets the child go on, with its network devices.
+    pub fn devices_moved(&self) -> Result<()> {
+        self.tell(DEVICES)
+    }
+
+    /// Lets the child load its filter.
+    pub fn load_filter(&self) -> Result<()> {
+        self.tell(LOAD)
     }
 
     /// Lets a created init become its program.
@@ -165,10 +196,12 @@ impl ParentEnd {
         }
         match (&buffer[..length], descriptors.pop()) {
             ([CONSOLE], Some(master)) if descriptors.is_empty() => Ok(Heard::Console(master)),
+            ([LISTENER], Some(memory)) if descriptors.is_empty() => Ok(Heard::Listener(Receiver::new(memory))),
             (_, Some(_)) => Err(no_message()),
             ([], None) => Ok(Heard::Executed),
             ([HOOKS], None) => Ok(Heard::Hooks),
             ([READY], None) => Ok(Heard::Ready),
+            ([WANT_DEVICES], None) => Ok(Heard::WantsDevices),
             ([WANT_SOURCES], None) => Ok(Heard::WantsSources),
             ([FAILED, record @ ..], None) => Ok(Heard::Failed(decode(record))),
             _ => Err(no_message()),
@@ -204,13 +237,29 @@ impl ChildEnd {
         self.wait_for(HOOKS)
     }
 
+    /// Says that its network namespace is there, and waits until the shim has moved its devices into it.
+    pub fn wait_for_devices(&self) -> Result<()> {
+        self.say(WANT_DEVICES)?;
+        self.wait_for(DEVICES)
+    }
+
     /// Hands over the master of the terminal.
     pub fn console(&self, master: &OwnedFd) -> Result<()> {
+        self.say_with(CONSOLE, master.as_fd())
+    }
+
+    /// Says that the filter is about to be loaded, and waits until the shim is ready for what comes of that.
+    pub fn wait_to_load(&self, mailbox: &Mailbox) -> Result<()> {
+        self.say_with(LISTENER, mailbox.as_fd())?;
+        self.wait_for(LOAD)
+    }
+
+    fn say_with(&self, word: u8, fd: BorrowedFd<'_>) -> Result<()> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = SendAncillaryBuffer::new(&mut space);
-        let masters = [master.as_fd()];
-        control.push(SendAncillaryMessage::ScmRights(&masters));
-        sendmsg(&self.0, &[IoSlice::new(&[CONSOLE])], &mut control, SendFlags::NOSIGNAL)
+        let fds = [fd];
+        control.push(SendAncillaryMessage::ScmRights(&fds));
+        sendmsg(&self.0, &[IoSlice::new(&[word])], &mut control, SendFlags::NOSIGNAL)
             .map(drop)
             .os(|| "sendmsg to the shim")
     }

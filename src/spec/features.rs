@@ -49,7 +49,7 @@ pub fn features(abilities: &Abilities) -> Value {
             },
             "seccomp": {
                 "enabled": true,
-                "actions": seccomp::ACTIONS.iter().filter(|action| seccomp::accepts(**action)).collect::<Vec<_>>(),
+                "actions": seccomp::ACTIONS,
                 "operators": seccomp::OPERATORS,
                 "archs": abilities.archs,
                 "knownFlags": seccomp::FLAGS,
@@ -144,6 +144,8 @@ mod tests {
             let accepted = judged(|spec| spec["hooks"] = json!({ hook: [{ "path": "/bin/true" }] }));
             assert_eq!(list(&features["hooks"]).contains(&hook), accepted, "{hook}");
         }
+        let moves = judged(|spec| spec["linux"]["netDevices"] = json!({ "eth0": {} }));
+        assert_eq!(features["linux"]["netDevices"]["enabled"], moves);
         let capabilities = list(&features["linux"]["capabilities"]);
         assert_eq!((capabilities[0], capabilities[21], capabilities.len()), ("CAP_CHOWN", "CAP_SYS_ADMIN", 41));
     }
@@ -170,7 +172,7 @@ mod tests {
         let features = features();
         let seccomp = &features["linux"]["seccomp"];
         let profile = |change: (&str, Value)| {
-            let mut profile = json!({ "defaultAction": "SCMP_ACT_ALLOW" });
+            let mut profile = json!({ "defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/run/x" });
             profile[change.0] = change.1;
             judged(|spec| spec["linux"]["seccomp"] = profile)
         };

@@ -160,17 +160,22 @@ impl About {
     /// The container's state at `point` as a JSON document. `pid` is its init's, as the hook sees it; a stopped container
     /// has none.
     pub fn state(&self, point: Point, pid: Option<i32>) -> Vec<u8> {
+        self.state_as(point.status(), pid).to_string().into_bytes()
+    }
+
+    /// The same with any status.
+    pub fn state_as(&self, status: &str, pid: Option<i32>) -> serde_json::Value {
         let mut state = serde_json::json!({
             "ociVersion": OCI_VERSIONS.1,
             "id": self.id,
-            "status": point.status(),
+            "status": status,
             "bundle": self.bundle.to_string_lossy(),
             "annotations": self.annotations,
         });
         if let Some(pid) = pid {
             state["pid"] = pid.into();
         }
-        state.to_string().into_bytes()
+        state
     }
 }
 

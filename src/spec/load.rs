@@ -8,7 +8,7 @@
 use super::locate;
 use super::validate::{invalid, unsupported};
 use crate::error::{Error, Kind, Os, Result};
-use oci_spec::runtime::{LinuxResources, Process, Spec};
+use oci_spec::runtime::{Capability, LinuxResources, Process, Spec};
 use rustix::fs::{FileType, Mode, OFlags};
 use serde::de::{DeserializeOwned, IgnoredAny};
 use std::collections::HashMap;
@@ -22,18 +22,22 @@ pub const MAX_CONFIG_BYTES: u64 = 16 << 20;
 
 /// Reads `<bundle>/config.json`. `NotFound` when the bundle or the file is missing, `InvalidArgument` when the file
 /// is not what it should be, with the line, the column and the path of the value at fault.
-pub fn load(bundle: &Path) -> Result<Spec> {
+///
+/// Capabilities that nobody knows are left out, and in `unknown`: they are to be warned of, the specification says
+/// (config.md, "capabilities"), and not an error.
+pub fn load(bundle: &Path, unknown: &mut Vec<String>) -> Result<Spec> {
     let path = bundle.join("config.json");
     let json = read(bundle, &path)?;
     let name = path.to_string_lossy();
-    let spec = parse(&json, &name).or_else(|error| respelled(&json, "/process/scheduler/flags").ok_or(error))?;
+    let spec = parse(&json, &name).or_else(|error| amended(&json, &name, "/process", unknown, error))?;
     refuse_what_the_types_drop(&json)?;
     Ok(spec)
 }
 
-/// Parses the process document of an exec: the `process` object of `config.json`, as JSON.
-pub fn load_process(json: &[u8]) -> Result<Process> {
-    parse(json, "the process document").or_else(|error| respelled(json, "/scheduler/flags").ok_or(error))
+/// Parses the process document of an exec: the `process` object of `config.json`, as JSON. `unknown` is as for [`load`].
+pub fn load_process(json: &[u8], unknown: &mut Vec<String>) -> Result<Process> {
+    const NAME: &str = "the process document";
+    parse(json, NAME).or_else(|error| amended(json, NAME, "", unknown, error))
 }
 
 /// Parses the resources of an update: an object like `linux.resources` of `config.json`, as JSON.
@@ -91,6 +95,10 @@ fn why_not_opened(bundle: &Path, error: Error) -> Error {
 }
 
 fn parse<T: DeserializeOwned>(json: &[u8], name: &str) -> Result<T> {
+    parse_placed(json, name, true)
+}
+
+fn parse_placed<T: DeserializeOwned>(json: &[u8], name: &str, lines: bool) -> Result<T> {
     serde_json::from_slice(json).map_err(|error| {
         let (line, column) = (error.line(), error.column());
         let text = error.to_string();
@@ -100,7 +108,8 @@ fn parse<T: DeserializeOwned>(json: &[u8], name: &str) -> Result<T> {
             false => locate::path_at(json, line, column),
         };
         let separator = if path.is_empty() { "" } else { ": " };
-        invalid(format!("{name}: line {line}, column {column}: {path}{separator}{cause}"))
+        let place = if lines { format!("line {line}, column {column}: ") } else { String::new() };
+        invalid(format!("{name}: {place}{path}{separator}{cause}"))
     })
 }
 
@@ -108,16 +117,40 @@ fn parse<T: DeserializeOwned>(json: &[u8], name: &str) -> Result<T> {
 const RESPELLED: [(&str, &str); 2] =
     [("SCHED_FLAG_RESET_ON_FORK", "SCHED_RESET_ON_FORK"), ("SCHED_FLAG_DL_OVERRUN", "SCHED_FLAG_D_L_OVERRUN")];
 
-/// A second try at a document that was refused, with the flags at `pointer` as the types want them; `None` where that is
-/// not what was wrong.
-fn respelled<T: DeserializeOwned>(json: &[u8], pointer: &str) -> Option<T> {
-    let mut document: serde_json::Value = serde_json::from_slice(json).ok()?;
-    for flag in document.pointer_mut(pointer)?.as_array_mut()? {
+/// A second try at a document that was refused, with what the types refuse and the specification does not put right in the
+/// process at `process`. `error` is returned where there was nothing of that kind.
+fn amended<T: DeserializeOwned>(
+    json: &[u8],
+    name: &str,
+    process: &str,
+    unknown: &mut Vec<String>,
+    error: Error,
+) -> Result<T> {
+    let Ok(mut document) = serde_json::from_slice::<serde_json::Value>(json) else { return Err(error) };
+    let before = document.clone();
+    let flags = document.pointer_mut(&format!("{process}/scheduler/flags")).and_then(|flags| flags.as_array_mut());
+    for flag in flags.into_iter().flatten() {
         if let Some((_, types)) = RESPELLED.iter().find(|(ours, _)| flag == ours) {
             *flag = (*types).into();
         }
     }
-    serde_json::from_value(document).ok()
+    let sets = document.pointer_mut(&format!("{process}/capabilities")).and_then(|sets| sets.as_object_mut());
+    for set in sets.into_iter().flat_map(|sets| sets.values_mut()).filter_map(|set| set.as_array_mut()) {
+        set.retain(|capability| match capability.as_str() {
+            Some(name) if serde_json::from_value::<Capability>(capability.clone()).is_err() => {
+                if !unknown.iter().any(|known| known == name) {
+                    unknown.push(name.to_owned());
+                }
+                false
+            }
+            _ => true,
+        });
+    }
+    if document == before {
+        return Err(error);
+    }
+    // From text again, for the place of what else is wrong: as a path, since the lines are others now.
+    parse_placed(document.to_string().as_bytes(), name, false)
 }
 
 /// What the specification (1.3) has and the crate's types have not, or under another name, and so would drop without a
@@ -166,6 +199,14 @@ mod tests {
     use std::time::{Duration, Instant};
 
     const CTR: &str = include_str!("../../tests/data/ctr-default.json");
+
+    fn load(bundle: &Path) -> Result<Spec> {
+        super::load(bundle, &mut Vec::new())
+    }
+
+    fn load_process(json: &[u8]) -> Result<Process> {
+        super::load_process(json, &mut Vec::new())
+    }
 
     /// A bundle's directory, removed at the end.
     struct Bundle(PathBuf);
@@ -288,7 +329,7 @@ mod tests {
         let cases = [
             ("", "line 1, column 0: EOF while parsing"),
             ("{\"ociVersion\": \"1.0.0\",\n \"root\": [", "line 2, column 10: root"),
-            (&CTR.replace("CAP_FSETID", "CAP_FLY"), "process.capabilities.bounding[2]: no variant for CAP_FLY"),
+            (&CTR.replace("\"CAP_FSETID\"", "7"), "process.capabilities.bounding[2]: invalid type: integer `7`"),
             (&CTR.replace("RLIMIT_NOFILE", "RLIMIT_LUCK"), "process.rlimits[0].type: unknown variant `RLIMIT_LUCK`"),
             (&CTR.replace("\"uts\"", "\"moon\""), "linux.namespaces[2].type: unknown variant `moon`"),
             (&CTR.replace("\"uid\":0", "\"uid\":-1"), "process.user.uid: invalid value: integer `-1`"),
@@ -309,6 +350,92 @@ mod tests {
             assert!(text.contains(names), "{text}");
             assert!(!text.contains(" at line "), "the place is there once: {text}");
         }
+    }
+
+    /// By the path and the value, whichever of the two judges it.
+    #[test]
+    fn unknown_values_of_known_fields_are_named() {
+        let rule = |key: &str| {
+            let mut rule = serde_json::json!({ "names": ["mkdir"], "action": "SCMP_ACT_LOG" });
+            rule[key] = serde_json::json!("SCMP_MOON");
+            serde_json::json!({ "defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule] })
+        };
+        let arg = serde_json::json!([{ "index": 0, "value": 1, "op": "SCMP_MOON" }]);
+        let allow = "SCMP_ACT_ALLOW";
+        for (field, value, place) in [
+            ("/linux/seccomp", serde_json::json!({ "defaultAction": "SCMP_MOON" }), "linux.seccomp.defaultAction"),
+            ("/linux/seccomp", rule("action"), "linux.seccomp.syscalls[0].action"),
+            (
+                "/linux/seccomp",
+                serde_json::json!({ "defaultAction": allow, "syscalls": [{ "names": ["a"], "action": allow, "args": arg }] }),
+                "linux.seccomp.syscalls[0].args[0].op",
+            ),
+            (
+                "/linux/seccomp",
+                serde_json::json!({ "defaultAction": allow, "architectures": ["SCMP_ARCH_X86", "SCMP_MOON"] }),
+                "linux.seccomp.architectures[1]",
+            ),
+            (
+                "/linux/seccomp",
+                serde_json::json!({ "defaultAction": allow, "flags": ["SCMP_MOON"] }),
+                "linux.seccomp.flags[0]",
+            ),
+            (
+                "/process/rlimits",
+                serde_json::json!([{ "type": "RLIMIT_MOON", "soft": 1, "hard": 1 }]),
+                "process.rlimits[0].type",
+            ),
+            ("/linux/namespaces", serde_json::json!([{ "type": "MOON" }]), "linux.namespaces[0].type"),
+            ("/linux/rootfsPropagation", serde_json::json!("MOON"), "linux.rootfsPropagation"),
+            ("/process/scheduler", serde_json::json!({ "policy": "SCHED_MOON" }), "process.scheduler.policy"),
+            (
+                "/process/ioPriority",
+                serde_json::json!({ "class": "IOPRIO_CLASS_MOON", "priority": 1 }),
+                "process.ioPriority.class",
+            ),
+            ("/linux/devices", serde_json::json!([{ "path": "/a", "type": "MOON" }]), "linux.devices[0].type"),
+            (
+                "/linux/resources/devices",
+                serde_json::json!([{ "allow": true, "type": "MOON", "access": "r" }]),
+                "linux.resources.devices[0].type",
+            ),
+            ("/linux/personality", serde_json::json!({ "domain": "MOON" }), "linux.personality.domain"),
+            ("/linux/memoryPolicy", serde_json::json!({ "mode": "MPOL_MOON", "nodes": "0" }), "linux.memoryPolicy"),
+        ] {
+            let mut document: serde_json::Value = serde_json::from_str(CTR).unwrap();
+            let (parent, key) = field.rsplit_once('/').unwrap();
+            document.pointer_mut(parent).unwrap()[key] = value;
+            let bundle = Bundle::with_config("moon", &document.to_string());
+            let judged = load(&bundle.0).and_then(|spec| super::super::validate::validate(&spec));
+            let error = judged.expect_err(field);
+            assert_eq!(error.kind(), Kind::InvalidArgument, "{error}");
+            let text = error.to_string();
+            assert!(text.contains(place) && text.contains("MOON"), "{place}: {text}");
+        }
+    }
+
+    #[test]
+    fn capabilities_that_nobody_knows_are_left_out_and_told() {
+        let bundle = Bundle::with_config("fly", &CTR.replace("CAP_FSETID", "CAP_FLY"));
+        let mut unknown = Vec::new();
+        let spec = super::load(&bundle.0, &mut unknown).unwrap();
+        assert_eq!(unknown, ["CAP_FLY"]);
+        let counts = |spec: &Spec| {
+            let sets = spec.process().as_ref().unwrap().capabilities().as_ref().unwrap();
+            [sets.bounding(), sets.effective(), sets.permitted()].map(|set| set.as_ref().unwrap().len())
+        };
+        let all = counts(&serde_json::from_str(CTR).unwrap());
+        assert_eq!(counts(&spec), all.map(|count| count - 1));
+
+        let json =
+            r#"{"args":["a"],"cwd":"/","user":{"uid":1,"gid":2},"capabilities":{"ambient":["CAP_KILL","x",""]}}"#;
+        let mut unknown = Vec::new();
+        let process = super::load_process(json.as_bytes(), &mut unknown).unwrap();
+        assert_eq!(unknown, ["x", ""]);
+        assert_eq!(process.capabilities().as_ref().unwrap().ambient().as_ref().unwrap().len(), 1);
+        // What else is wrong is still told, by its path.
+        let error = load_process(json.replace("\"gid\":2", "\"gid\":-2").as_bytes()).unwrap_err().to_string();
+        assert_eq!(error, "the process document: user.gid: invalid value: integer `-2`, expected u32");
     }
 
     #[test]
@@ -332,12 +459,12 @@ mod tests {
 
     #[test]
     fn an_exec_is_read_by_the_same_rules() {
-        let json = br#"{"args":["ps"],"cwd":"/","user":{"uid":1,"gid":2},"capabilities":{"bounding":["CAP_FLY"]}}"#;
+        let json = br#"{"args":["ps"],"cwd":"/","user":{"uid":1,"gid":2},"rlimits":[{"type":"RLIMIT_LUCK"}]}"#;
         let error = load_process(json).unwrap_err();
         assert_eq!(error.kind(), Kind::InvalidArgument);
         let text = error.to_string();
         assert!(text.starts_with("the process document: line 1, column "), "{text}");
-        assert!(text.contains("capabilities.bounding[0]: no variant for CAP_FLY"), "{text}");
+        assert!(text.contains("rlimits[0].type: unknown variant `RLIMIT_LUCK`"), "{text}");
 
         let process = load_process(br#"{"args":["ps"],"cwd":"/","user":{"uid":1,"gid":2}}"#).unwrap();
         assert_eq!((process.user().uid(), process.user().gid()), (1, 2));

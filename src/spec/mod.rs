@@ -5,6 +5,7 @@
 //! - [`load`]: `config.json`, or an exec's process, into the types of the `oci-spec` crate; errors that say where.
 //! - [`validate`]: every rule a specification must satisfy, and the list of what is not implemented, refused by name.
 //! - [`namespaces`]: which namespaces a container makes and which it joins, and what follows from that.
+//! - [`net_devices`]: network devices of the host's that become the container's.
 //! - [`mounts`]: what each entry of `mounts` is, and where it goes.
 //! - [`mount_options`]: the words of a mount's options, as the kernel's attributes, flags and file system parameters.
 //! - [`memory_policy`]: the nodes of memory.
@@ -30,6 +31,7 @@ pub mod memory_policy;
 pub mod mount_options;
 pub mod mounts;
 pub mod namespaces;
+pub mod net_devices;
 pub mod number_list;
 pub mod scheduling;
 pub mod seccomp;

@@ -1,10 +1,11 @@
 //! linux.seccomp: the rules for a profile. What becomes of one is `init`'s.
 
 use oci_spec::runtime::{
-    Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompFilterFlag, LinuxSeccompOperator, LinuxSyscall,
+    Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompFilterFlag, LinuxSeccompOperator, LinuxSyscall, Spec,
 };
 
-use super::validate::{invalid, unsupported};
+use super::hooks::{Point, entries};
+use super::validate::{absolute, invalid, unsupported};
 use crate::error::{Context, Result};
 
 /// The number of arguments that a system call has (syscall(2)).
@@ -13,7 +14,10 @@ const ARGUMENTS: usize = 6;
 /// MAX_ERRNO of linux/err.h: more the kernel cannot return.
 const MAX_ERRNO: u32 = 4095;
 
-/// Every action that a profile can have; of those that are refused `accepts` is false.
+/// The longest path of a socket: `sun_path` of unix(7) and its NUL.
+const LONGEST_SOCKET_PATH: usize = 107;
+
+/// Every action that a profile can have.
 pub const ACTIONS: &[LinuxSeccompAction] = {
     use LinuxSeccompAction::*;
     &[
@@ -72,32 +76,61 @@ pub const ARCHS: &[Arch] = {
     ]
 };
 
-/// Whether a rule may have this action.
-pub(super) fn accepts(act: LinuxSeccompAction) -> bool {
-    action((act, None), "action", "errnoRet").is_ok()
+/// Whether some calls are for a listener to answer.
+pub fn notifies(profile: &LinuxSeccomp) -> bool {
+    let listed = profile.syscalls().iter().flatten().map(LinuxSyscall::action);
+    listed.chain([profile.default_action()]).any(|action| action == LinuxSeccompAction::ScmpActNotify)
+}
+
+/// Judges what a profile asks of the rest of the specification.
+///
+/// # Errors
+/// `Unimplemented` for hooks that would run under a filter with a listener: each would have to be handed one of its own.
+pub(super) fn in_spec(spec: &Spec) -> Result<()> {
+    let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+    match profile.is_some_and(notifies) && !entries(spec, Point::StartContainer).is_empty() {
+        true => Err(unsupported("hooks.startContainer together with SCMP_ACT_NOTIFY in linux.seccomp")),
+        false => Ok(()),
+    }
 }
 
 /// Judges a profile.
-///
-/// # Errors
-/// `Unimplemented` for notification by a listener.
 pub(super) fn validate(profile: &LinuxSeccomp) -> Result<()> {
-    if profile.listener_path().as_ref().is_some_and(|path| !path.as_os_str().is_empty()) {
-        return Err(unsupported("linux.seccomp.listenerPath"));
-    }
-    if profile.listener_metadata().as_ref().is_some_and(|data| !data.is_empty()) {
-        return Err(unsupported("linux.seccomp.listenerMetadata"));
-    }
+    listener(profile)?;
     let default = (profile.default_action(), profile.default_errno_ret());
-    action(default, "defaultAction", "defaultErrnoRet").context(|| "linux.seccomp")?;
+    action(default, "defaultErrnoRet").context(|| "linux.seccomp")?;
     for (index, rule) in profile.syscalls().iter().flatten().enumerate() {
         syscall(rule).context(|| format!("linux.seccomp.syscalls[{index}]"))?;
     }
     Ok(())
 }
 
+/// The path is the host's, where the shim connects to it. Without an action that needs one it is unused, and passes.
+///
+/// Of what runc refuses for its own sake, notification of write(2) and by default, nothing is refused here: the child
+/// makes no call between the load of the filter and its execve.
+fn listener(profile: &LinuxSeccomp) -> Result<()> {
+    let path = profile.listener_path().as_ref().filter(|path| !path.as_os_str().is_empty());
+    let Some(path) = path else {
+        if profile.listener_metadata().as_ref().is_some_and(|data| !data.is_empty()) {
+            return Err(invalid("linux.seccomp.listenerMetadata needs linux.seccomp.listenerPath"));
+        }
+        return match notifies(profile) {
+            true => Err(invalid("linux.seccomp.listenerPath is required for SCMP_ACT_NOTIFY")),
+            false => Ok(()),
+        };
+    };
+    absolute("linux.seccomp.listenerPath", path)?;
+    match path.as_os_str().len() > LONGEST_SOCKET_PATH {
+        true => {
+            Err(invalid(format!("linux.seccomp.listenerPath is longer than {LONGEST_SOCKET_PATH} bytes: {path:?}")))
+        }
+        false => Ok(()),
+    }
+}
+
 fn syscall(rule: &LinuxSyscall) -> Result<()> {
-    action((rule.action(), rule.errno_ret()), "action", "errnoRet")?;
+    action((rule.action(), rule.errno_ret()), "errnoRet")?;
     if rule.names().is_empty() || rule.names().iter().any(String::is_empty) {
         return Err(invalid("names is required, with the names of system calls"));
     }
@@ -108,9 +141,8 @@ fn syscall(rule: &LinuxSyscall) -> Result<()> {
 }
 
 /// An errno for an action that has none must be an error, the specification says.
-fn action((action, errno): (LinuxSeccompAction, Option<u32>), field: &str, errno_field: &str) -> Result<()> {
+fn action((action, errno): (LinuxSeccompAction, Option<u32>), errno_field: &str) -> Result<()> {
     let most = match action {
-        LinuxSeccompAction::ScmpActNotify => return Err(unsupported(format_args!("{field} {action}"))),
         LinuxSeccompAction::ScmpActErrno => MAX_ERRNO,
         LinuxSeccompAction::ScmpActTrace => u16::MAX.into(),
         _ if errno.is_some() => return Err(invalid(format!("{errno_field}: {action} has none"))),
@@ -183,19 +215,29 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_implemented_is_refused_by_its_name() {
-        let rule = json!({ "syscalls": [{ "names": ["mkdir"], "action": "SCMP_ACT_NOTIFY" }] });
-        for (change, name) in [
-            (json!({ "listenerPath": "/run/x" }), "linux.seccomp.listenerPath is not supported"),
-            (json!({ "listenerMetadata": "x" }), "linux.seccomp.listenerMetadata is not supported"),
-            (json!({ "defaultAction": "SCMP_ACT_NOTIFY" }), "linux.seccomp: defaultAction SCMP_ACT_NOTIFY is not"),
-            (rule, "linux.seccomp.syscalls[0]: action SCMP_ACT_NOTIFY is not"),
+    fn a_listener_has_a_path_and_is_needed_for_notifications() {
+        let rule = json!([{ "names": ["mkdir"], "action": "SCMP_ACT_NOTIFY" }]);
+        for (change, words) in [
+            (json!({ "syscalls": rule }), "listenerPath is required for SCMP_ACT_NOTIFY"),
+            (json!({ "syscalls": rule, "listenerPath": "" }), "listenerPath is required for SCMP_ACT_NOTIFY"),
+            (json!({ "defaultAction": "SCMP_ACT_NOTIFY" }), "listenerPath is required for SCMP_ACT_NOTIFY"),
+            (json!({ "listenerMetadata": "x" }), "listenerMetadata needs linux.seccomp.listenerPath"),
+            (json!({ "listenerPath": "run/x" }), "listenerPath is not an absolute path: \"run/x\""),
+            (json!({ "listenerPath": "/\0" }), "listenerPath contains a NUL"),
+            (json!({ "listenerPath": format!("/{}", "x".repeat(107)) }), "listenerPath is longer than 107 bytes"),
+            (
+                json!({ "listenerPath": "/x", "defaultAction": "SCMP_ACT_NOTIFY", "defaultErrnoRet": 1 }),
+                "defaultErrnoRet: SCMP_ACT_NOTIFY has none",
+            ),
         ] {
             let error = judge(change).unwrap_err();
-            assert_eq!(error.kind(), Kind::Unimplemented);
-            assert!(error.to_string().starts_with(name), "{error}");
+            assert_eq!(error.kind(), Kind::InvalidArgument);
+            assert!(error.to_string().contains(words), "{error}");
         }
         judge(json!({ "listenerPath": "", "listenerMetadata": "", "syscalls": null })).unwrap();
+        judge(json!({ "listenerPath": "/run/x", "listenerMetadata": "x" })).unwrap();
+        judge(json!({ "listenerPath": format!("/{}", "x".repeat(106)), "syscalls": rule })).unwrap();
+        judge(json!({ "listenerPath": "/run/x", "defaultAction": "SCMP_ACT_NOTIFY" })).unwrap();
     }
 
     #[test]

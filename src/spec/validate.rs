@@ -38,9 +38,11 @@ pub fn validate(spec: &Spec) -> Result<()> {
     }
     uts_name(spec, "hostname", spec.hostname())?;
     uts_name(spec, "domainname", spec.domainname())?;
+    super::net_devices::net_devices(spec)?;
     super::sysctl::sysctls(spec)?;
     super::time::offsets(spec)?;
     super::hooks::validate(spec)?;
+    super::seccomp::in_spec(spec)?;
     spec.linux().as_ref().map_or(Ok(()), linux)
 }
 

@@ -28,6 +28,16 @@ pub fn kill(pidfd: impl AsFd, signal: u32) -> Result<()> {
     pidfd_send_signal(pidfd, number).os(|| format!("pidfd_send_signal {signal}")).map_err(gone)
 }
 
+/// A copy of another process's descriptor (pidfd_getfd(2), Linux 5.6), close-on-exec.
+///
+/// # Errors
+/// EPERM without the rights of ptrace(2) over it.
+pub fn descriptor(pidfd: impl AsFd, number: i32) -> Result<OwnedFd> {
+    rustix::process::pidfd_getfd(pidfd, number, rustix::process::PidfdGetfdFlags::empty())
+        .os(|| format!("pidfd_getfd {number}"))
+        .map_err(gone)
+}
+
 /// True when the process has ended, reaped or not: a pidfd polls readable then (pidfd_open(2)).
 pub fn has_exited(pidfd: impl AsFd) -> bool {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};

@@ -1,5 +1,7 @@
 //! Loading a seccomp filter that was compiled beforehand.
 
+use std::os::fd::RawFd;
+
 use crate::error::{Error, Os, Result};
 
 /// A filter program and how it is to be loaded (seccomp(2)).
@@ -44,11 +46,19 @@ impl Filter {
         Ok(Self { flags, program })
     }
 
+    /// It is to be loaded with a listener, which is told of calls and answers them (seccomp_unotify(2)).
+    pub fn has_listener(&self) -> bool {
+        self.flags & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER as u32 != 0
+    }
+
     /// Loads it for this process, for ever. The next system call is under it.
+    ///
+    /// Returns the number of the listener's descriptor, where there is one. It is close-on-exec, and a number only: the
+    /// filter may not let the caller even close it.
     ///
     /// # Errors
     /// EACCES without no_new_privs and without CAP_SYS_ADMIN.
-    pub fn load(&self) -> Result<()> {
+    pub fn load(&self) -> Result<Option<RawFd>> {
         let program = libc::sock_fprog {
             len: self.program.len() as u16,
             filter: self.program.as_ptr().cast::<libc::sock_filter>().cast_mut(),
@@ -58,7 +68,8 @@ impl Filter {
         let done =
             unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, self.flags, &raw const program) };
         match done {
-            0 => Ok(()),
+            listener @ 0.. if self.has_listener() => Ok(Some(listener as RawFd)),
+            0 => Ok(None),
             -1 => Err(std::io::Error::last_os_error()).os(|| "seccomp SECCOMP_SET_MODE_FILTER"),
             thread => Err(Error::os(libc::ESRCH, format!("seccomp: thread {thread} has other filters"))),
         }

@@ -12,6 +12,7 @@ pub mod docker_scenarios;
 pub mod driver;
 pub mod events;
 pub mod floor;
+pub mod listener;
 pub mod mountinfo;
 pub mod pty;
 pub mod scratch;

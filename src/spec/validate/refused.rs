@@ -7,9 +7,7 @@
 
 use super::unsupported;
 use crate::error::Result;
-use oci_spec::runtime::{Linux, LinuxNamespaceType, Process, Spec};
-use std::collections::HashMap;
-use std::hash::Hash;
+use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
 
 /// A field's JSON path, and whether a document asks for it.
 type Row<T> = (&'static str, fn(&T) -> bool);
@@ -27,14 +25,10 @@ const PROCESS: &[Row<Process>] = &[
     ("process.commandLine", |process| text(process.command_line())),
 ];
 
-const LINUX: &[Row<Linux>] = &[("linux.netDevices", |linux| map(linux.net_devices()))];
-
 /// Refuses what a specification asks for and this version does not have.
 pub(super) fn in_spec(spec: &Spec) -> Result<()> {
     refuse(SPEC, Some(spec))?;
-    spec.process().as_ref().map_or(Ok(()), in_process)?;
-    let Some(linux) = spec.linux() else { return Ok(()) };
-    refuse(LINUX, Some(linux))
+    spec.process().as_ref().map_or(Ok(()), in_process)
 }
 
 /// Refuses what a process asks for and this version does not have.
@@ -55,7 +49,7 @@ pub(in crate::spec) fn refuses(field: &str) -> bool {
     fn has<T>(rows: &[Row<T>], field: &str) -> bool {
         rows.iter().any(|(name, _)| *name == field)
     }
-    has(SPEC, field) || has(PROCESS, field) || has(LINUX, field)
+    has(SPEC, field) || has(PROCESS, field)
 }
 
 /// A namespace's type as `linux.namespaces[].type` has it; the crate's own text is that of /proc/PID/ns.
@@ -76,15 +70,11 @@ fn text(field: &Option<String>) -> bool {
     field.as_ref().is_some_and(|text| !text.is_empty())
 }
 
-fn map<K: Eq + Hash, V>(field: &Option<HashMap<K, V>>) -> bool {
-    field.as_ref().is_some_and(|map| !map.is_empty())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::error::Kind;
-    use oci_spec::runtime as oci;
+    use oci_spec::runtime::{self as oci, Linux};
     use serde::de::{Deserialize, Deserializer, Error as _, Visitor};
     use serde_json::{Value, json};
 
@@ -113,7 +103,6 @@ mod tests {
                 one("vm", json!({ "kernel": { "path": "/k" } }), Value::Null),
                 one("windows", json!({ "servicing": true }), Value::Null),
                 one("zos", json!({}), Value::Null),
-                one("linux.netDevices", json!({ "eth0": {} }), json!({})),
             ])
             .collect()
     }
@@ -141,7 +130,7 @@ mod tests {
         fn names<T>(rows: &[Row<T>]) -> Vec<&'static str> {
             rows.iter().map(|(name, _)| *name).collect()
         }
-        let mut rows = [names(SPEC), names(PROCESS), names(LINUX)].concat();
+        let mut rows = [names(SPEC), names(PROCESS)].concat();
         let mut examples: Vec<_> = examples().into_iter().map(|(name, ..)| name).collect();
         rows.sort_unstable();
         examples.sort_unstable();
@@ -220,8 +209,9 @@ mod tests {
             undecided::<Linux>(
                 "linux.",
                 "resources cgroupsPath namespaces uidMappings gidMappings devices maskedPaths readonlyPaths sysctl seccomp \
-                 rootfsPropagation personality timeOffsets mountLabel memoryPolicy intelRdt",
+                 rootfsPropagation personality timeOffsets mountLabel memoryPolicy intelRdt netDevices",
             ),
+            undecided::<oci::LinuxNetDevice>("linux.netDevices.*.", "name"),
             // The last two are no fields of the specification, which writes CMT and MBM: `load` refuses those.
             undecided::<oci::LinuxIntelRdt>(
                 "linux.intelRdt.",
@@ -230,7 +220,6 @@ mod tests {
             undecided::<oci::LinuxTimeOffset>("linux.timeOffsets.*.", "secs nanosecs"),
             undecided::<oci::LinuxMemoryPolicy>("linux.memoryPolicy.", "mode nodes flags"),
             undecided::<oci::LinuxPersonality>("linux.personality.", "domain flags"),
-            // The listener's are refused where a profile is judged (spec/seccomp.rs).
             undecided::<oci::LinuxSeccomp>(
                 "linux.seccomp.",
                 "defaultAction defaultErrnoRet architectures flags syscalls listenerPath listenerMetadata",
