@@ -78,8 +78,8 @@ struct Judged {
     resctrl: Option<Resctrl>,
     seccomp: Option<Rc<Filter>>,
     id_maps: Option<IdMaps>,
-    /// The user namespace that these are the maps of, where it is joined.
-    user_namespace: Option<OwnedFd>,
+    /// The namespaces that it joins, open: their paths may lead to others by the time.
+    joined: Vec<(Namespace, OwnedFd)>,
 }
 
 /// A child about to be born.
@@ -176,8 +176,8 @@ impl Engine {
         let spec = load::load(&request.bundle)?;
         validate::validate(&spec)?;
         let rootfs_mounts = rootfs::plan(&request.rootfs)?;
-        let user_namespace = userns::joined(&spec)?;
-        let id_maps = userns::maps(&spec, user_namespace.as_ref())?;
+        let joined = plan::joined(&spec)?;
+        let id_maps = userns::maps(&spec, &joined)?;
         let linux = spec.linux().as_ref();
         let cgroup = cgroup::cgroup_path(linux.and_then(|linux| linux.cgroups_path().as_deref()), &request.id)?;
         if let Some(resources) = linux.and_then(|linux| linux.resources().as_ref()) {
@@ -207,7 +207,7 @@ impl Engine {
             state,
             seccomp,
             id_maps,
-            user_namespace,
+            joined,
         };
         Ok((judged, process))
     }
@@ -431,15 +431,11 @@ fn note_child(
 
 fn plan_init(judged: &Judged, process: plan::Process, streams: Streams, cgroup: &Cgroup) -> Result<Unborn> {
     let views = cgroup_views(cgroup);
-    let mut create = plan::create(&judged.spec, &judged.request.bundle, &judged.rootfs, &views)?;
+    let joined = judged.joined.iter().map(|(kind, fd)| Ok((*kind, fd.try_clone().os(|| "dup")?)));
+    let joined = joined.collect::<Result<_>>()?;
+    let mut create = plan::create(&judged.spec, &judged.request.bundle, &judged.rootfs, &views, joined)?;
     if let Some(rootfs) = &mut create.rootfs {
         rootfs.no_pivot = judged.request.options.no_pivot_root;
-    }
-    // The one that was judged: its path may lead to another by now.
-    if let Some(judged) = &judged.user_namespace {
-        for (_, joined) in create.joined.iter_mut().filter(|(kind, _)| *kind == Namespace::User) {
-            *joined = judged.try_clone().os(|| "dup")?;
-        }
     }
     if let Some(maps) = &judged.id_maps {
         create.sources = Sources::of(&create, maps)?.map(Rc::new);
