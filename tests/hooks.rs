@@ -90,6 +90,7 @@ fn recorder(bundle: &Bundle, kind: &str) -> String {
     )
 }
 
+/// Proves: hooks.{prestart,createRuntime,createContainer,startContainer,poststart,poststop}, hooks.*.{path,args,env}
 #[test]
 fn all_six_in_their_order_and_each_in_its_place() {
     block_on(async {
@@ -264,6 +265,7 @@ fn running(word: &str) -> Vec<String> {
     cmdlines.filter(|text| text.split(' ').any(|arg| arg == word)).collect()
 }
 
+/// Proves: hooks.*.timeout
 #[test]
 fn a_hook_of_create_that_fails_leaves_nothing() {
     block_on(async {

@@ -345,6 +345,7 @@ fn a_victim_in_a_cgroup_below_is_told() {
 }
 
 /// Where the killer is disabled, what wants memory waits, and a client must hear of it.
+/// Proves: linux.resources.memory.disableOOMKiller
 #[test]
 fn a_container_that_is_stuck_without_memory_is_told() {
     block_on(async {

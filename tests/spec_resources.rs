@@ -18,6 +18,8 @@ fn knob(bundle: &Bundle, file: &str) -> String {
     fs::read_to_string(path).unwrap().trim().to_string()
 }
 
+/// Proves: linux.cgroupsPath, linux.resources.memory.{limit,reservation,swap,swappiness}
+/// Proves: linux.resources.cpu.{shares,quota,period,cpus,mems}
 #[test]
 fn limits_are_in_the_files_of_the_cgroup() {
     block_on(async {
@@ -70,6 +72,7 @@ fn without_limits_there_are_none() {
     });
 }
 
+/// Proves: linux.resources.pids.limit
 #[test]
 fn a_fork_above_the_pids_limit_fails() {
     block_on(async {
@@ -146,6 +149,10 @@ fn disk_of(path: &std::path::Path) -> Option<(u32, u32)> {
     fs::exists(format!("/sys/dev/block/{major}:{minor}/queue")).unwrap().then_some((major, minor))
 }
 
+/// Proves: linux.resources.cpu.{burst,idle}, linux.resources.memory.kernelTCP, linux.resources.blockIO.weight
+/// Proves: linux.resources.blockIO.{throttleReadBpsDevice,throttleReadIOPSDevice}
+/// Proves: linux.resources.blockIO.{throttleWriteBpsDevice,throttleWriteIOPSDevice}
+/// Proves: linux.resources.blockIO.throttle*.{major,minor,rate}
 #[test]
 fn the_container_sees_its_bursts_idleness_weights_and_rates() {
     block_on(async {

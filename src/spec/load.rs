@@ -105,7 +105,7 @@ fn parse<T: DeserializeOwned>(json: &[u8], name: &str) -> Result<T> {
 }
 
 /// The flags of a scheduler that the crate's types spell otherwise than the specification does.
-const RESPELLED: [(&str, &str); 2] =
+pub(super) const RESPELLED: [(&str, &str); 2] =
     [("SCHED_FLAG_RESET_ON_FORK", "SCHED_RESET_ON_FORK"), ("SCHED_FLAG_DL_OVERRUN", "SCHED_FLAG_D_L_OVERRUN")];
 
 /// A second try at a document that was refused, with the flags at `pointer` as the types want them; `None` where that is

@@ -1,6 +1,7 @@
 //! `process.scheduler`, `process.ioPriority`, `process.execCPUAffinity` and `linux.personality`: their rules, and the
 //! kernel's numbers for their words.
 
+use super::load::RESPELLED;
 use super::number_list;
 use super::validate::{invalid, unsupported};
 use crate::error::Result;
@@ -45,9 +46,13 @@ pub fn policies() -> impl Iterator<Item = String> {
     POLICIES.iter().map(|(policy, _)| name(policy))
 }
 
-/// Their flags, by name.
+/// Their flags, by the names that the specification has for them.
 pub fn flags() -> impl Iterator<Item = String> {
-    FLAGS.iter().map(|(flag, _)| name(flag))
+    let specified = |types: String| {
+        let respelled = RESPELLED.iter().find(|(_, theirs)| *theirs == types);
+        respelled.map_or(types, |(ours, _)| (*ours).to_owned())
+    };
+    FLAGS.iter().map(move |(flag, _)| specified(name(flag)))
 }
 
 /// The classes of disk priority, by name.
