@@ -262,7 +262,9 @@ impl Engine {
         remains.cgroup = Some(cgroup.clone());
         // Without resources too: devices are denied by default.
         let resources = judged.spec.linux().as_ref().and_then(|linux| linux.resources().clone());
-        cgroup.apply(&resources.unwrap_or_default())?;
+        let resources = resources.unwrap_or_default();
+        cgroup.apply(&resources)?;
+        super::update::warn_of_ignored(&request.id, &cgroup, &resources);
         judged.resctrl.as_ref().map_or(Ok(()), |resctrl| resctrl.make(&mut remains.resctrl))?;
 
         let oom = cgroup.watch_oom()?.map(Oom::new);
