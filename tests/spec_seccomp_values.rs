@@ -111,8 +111,8 @@ fn i386_program() -> Vec<u8> {
     const BASE: u32 = 0x0804_8000;
     let code = [
         &[0xb8u8, 64, 0, 0, 0, 0xcd, 0x80] as &[u8], // getppid()
-        &[0xf7, 0xd8, 0x89, 0xc3],                 // ebx = -eax
-        &[0xb8, 1, 0, 0, 0, 0xcd, 0x80],           // exit(ebx)
+        &[0xf7, 0xd8, 0x89, 0xc3],                   // ebx = -eax
+        &[0xb8, 1, 0, 0, 0, 0xcd, 0x80],             // exit(ebx)
     ]
     .concat();
     let size = 84 + code.len() as u32;

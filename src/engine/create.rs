@@ -5,7 +5,7 @@ use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use futures::future::{Either, select};
@@ -40,12 +40,17 @@ use super::options::Options;
 use super::ready::watch;
 use super::remains::{KILL_BOUND, Remains, Unmount, remove_saved};
 use super::rootfs;
-use super::state::{Identity, Saved, StateDir};
+use super::state::{Identity, Saved, StateDir, Taken};
 use super::userns::{self, Outside};
 
 /// How long a child may take to be created or to reach its execve: mounts of the user's choice are among it, and one of
 /// a server that does not answer would otherwise keep the container's id for ever.
 pub(super) const SET_UP_BOUND: Duration = Duration::from_secs(120);
+
+/// How long a create waits for another process that removes what is left of a container of this id, and how long between
+/// its looks.
+const TAKE_BOUND: Duration = Duration::from_secs(5);
+const TAKE_PAUSE: Duration = Duration::from_millis(10);
 
 /// What a client wants.
 #[derive(Debug)]
@@ -125,11 +130,12 @@ impl Engine {
         let name = |e: Error| e.context(format!("container {id}"));
         let reservation = self.reserve(&id).map_err(name)?;
         let (judged, process) = self.judge(request).map_err(name)?;
-        self.take_directory(&judged).await.map_err(name)?;
+        let saved = self.first_state(&judged).map_err(name)?;
+        self.take_directory(&judged, &saved).await.map_err(name)?;
         let mut remains = Remains { state: Some(judged.state.clone()), ..Remains::default() };
         let mut init = None;
         let made = {
-            let make = AssertUnwindSafe(self.make(&judged, process, &mut remains, &mut init)).catch_unwind();
+            let make = AssertUnwindSafe(self.make(&judged, process, saved, &mut remains, &mut init)).catch_unwind();
             match select(pin!(make), pin!(reservation.creating.given_up.notified())).await {
                 Either::Left((made, _)) => made,
                 Either::Right(_) => Ok(Err(Error::new(Kind::Unavailable, "deleted while it was being created"))),
@@ -212,21 +218,40 @@ impl Engine {
         Ok((judged, process))
     }
 
+    /// What is to be known of the container before anything of it is made.
+    fn first_state(&self, judged: &Judged) -> Result<Saved> {
+        let request = &judged.request;
+        let mut saved = Saved::new(&request.id, &request.bundle)?;
+        saved.shim = self.shim.get().cloned();
+        saved.cgroup = Some(judged.cgroup.clone());
+        saved.rootfs = (!request.rootfs.is_empty()).then(|| judged.mount_point.clone());
+        saved.resctrl = judged.resctrl.as_ref().map(Resctrl::own).unwrap_or_default();
+        Ok(saved)
+    }
+
     /// Makes the state directory. One that is there already is a living container's, or the leftover of one whose shim
     /// died: that is removed first.
-    async fn take_directory(&self, judged: &Judged) -> Result<()> {
-        match judged.state.make() {
-            Err(e) if e.kind() == Kind::AlreadyExists => {
-                remove_saved(&self.hierarchies, &judged.state, Unmount::Beside(self))
-                    .await
-                    .map_err(|e| match e.kind() {
+    async fn take_directory(&self, judged: &Judged, saved: &Saved) -> Result<()> {
+        let exists = || format!("already exists, in {}", judged.state.path().display());
+        let deadline = Instant::now() + TAKE_BOUND;
+        loop {
+            match judged.state.take(saved)? {
+                Taken::Ours => return Ok(()),
+                Taken::Busy if Instant::now() >= deadline => {
+                    return Err(Error::new(Kind::AlreadyExists, "another process is making or removing it"))
+                        .context(exists);
+                }
+                // Not by a lock that waits: the delete of another shim's container may take its time.
+                Taken::Busy => tokio::time::sleep(TAKE_PAUSE).await,
+                Taken::Theirs(_lock) => {
+                    let removed = remove_saved(&self.hierarchies, &judged.state, Unmount::Beside(self)).await;
+                    let living = |e: Error| match e.kind() {
                         Kind::FailedPrecondition => e.with_kind(Kind::AlreadyExists),
                         _ => e,
-                    })
-                    .context(|| format!("already exists, in {}", judged.state.path().display()))?;
-                judged.state.make()
+                    };
+                    removed.map_err(living).context(exists)?;
+                }
             }
-            other => other,
         }
     }
 
@@ -235,17 +260,11 @@ impl Engine {
         self: &Rc<Self>,
         judged: &Judged,
         process: plan::Process,
+        mut saved: Saved,
         remains: &mut Remains,
         init: &mut Option<Rc<Process>>,
     ) -> Result<Rc<Container>> {
         let request = &judged.request;
-        let mut saved = Saved::new(&request.id, &request.bundle)?;
-        saved.shim = self.shim.get().cloned();
-        saved.cgroup = Some(judged.cgroup.clone());
-        saved.rootfs = (!request.rootfs.is_empty()).then(|| judged.mount_point.clone());
-        saved.resctrl = judged.resctrl.as_ref().map(Resctrl::own).unwrap_or_default();
-        judged.state.save(&saved)?;
-
         remains.rootfs = saved.rootfs.clone();
         self.mount_rootfs(&judged.rootfs_mounts, &judged.mount_point, &mut remains.mounting).await?;
         let child = Process::new(&request.id, "", request.stdio.clone(), State::Creating);
