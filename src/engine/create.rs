@@ -180,7 +180,7 @@ impl Engine {
     fn judge(&self, request: Request) -> Result<(Judged, plan::Process)> {
         let state = StateDir::new(&self.state_root, &self.namespace, &request.id)?;
         let spec = load::load(&request.bundle)?;
-        validate::validate(&spec)?;
+        let process = validate::validate(&spec)?;
         let rootfs_mounts = rootfs::plan(&request.rootfs)?;
         let joined = plan::joined(&spec)?;
         let id_maps = userns::maps(&spec, &joined)?;
@@ -193,8 +193,6 @@ impl Engine {
         let resctrl = rdt.map(|rdt| Resctrl::plan(rdt, &request.id)).transpose()?;
         let profile = linux.and_then(|linux| linux.seccomp().as_ref());
         let seccomp = profile.map(|profile| self.filters.get(profile)).transpose()?;
-        let process = spec.process().as_ref();
-        let process = process.ok_or_else(|| Error::new(Kind::InvalidArgument, "process is required"))?;
         console::agree(request.stdio.terminal, process.terminal())?;
         let mut process = plan::process(process, linux)?;
         linux.map(|linux| label::mount_label(linux, lsm::enabled)).transpose()?;
