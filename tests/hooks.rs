@@ -518,13 +518,18 @@ fn the_shim_answers_while_hooks_run() {
     });
 }
 
+/// A hook that says so and waits, by a program of its own and beside another.
+fn waits(bundle: &Bundle, seconds: &str) -> String {
+    format!("sleep {seconds} & echo > {}/on; sleep {seconds}", shared(bundle).display())
+}
+
 /// As containerd does when its client has given up waiting for Create.
 #[test]
 fn a_delete_gives_up_a_create_that_waits_for_a_hook() {
     block_on(async {
         for kind in CREATE {
             let (world, bundle) = World::with("one", |bundle| {
-                let script = format!("echo > {}/on; exec sleep 1000.375", shared(&bundle).display());
+                let script = format!("{}; true", waits(&bundle, "1000.375"));
                 with_poststop(with_hook(bundle, kind, sh(&script)))
             })
             .await;
@@ -622,7 +627,7 @@ fn a_shim_that_dies_at_a_hook_of_create() {
         for private in [true, false] {
             for kind in CREATE {
                 let (world, bundle) = World::with("one", |bundle| {
-                    let script = format!("echo > {}/on; exec sleep 1000.25", shared(&bundle).display());
+                    let script = format!("{}; true", waits(&bundle, "1000.25"));
                     let bundle = with_poststop(with_hook(bundle, kind, sh(&script)));
                     if private { bundle } else { bundle.without_namespace("pid") }
                 })
