@@ -518,6 +518,33 @@ fn the_shim_answers_while_hooks_run() {
     });
 }
 
+/// Init is what runs them. Where no pid namespace ends what they have started, the end of init does, by the cgroup.
+#[test]
+fn a_start_container_hook_ends_with_init() {
+    block_on(async {
+        for private in [true, false] {
+            let (world, bundle) = World::with("one", |bundle| {
+                let script = "sleep 1000.875 & echo > /shared/on; sleep 1000.875; true";
+                let bundle = with_hook(bundle, "startContainer", sh(script));
+                if private { bundle } else { bundle.without_namespace("pid") }
+            })
+            .await;
+            let pid = world.create(&bundle, &Io::null()).await.unwrap().pid;
+            let init = open_pid(pid as i32).unwrap();
+            // One that is killed on its way to its program is as good as one that is killed in it.
+            let starting = async { drop(world.start("one", "").await) };
+            let killing = async {
+                until("the hook", || shared(&bundle).join("on").exists()).await;
+                pidfd_send_signal(&init, Signal::KILL).unwrap();
+            };
+            futures::join!(starting, killing);
+            until("the hook's end", || running("1000.875").is_empty()).await;
+            world.delete("one", "").await.unwrap();
+            world.close().await;
+        }
+    });
+}
+
 /// A hook that says so and waits, by a program of its own and beside another.
 fn waits(bundle: &Bundle, seconds: &str) -> String {
     format!("sleep {seconds} & echo > {}/on; sleep {seconds}", shared(bundle).display())
