@@ -90,6 +90,7 @@ fn recorder(bundle: &Bundle, kind: &str) -> String {
     )
 }
 
+/// Proves: hooks.{prestart,createRuntime,createContainer,startContainer,poststart,poststop}, hooks.*.{path,args,env}
 #[test]
 fn all_six_in_their_order_and_each_in_its_place() {
     block_on(async {
@@ -264,6 +265,7 @@ fn running(word: &str) -> Vec<String> {
     cmdlines.filter(|text| text.split(' ').any(|arg| arg == word)).collect()
 }
 
+/// Proves: hooks.*.timeout
 #[test]
 fn a_hook_of_create_that_fails_leaves_nothing() {
     block_on(async {
@@ -516,13 +518,45 @@ fn the_shim_answers_while_hooks_run() {
     });
 }
 
+/// Init is what runs them. Where no pid namespace ends what they have started, the end of init does, by the cgroup.
+#[test]
+fn a_start_container_hook_ends_with_init() {
+    block_on(async {
+        for private in [true, false] {
+            let (world, bundle) = World::with("one", |bundle| {
+                let script = "sleep 1000.875 & echo > /shared/on; sleep 1000.875; true";
+                let bundle = with_hook(bundle, "startContainer", sh(script));
+                if private { bundle } else { bundle.without_namespace("pid") }
+            })
+            .await;
+            let pid = world.create(&bundle, &Io::null()).await.unwrap().pid;
+            let init = open_pid(pid as i32).unwrap();
+            // One that is killed on its way to its program is as good as one that is killed in it.
+            let starting = async { drop(world.start("one", "").await) };
+            let killing = async {
+                until("the hook", || shared(&bundle).join("on").exists()).await;
+                pidfd_send_signal(&init, Signal::KILL).unwrap();
+            };
+            futures::join!(starting, killing);
+            until("the hook's end", || running("1000.875").is_empty()).await;
+            world.delete("one", "").await.unwrap();
+            world.close().await;
+        }
+    });
+}
+
+/// A hook that says so and waits, by a program of its own and beside another.
+fn waits(bundle: &Bundle, seconds: &str) -> String {
+    format!("sleep {seconds} & echo > {}/on; sleep {seconds}", shared(bundle).display())
+}
+
 /// As containerd does when its client has given up waiting for Create.
 #[test]
 fn a_delete_gives_up_a_create_that_waits_for_a_hook() {
     block_on(async {
         for kind in CREATE {
             let (world, bundle) = World::with("one", |bundle| {
-                let script = format!("echo > {}/on; exec sleep 1000.375", shared(&bundle).display());
+                let script = format!("{}; true", waits(&bundle, "1000.375"));
                 with_poststop(with_hook(bundle, kind, sh(&script)))
             })
             .await;
@@ -620,7 +654,7 @@ fn a_shim_that_dies_at_a_hook_of_create() {
         for private in [true, false] {
             for kind in CREATE {
                 let (world, bundle) = World::with("one", |bundle| {
-                    let script = format!("echo > {}/on; exec sleep 1000.25", shared(&bundle).display());
+                    let script = format!("{}; true", waits(&bundle, "1000.25"));
                     let bundle = with_poststop(with_hook(bundle, kind, sh(&script)));
                     if private { bundle } else { bundle.without_namespace("pid") }
                 })

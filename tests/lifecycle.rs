@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use common::block_on;
 use common::bundle::Bundle;
-use common::driver::{Shim, StartOptions, TASK_V2, TASK_V3, open_pid, start_action};
+use common::driver::{Shim, StartOptions, TASK_V2, TASK_V3, code, open_pid, start_action};
 use common::events::EventSink;
 use common::scratch::{Scratch, mounts_below};
 use common::stdio::Io;
@@ -518,5 +518,38 @@ fn a_container_is_not_given_to_a_shim_that_is_ending() {
         next.wait("one", "").await.unwrap();
         next.delete("one", "").await.unwrap();
         next.shutdown_and_wait(SOON).await.unwrap();
+    });
+}
+
+/// Of two shims of a namespace that are to create one container at the same instant one does, and the other says that it
+/// exists and leaves it alone.
+#[test]
+fn two_shims_that_create_one_id_at_once() {
+    block_on(async {
+        let (world, _first) = World::with("first", |bundle| bundle).await;
+        let second = Bundle::new(&world.scratch, "second");
+        let other = Shim::start(&common::shim_binary(), &second, &world.sink).await.unwrap();
+        let contested = Bundle::new(&world.scratch, "contested").script("echo lives > /tmp/lives; exec sleep 1000");
+        let io = Io::null();
+        for round in 0..20 {
+            let (ours, theirs) =
+                futures::future::join(world.create(&contested, &io), other.create(&contested, &io)).await;
+            let (winner, lost) = match (ours, theirs) {
+                (Ok(_), Err(error)) => (&world.shim, error),
+                (Err(error), Ok(_)) => (&other, error),
+                both => panic!("round {round}: {both:?}"),
+            };
+            assert_eq!(code(&lost), Some(Code::ALREADY_EXISTS), "round {round}: {lost}");
+            winner.start("contested", "").await.unwrap();
+            let status = winner.exec_to_exit("contested", "look", &contested.process(&["ls", "/tmp"]), &io).await;
+            assert_eq!(status.unwrap().exit_status, 0, "round {round}");
+            let waiting = winner.spawn_wait("contested", "").await;
+            winner.kill("contested", "", libc::SIGKILL, false).await.unwrap();
+            assert_eq!(waiting.await.unwrap().unwrap().exit_status, 137);
+            winner.delete("contested", "").await.unwrap();
+        }
+        other.shutdown("second", false).await.unwrap();
+        until("the other has ended", || world.scratch.shims().len() == 1).await;
+        world.close().await;
     });
 }

@@ -60,6 +60,7 @@ async fn spreads(container: &Container<'_>, volume: &Path) -> (bool, bool) {
     (out, seen == "seen\n")
 }
 
+/// Proves: mounts.options={shared,rshared,rslave,private,rprivate}
 #[test]
 fn a_volume_is_shared_as_it_and_the_rootfs_ask() {
     // What Docker, CRI (None, HostToContainer, Bidirectional) and ctr write; and what contradicts itself.
@@ -99,6 +100,7 @@ fn a_volume_is_shared_as_it_and_the_rootfs_ask() {
 }
 
 /// By the kernel's own words; and whatever it is, nothing of the container's set-up appears on the host.
+/// Proves: linux.rootfsPropagation={private,rprivate,slave,rslave,shared,rshared,unbindable,runbindable}
 #[test]
 fn the_root_has_the_propagation_that_is_asked_for() {
     let (nothing, shared): (&[&str], &[&str]) = (&[""], &["shared"]);

@@ -151,6 +151,34 @@ fn an_update_that_is_refused_changes_nothing() {
     });
 }
 
+/// cgroup v1 checks by itself: nobody is killed for it, and what is used stays usable. (A file in memory, without swap, is
+/// what the kernel cannot take back.)
+///
+/// Proves: linux.resources.memory.checkBeforeUpdate
+#[test]
+fn a_limit_below_what_is_used_is_refused_and_kills_nobody() {
+    block_on(async {
+        let script = "dd if=/dev/zero of=/dev/shm/file bs=1M count=24 2>/dev/null; touch /tmp/ready; exec sleep 1000";
+        let (world, bundle) = World::running("one", |bundle| {
+            let bundle = bundle.script(script);
+            bundle.edit(|spec| spec["linux"]["resources"]["memory"] = json!({"limit": 64 << 20, "swappiness": 0}))
+        })
+        .await;
+        until("the file is there", || bundle.rootfs_dir().join("tmp/ready").exists()).await;
+        for check in [true, false] {
+            let memory = json!({"memory": {"limit": 8 << 20, "checkBeforeUpdate": check}});
+            refused(world.update("one", &memory).await, Code::FAILED_PRECONDITION, &["memory.limit_in_bytes"]);
+            assert_eq!(number(&bundle, "memory.limit_in_bytes"), 64 << 20);
+        }
+        assert_eq!(exec_status(&world, &bundle, "look", "cat /dev/shm/file > /dev/null").await, 0);
+        let memory = json!({"memory": {"limit": 32 << 20, "checkBeforeUpdate": true}});
+        world.update("one", &memory).await.unwrap();
+        assert_eq!(number(&bundle, "memory.limit_in_bytes"), 32 << 20);
+        world.end("one").await;
+        world.close().await;
+    });
+}
+
 /// The CRI plugin sends all of the specification's resources.
 #[test]
 fn device_rules_are_updated_where_they_differ() {
@@ -345,6 +373,7 @@ fn a_victim_in_a_cgroup_below_is_told() {
 }
 
 /// Where the killer is disabled, what wants memory waits, and a client must hear of it.
+/// Proves: linux.resources.memory.disableOOMKiller
 #[test]
 fn a_container_that_is_stuck_without_memory_is_told() {
     block_on(async {

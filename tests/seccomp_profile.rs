@@ -27,6 +27,7 @@ fn set(spec: &mut Value, profile: Value, no_new_privileges: bool, uid: u32) {
 }
 
 /// Each of the four ways in which a filter is loaded, in init and in an exec; and that what loading took is not kept.
+/// Proves: linux.seccomp.syscalls.{names,errnoRet}, linux.seccomp.syscalls.action=SCMP_ACT_ERRNO
 #[test]
 fn init_and_execs_are_under_the_profile() {
     const SCRIPT: &str = "mkdir /tmp/x; grep -E '^(Seccomp|NoNewPrivs|CapPrm|CapEff):' /proc/self/status";
@@ -75,6 +76,7 @@ fn ambient_capabilities_stay() {
 }
 
 /// Of what the shim's child itself calls nothing comes after the filter but execve.
+/// Proves: linux.seccomp.defaultAction, linux.seccomp.syscalls.action=SCMP_ACT_ALLOW
 #[test]
 fn a_profile_need_not_know_the_set_up() {
     // What busybox cannot do without.
@@ -92,6 +94,7 @@ fn a_profile_need_not_know_the_set_up() {
     }
 }
 
+/// Proves: linux.seccomp.syscalls.action={SCMP_ACT_KILL_PROCESS,SCMP_ACT_KILL,SCMP_ACT_KILL_THREAD,SCMP_ACT_TRAP}
 #[test]
 fn killing_actions_end_the_process_by_sigsys() {
     for action in ["SCMP_ACT_KILL_PROCESS", "SCMP_ACT_KILL", "SCMP_ACT_KILL_THREAD", "SCMP_ACT_TRAP"] {

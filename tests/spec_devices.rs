@@ -38,6 +38,7 @@ fn the_links_of_dev_lead_to_the_processes_own_files() {
     assert_eq!((ended.stdout, ended.stderr), (format!("{links}0 1 2 "), "through\n".to_string()));
 }
 
+/// Proves: linux.devices.{path,type,major,minor,fileMode,uid,gid}
 #[test]
 fn listed_devices_are_made_as_listed() {
     let out = run_script("umask; cd /dev; stat -c '%n %A %t:%T %u:%g' some/where/c b p null plain", |spec| {
@@ -57,6 +58,7 @@ fn listed_devices_are_made_as_listed() {
 
 /// A node by mknod gives nothing: the devices controller decides. 1:2 (once /dev/kmem) and 10:1 have no driver, so that
 /// what is allowed answers ENXIO or ENODEV, and what is not EPERM.
+/// Proves: linux.resources.devices.{allow,type,major,minor}
 #[test]
 fn a_device_that_is_not_allowed_cannot_be_opened() {
     // 120 to 127 are no driver's (devices.txt: local and experimental use).
@@ -73,6 +75,7 @@ fn a_device_that_is_not_allowed_cannot_be_opened() {
     assert!(complaints[2].starts_with("head: listed: No such device"), "{ended:#?}");
 }
 
+/// Proves: linux.resources.devices.access
 #[test]
 fn access_is_what_the_rule_says() {
     // /dev/kmsg's number is for reading only here: 1:11.
@@ -97,6 +100,7 @@ fn without_resources_devices_are_denied() {
     assert_eq!((ended.stdout.as_str(), ended.stderr.as_str()), ("1\n", "head: denied: Operation not permitted\n"));
 }
 
+/// Proves: linux.maskedPaths
 #[test]
 fn masked_files_are_empty_and_masked_directories_cannot_be_written() {
     let script = "cat /etc/secret /proc/timer_list /home/link | wc -c; ls -A /var/secret | wc -l; stat -c %t:%T /etc/secret; \
@@ -142,6 +146,7 @@ fn the_hosts_null_device_keeps_its_owner_and_mode() {
     assert_eq!(status(), before);
 }
 
+/// Proves: linux.readonlyPaths
 #[test]
 fn read_only_paths_cannot_be_written_and_missing_ones_are_skipped() {
     let script = "echo 1 > /proc/sys/kernel/panic; touch /home/x; touch /etc/x; echo x >> /etc/group; touch /run/sub/x";

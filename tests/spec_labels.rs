@@ -20,6 +20,7 @@ fn has_selinux() -> bool {
     std::path::Path::new("/sys/fs/selinux/enforce").exists()
 }
 
+/// Proves: process.{apparmorProfile,selinuxLabel}, linux.mountLabel
 #[test]
 fn labels_of_a_module_that_is_not_there_are_refused() {
     let name = "labels_of_a_module_that_is_not_there_are_refused";

@@ -43,6 +43,7 @@ fn host_dir(host: &Host, name: &str) -> PathBuf {
     dir
 }
 
+/// Proves: mounts.type={proc,tmpfs,devpts,mqueue,sysfs}, mounts.{destination,source}
 #[test]
 fn the_default_mounts_have_their_types_and_options() {
     let table = run_script(MOUNTINFO, |_| ()).ok();
@@ -120,6 +121,7 @@ fn a_devpts_has_its_group_and_modes_and_is_where_ptmx_leads() {
     assert_eq!((terminal[0], terminal[3], *terminal.last().unwrap()), ("crw--w--w-", "7", "0"), "{out}");
 }
 
+/// Proves: mounts.type=bind, mounts.options={bind,ro,rw}
 #[test]
 fn binds_of_directories_and_files_show_the_source_and_make_the_destination() {
     block_on(async {
@@ -147,6 +149,7 @@ fn binds_of_directories_and_files_show_the_source_and_make_the_destination() {
 }
 
 /// A mount below the source comes with rbind and not with bind, and ro is for the top alone, as with runc.
+/// Proves: mounts.options=rbind
 #[test]
 fn a_recursive_bind_brings_what_is_mounted_below() {
     block_on(async {
@@ -214,6 +217,7 @@ const CGROUP: &str = r#"{"destination": "/sys/fs/cgroup", "type": "cgroup", "sou
                         "options": ["nosuid", "noexec", "nodev", "relatime", "ro"]}"#;
 
 /// A directory for each hierarchy; each shows the container's own cgroup at its top, with or without a cgroup namespace.
+/// Proves: mounts.type=cgroup
 #[test]
 fn a_cgroup_mount_shows_the_containers_own_cgroups() {
     for own_namespace in [false, true] {

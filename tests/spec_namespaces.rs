@@ -67,6 +67,7 @@ fn the_loopback_interface_of_a_new_network_namespace_is_up() {
     assert!(out.contains("1 packets received"), "{out}");
 }
 
+/// Proves: hostname
 #[test]
 fn the_host_name_is_set_in_the_new_namespace_alone() {
     let before = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();

@@ -41,6 +41,7 @@ fn set_user(spec: &mut Value, user: Value) {
     spec["process"]["user"] = user;
 }
 
+/// Proves: process.capabilities.{bounding,effective,inheritable,permitted,ambient}
 #[test]
 fn capabilities_are_those_of_the_five_sets() {
     // The fourteen of ctr's and Docker's default.
@@ -100,6 +101,7 @@ fn a_capability_not_held_has_no_effect() {
     assert!(ended.stderr.contains("hostname: sethostname: Operation not permitted"), "{ended:#?}");
 }
 
+/// Proves: process.user.{uid,gid,additionalGids}
 #[test]
 fn user_group_and_supplementary_groups_are_set() {
     let ids = status("Uid|Gid|Groups", |spec| {
@@ -111,6 +113,7 @@ fn user_group_and_supplementary_groups_are_set() {
 }
 
 /// Files are made with it, by the shell itself and not only by what it shows.
+/// Proves: process.user.umask
 #[test]
 fn the_umask_is_the_specifications_or_0022() {
     let script = "umask; touch /run/x; stat -c %a /run/x";
@@ -119,6 +122,7 @@ fn the_umask_is_the_specifications_or_0022() {
     assert_eq!(run_script(script, |spec| set_user(spec, user)).ok(), "0077\n600\n");
 }
 
+/// Proves: process.rlimits.{type,soft,hard}
 #[test]
 fn limits_are_set_soft_and_hard() {
     let limits = run(|bundle| {
@@ -168,6 +172,7 @@ fn impossible_limits_are_refused() {
     }
 }
 
+/// Proves: process.oomScoreAdj
 #[test]
 fn the_oom_score_adjustment_is_the_specifications_or_0() {
     let adjustment = |value: Value| {
@@ -187,6 +192,7 @@ fn the_oom_score_adjustment_is_the_specifications_or_0() {
     }
 }
 
+/// Proves: process.noNewPrivileges
 #[test]
 fn no_new_privileges_is_set_where_asked_only() {
     for (value, seen) in [(json!(true), "1"), (json!(false), "0"), (Value::Null, "0")] {
@@ -204,6 +210,7 @@ fn in_cwd(cwd: &str, script: &str) -> Ended {
     run_script(script, |spec| spec["process"]["cwd"] = json!(cwd))
 }
 
+/// Proves: process.cwd
 #[test]
 fn the_working_directory_is_entered_and_made_where_missing() {
     assert_eq!(in_cwd("/home", "pwd").ok(), "/home\n");
@@ -240,6 +247,7 @@ fn a_working_directory_that_cannot_be_is_refused() {
 
 /// To the byte and in order: nothing of the shim's (NOTIFY_SOCKET, TTRPC_ADDRESS), nothing merged, and HOME alone added
 /// where there is none.
+/// Proves: process.env
 #[test]
 fn the_environment_is_the_specifications_alone() {
     let env = ["PATH=/bin", "A=1", "HOME=/of/its/own", "EMPTY=", "A=2", "no equals sign", "UTF8=ä\n"];
@@ -305,6 +313,7 @@ fn nothing_else_of_the_shims_is_inherited() {
     assert_eq!(fields[1..4], ["0", "1", "1"], "parent, group, session: {stat}");
 }
 
+/// Proves: process.args
 #[test]
 fn the_program_is_looked_up_in_the_path_of_its_own_environment() {
     block_on(async {

@@ -69,6 +69,7 @@ fn a_bind_may_be_the_rootfs_writable_or_not() {
     });
 }
 
+/// Proves: root.path
 #[test]
 fn a_directory_without_any_mount_may_be_the_rootfs() {
     block_on(async {
@@ -80,6 +81,7 @@ fn a_directory_without_any_mount_may_be_the_rootfs() {
     });
 }
 
+/// Proves: root.readonly
 #[test]
 fn a_read_only_root_is_so_inside_only_and_not_for_what_is_mounted_on_it() {
     block_on(async {

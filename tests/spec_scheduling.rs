@@ -1,4 +1,5 @@
 //! process.scheduler, ioPriority, execCPUAffinity; linux.personality; domainname: from the kernel's own files, inside.
+#![allow(unsafe_code)]
 
 mod common;
 
@@ -6,6 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use common::block_on;
+use common::bundle::Bundle;
 use common::container::{Host, refused, run_script};
 use serde_json::{Value, json};
 use ttrpc::Code;
@@ -17,23 +19,66 @@ fn scheduling(stat: &str) -> [i64; 3] {
     [19, 40, 41].map(|number| fields[number - 3].parse().unwrap())
 }
 
-/// Runs a container of this scheduler, with a share of real time where the kernel shares that out.
+/// Gives the cgroup above the containers' a share of real time, of which theirs may have some; false where the kernel
+/// does not share it out.
+fn share_real_time(host: &Host) -> bool {
+    let parent = Path::new("/sys/fs/cgroup/cpu").join(host.scratch.namespace());
+    let shares = parent.with_file_name("cpu.rt_runtime_us").exists();
+    if shares {
+        fs::create_dir_all(&parent).unwrap();
+        fs::write(parent.join("cpu.rt_runtime_us"), "20000").unwrap();
+    }
+    shares
+}
+
+/// A container of this scheduler, with a share of real time where the kernel shares that out.
+fn with_scheduler(host: &Host, scheduler: Value) -> Bundle {
+    let shares = share_real_time(host);
+    host.bundle("one").edit(|spec| {
+        spec["process"]["scheduler"] = scheduler;
+        if shares {
+            spec["linux"]["resources"]["cpu"] = json!({"realtimeRuntime": 10000});
+        }
+    })
+}
+
 fn scheduled_run(args: &[&str], scheduler: Value) -> Vec<String> {
     block_on(async {
         let host = Host::new();
-        let parent = Path::new("/sys/fs/cgroup/cpu").join(host.scratch.namespace());
-        let shares = parent.with_file_name("cpu.rt_runtime_us").exists();
-        if shares {
-            fs::create_dir_all(&parent).unwrap();
-            fs::write(parent.join("cpu.rt_runtime_us"), "20000").unwrap();
-        }
-        let bundle = host.bundle("one").args(args).edit(|spec| {
-            spec["process"]["scheduler"] = scheduler;
-            if shares {
-                spec["linux"]["resources"]["cpu"] = json!({"realtimeRuntime": 10000});
-            }
-        });
+        let bundle = with_scheduler(&host, scheduler).args(args);
         host.run(&bundle).await.lines()
+    })
+}
+
+/// struct sched_attr of linux/sched/types.h.
+#[repr(C)]
+#[derive(Debug, Default, PartialEq)]
+struct Attributes {
+    size: u32,
+    policy: u32,
+    flags: u64,
+    nice: i32,
+    priority: u32,
+    runtime: u64,
+    deadline: u64,
+    period: u64,
+    util_min: u32,
+    util_max: u32,
+}
+
+/// What sched_getattr(2) says of a running init of this scheduler.
+fn attributes(scheduler: Value) -> Attributes {
+    block_on(async {
+        let host = Host::new();
+        let bundle = with_scheduler(&host, scheduler).args(&["sleep", "1000"]);
+        let container = host.start(&bundle).await;
+        let mut found = Attributes::default();
+        let size = size_of::<Attributes>();
+        // SAFETY: the kernel writes at most `size` bytes there, of numbers.
+        let done = unsafe { libc::syscall(libc::SYS_sched_getattr, container.pid, &raw mut found, size, 0) };
+        assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+        container.end().await;
+        found
     })
 }
 
@@ -41,6 +86,8 @@ fn scheduled(scheduler: Value) -> [i64; 3] {
     scheduling(&scheduled_run(&["cat", "/proc/self/stat"], scheduler)[0])
 }
 
+/// Proves: process.scheduler.policy={SCHED_OTHER,SCHED_BATCH,SCHED_IDLE,SCHED_FIFO,SCHED_RR,SCHED_DEADLINE}
+/// Proves: process.scheduler.{nice,priority}
 #[test]
 fn the_scheduler_is_the_specifications() {
     assert_eq!(scheduled(Value::Null), [0, 0, 0]);
@@ -56,6 +103,7 @@ fn the_scheduler_is_the_specifications() {
 }
 
 /// With the flag, a child is of the ordinary policy again.
+/// Proves: process.scheduler.flags=SCHED_FLAG_RESET_ON_FORK
 #[test]
 fn the_flags_of_a_scheduler_are_set() {
     let policies = |flags: Value| {
@@ -66,6 +114,77 @@ fn the_flags_of_a_scheduler_are_set() {
     };
     assert_eq!(policies(json!([])), [1, 1]);
     assert_eq!(policies(json!(["SCHED_FLAG_RESET_ON_FORK"])), [1, 0]);
+}
+
+/// The kernel's numbers, of linux/sched.h.
+///
+/// Proves: process.scheduler.{runtime,deadline,period}
+/// Proves: process.scheduler.flags={SCHED_FLAG_RECLAIM,SCHED_FLAG_DL_OVERRUN}
+#[test]
+fn a_deadline_has_its_times_and_flags() {
+    let deadline = |flags: Value| {
+        attributes(json!({"policy": "SCHED_DEADLINE", "runtime": 1_000_000, "deadline": 50_000_000,
+            "period": 100_000_000, "flags": flags}))
+    };
+    let plain = deadline(json!([]));
+    assert_eq!((plain.policy, plain.runtime, plain.deadline, plain.period), (6, 1_000_000, 50_000_000, 100_000_000));
+    assert_eq!(plain.flags, 0, "{plain:?}");
+    assert_eq!(deadline(json!(["SCHED_FLAG_RECLAIM"])).flags, 0x02);
+    // SIGXCPU at an overrun, which a process that sleeps does not have.
+    assert_eq!(deadline(json!(["SCHED_FLAG_DL_OVERRUN"])).flags, 0x04);
+}
+
+/// What is kept is the shim's own, which is ordinary.
+///
+/// Proves: process.scheduler.flags={SCHED_FLAG_KEEP_POLICY,SCHED_FLAG_KEEP_PARAMS}
+#[test]
+fn policy_and_parameters_are_kept_where_that_is_asked_for() {
+    let batch = |flags: Value| attributes(json!({"policy": "SCHED_BATCH", "nice": 9, "flags": flags}));
+    let seen = |flags| {
+        let found = batch(flags);
+        (found.policy, found.nice)
+    };
+    assert_eq!(seen(json!([])), (3, 9));
+    assert_eq!(seen(json!(["SCHED_FLAG_KEEP_POLICY"])), (0, 9));
+    assert_eq!(seen(json!(["SCHED_FLAG_KEEP_PARAMS"])).1, 0);
+}
+
+/// The specification has no field for the utilization itself: it is clamped to 0. A kernel without clamps says so.
+///
+/// Proves: process.scheduler.flags={SCHED_FLAG_UTIL_CLAMP_MIN,SCHED_FLAG_UTIL_CLAMP_MAX}
+#[test]
+fn utilization_is_clamped_or_refused() {
+    let has_clamps = Path::new("/proc/sys/kernel/sched_util_clamp_min").exists();
+    for (flag, clamp) in [("SCHED_FLAG_UTIL_CLAMP_MIN", 0x20), ("SCHED_FLAG_UTIL_CLAMP_MAX", 0x40)] {
+        let scheduler = json!({"policy": "SCHED_OTHER", "flags": [flag]});
+        if has_clamps {
+            let found = attributes(scheduler);
+            assert_eq!(if clamp == 0x20 { found.util_min } else { found.util_max }, 0, "{flag}: {found:?}");
+        } else {
+            let refusal = refused(|bundle| bundle.edit(|spec| spec["process"]["scheduler"] = scheduler));
+            assert!(refusal.message.contains("sched_setattr"), "{flag}: {refusal:?}");
+        }
+    }
+}
+
+/// In the container's own files, with and without a share of the real time that there is.
+///
+/// Proves: linux.resources.cpu.{realtimeRuntime,realtimePeriod}
+#[test]
+fn real_time_is_shared_out_or_refused() {
+    block_on(async {
+        let host = Host::new();
+        let cpu = json!({"realtimeRuntime": 5000, "realtimePeriod": 500_000});
+        let cgroup = json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["ro"]});
+        let script = "cat /sys/fs/cgroup/cpu/cpu.rt_runtime_us /sys/fs/cgroup/cpu/cpu.rt_period_us";
+        let bundle = host.bundle("one").script(script).mount(cgroup);
+        let bundle = bundle.edit(|spec| spec["linux"]["resources"]["cpu"] = cpu);
+        if share_real_time(&host) {
+            assert_eq!(host.run(&bundle).await.ok(), "5000\n500000\n");
+        } else {
+            host.refused(&bundle).await.names(Code::FAILED_PRECONDITION, &["cpu.rt_"]);
+        }
+    });
 }
 
 #[test]
@@ -92,6 +211,7 @@ fn an_exec_has_the_containers_scheduler_or_its_own() {
     });
 }
 
+/// Proves: process.ioPriority.class={IOPRIO_CLASS_BE,IOPRIO_CLASS_RT,IOPRIO_CLASS_IDLE}, process.ioPriority.priority
 #[test]
 fn the_io_priority_is_the_specifications() {
     for (class, priority, seen) in [
@@ -111,6 +231,7 @@ fn machine_of_32_bits() -> &'static str {
     if cfg!(target_arch = "x86_64") { "i686" } else { "armv8l" }
 }
 
+/// Proves: linux.personality.domain={LINUX,LINUX32}
 #[test]
 fn the_personality_is_the_domains() {
     let machine = |domain: &str| {
@@ -119,6 +240,7 @@ fn the_personality_is_the_domains() {
     assert_eq!([machine("LINUX"), machine("LINUX32")], [std::env::consts::ARCH, machine_of_32_bits()]);
 }
 
+/// Proves: domainname
 #[test]
 fn the_domain_name_is_set_in_the_new_namespace_alone() {
     let path = "/proc/sys/kernel/domainname";
@@ -131,6 +253,7 @@ fn the_domain_name_is_set_in_the_new_namespace_alone() {
 
 /// Init is where it was: the field is for execs. What is there for all CPUs and what is there for one differs only
 /// where there are two.
+/// Proves: process.execCPUAffinity.{initial,final}
 #[test]
 fn an_exec_runs_on_the_cpus_that_it_is_given() {
     let cpus = |status: &str| {
@@ -167,6 +290,7 @@ fn an_exec_runs_on_the_cpus_that_it_is_given() {
     });
 }
 
+/// Proves: linux.personality.flags
 #[test]
 fn what_no_kernel_takes_is_refused_by_name() {
     for (field, value, words) in [

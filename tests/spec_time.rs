@@ -44,6 +44,7 @@ async fn shim_is_home(container: &Container<'_>) {
     }
 }
 
+/// Proves: linux.timeOffsets.{secs,nanosecs}
 #[test]
 fn clocks_are_offset_in_a_new_namespace_and_in_its_execs() {
     block_on(async {

@@ -20,6 +20,7 @@ fn ours(file: &str) -> String {
 const READ: &str = "cd /proc/sys; cat kernel/shmmax kernel/msgmax fs/mqueue/msg_max net/ipv4/ping_group_range \
                     net/ipv4/conf/lo/forwarding kernel/domainname";
 
+/// Proves: linux.sysctl
 #[test]
 fn each_kind_is_set_in_the_container_and_nowhere_else() {
     let files = ["kernel/shmmax", "kernel/msgmax", "fs/mqueue/msg_max", "kernel/domainname"];

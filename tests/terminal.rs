@@ -57,6 +57,7 @@ async fn ended(shim: &Shim, id: &str, exec: &str) -> u32 {
     shim.within(SOON).wait(id, exec).await.unwrap().exit_status
 }
 
+/// Proves: process.terminal, process.consoleSize.{width,height}
 #[test]
 fn an_init_has_a_terminal_of_the_containers_own_which_is_its_console() {
     block_on(async {

@@ -53,6 +53,7 @@ fn all_capabilities(spec: &mut Value) {
     }
 }
 
+/// Proves: linux.uidMappings.{containerID,hostID,size}, linux.gidMappings
 #[test]
 fn ids_are_the_mappings() {
     let script = "cat /proc/self/uid_map /proc/self/gid_map | tr -s ' '; cat /proc/self/setgroups; id -u; id -g; id -G; \

@@ -43,6 +43,9 @@ impl Cgroup {
             if hierarchy.has("cpuset") {
                 inherit_cpuset(hierarchy, path)?;
             }
+            if hierarchy.has("memory") {
+                count_below(&hierarchy.dir(path))?;
+            }
             // A process that joins would stop before it could say anything, and the create with it.
             if frozen(hierarchy, path)? {
                 return Err(refused(path, hierarchy, "a cgroup above it is frozen"));
@@ -128,6 +131,22 @@ fn refused(path: &Path, hierarchy: &Hierarchy, why: &str) -> Error {
     Error::new(Kind::FailedPrecondition, format!("cgroup {} ({name}): {why}", path.display()))
 }
 
+/// Before Linux 5.11 a v1 memory cgroup counts what is below it only where that is switched on, which systemd does at the
+/// root and others need not: a cgroup that the container makes below its own would be without its limit. Where the
+/// kernel does not let it be switched on, it stays as the host has it.
+fn count_below(dir: &Path) -> Result<()> {
+    const FILE: &str = "memory.use_hierarchy";
+    let mut buf = Vec::new();
+    match file::read(CWD, dir.join(FILE), &mut buf) {
+        Ok(value) if value.trim_end() == "0" => {
+            let _ = file::write(dir, FILE, "1");
+            Ok(())
+        }
+        Ok(_) | Err(Errno::NOENT) => Ok(()),
+        Err(e) => Err(e).os(|| format!("read {}", dir.join(FILE).display())),
+    }
+}
+
 /// A new v1 cpuset has neither CPUs nor memory nodes, and then no process can join (ENOSPC). It gets its parent's; so
 /// do parents that are empty, made just now or by somebody who has not come to it yet.
 fn inherit_cpuset(hierarchy: &Hierarchy, path: &Path) -> Result<()> {
@@ -148,4 +167,25 @@ fn inherit_cpuset(hierarchy: &Hierarchy, path: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// By files that are not the kernel's: no kernel since 5.11 takes a 0.
+    #[test]
+    fn what_is_below_is_counted_where_it_was_not() {
+        let dir = std::env::temp_dir().join(format!("dray-use-hierarchy-{}", std::process::id()));
+        std::fs::create_dir(&dir).unwrap();
+        let file = dir.join("memory.use_hierarchy");
+        count_below(&dir).unwrap();
+        assert!(!file.exists(), "a kernel without the switch");
+        for before in ["0\n", "1\n"] {
+            std::fs::write(&file, before).unwrap();
+            count_below(&dir).unwrap();
+            assert_eq!(std::fs::read_to_string(&file).unwrap(), "1\n", "{before:?}");
+        }
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
 }

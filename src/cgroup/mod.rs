@@ -182,6 +182,10 @@ impl Cgroup {
         };
         let written = file::write_fd(&fd, &knob.value);
         *opened = Some((&knob.file, fd));
+        if knob.file == knobs::KERNEL_LIMIT && written == Err(Errno::OPNOTSUPP) {
+            // As good as one that takes it and does nothing: the caller is told by `ignored`.
+            return Ok(());
+        }
         written.os(what).map_err(|e| match e.errno() {
             // What the kernel says to numbers out of range, and to CPUs or devices that the parent or the host has not.
             Some(libc::EINVAL | libc::ERANGE | libc::EACCES | libc::EPERM | libc::ENODEV) => {
@@ -190,8 +194,21 @@ impl Cgroup {
             // A limit below what is used already; a weight for a device whose scheduler knows none.
             Some(libc::EBUSY | libc::EOPNOTSUPP) => e.with_kind(Kind::FailedPrecondition),
             _ => e,
-        })?;
-        if knob.file == knobs::KERNEL_LIMIT { refuse_ignored(&dir, knob) } else { Ok(()) }
+        })
+    }
+
+    /// What of `resources`, now applied, the kernel does nothing about, and why: a warning, as runc has it. Since 5.16 there
+    /// is no limit of its own for what the kernel itself uses, which the limit of all memory counts too. First the kernel said
+    /// so (EOPNOTSUPP), later it took the number and did nothing.
+    pub fn ignored(&self, resources: &LinuxResources) -> Result<Option<&'static str>> {
+        #[allow(deprecated)] // As in `knobs`.
+        let wanted = resources.memory().and_then(|memory| memory.kernel()).filter(|limit| *limit > 0);
+        let (Some(wanted), Some(dir)) = (wanted, self.v1_dir("memory")) else { return Ok(None) };
+        let mut buf = Vec::new();
+        let holds: Option<i64> = read_or_gone(&dir.join(knobs::KERNEL_LIMIT), &mut buf)?.trim_end().parse().ok();
+        // It rounds down to pages.
+        let ignored = holds.is_some_and(|holds| holds > wanted);
+        Ok(ignored.then_some("linux.resources.memory.kernel: this kernel limits all memory together only"))
     }
 
     /// What a process needs to join: fds only, so that a child can do it after a fork.
@@ -337,20 +354,6 @@ fn open_first(dir: &Path, knob: &Knob) -> rustix::io::Result<OwnedFd> {
         }
     }
     opened
-}
-
-/// Since 5.16 the kernel has no limit of its own for what it uses itself, which the limit of all memory counts too. First
-/// it said so (EOPNOTSUPP), later it took the number and did nothing.
-fn refuse_ignored(dir: &Path, knob: &Knob) -> Result<()> {
-    let mut buf = Vec::new();
-    let holds: Option<i64> = read_or_gone(&dir.join(&*knob.file), &mut buf)?.trim_end().parse().ok();
-    // It rounds down to pages.
-    match (holds, knob.value.parse::<i64>()) {
-        (Some(holds), Ok(wanted)) if wanted >= 0 && holds > wanted => {
-            Err(unavailable(knob, "this kernel limits all memory together only"))
-        }
-        _ => Ok(()),
-    }
 }
 
 fn unavailable(knob: &Knob, why: &str) -> Error {

@@ -5,7 +5,7 @@ use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use futures::future::{Either, select};
@@ -42,12 +42,17 @@ use super::options::Options;
 use super::ready::watch;
 use super::remains::{KILL_BOUND, Remains, Unmount, remove_saved};
 use super::rootfs;
-use super::state::{Identity, Saved, StateDir};
+use super::state::{Identity, Saved, StateDir, Taken};
 use super::userns::{self, Outside};
 
 /// How long a child may take to be created or to reach its execve: mounts of the user's choice are among it, and one of
 /// a server that does not answer would otherwise keep the container's id for ever.
 pub(super) const SET_UP_BOUND: Duration = Duration::from_secs(120);
+
+/// How long a create waits for another process that removes what is left of a container of this id, and how long between
+/// its looks.
+const TAKE_BOUND: Duration = Duration::from_secs(5);
+const TAKE_PAUSE: Duration = Duration::from_millis(10);
 
 /// What a client wants.
 #[derive(Debug)]
@@ -80,8 +85,8 @@ struct Judged {
     resctrl: Option<Resctrl>,
     seccomp: Option<Rc<Filter>>,
     id_maps: Option<IdMaps>,
-    /// The user namespace that these are the maps of, where it is joined.
-    user_namespace: Option<OwnedFd>,
+    /// The namespaces that it joins, open: their paths may lead to others by the time.
+    joined: Vec<(Namespace, OwnedFd)>,
 }
 
 /// A child about to be born.
@@ -127,11 +132,12 @@ impl Engine {
         let name = |e: Error| e.context(format!("container {id}"));
         let reservation = self.reserve(&id).map_err(name)?;
         let (judged, process) = self.judge(request).map_err(name)?;
-        self.take_directory(&judged).await.map_err(name)?;
+        let saved = self.first_state(&judged).map_err(name)?;
+        self.take_directory(&judged, &saved).await.map_err(name)?;
         let mut remains = Remains { state: Some(judged.state.clone()), ..Remains::default() };
         let mut init = None;
         let made = {
-            let make = AssertUnwindSafe(self.make(&judged, process, &mut remains, &mut init)).catch_unwind();
+            let make = AssertUnwindSafe(self.make(&judged, process, saved, &mut remains, &mut init)).catch_unwind();
             match select(pin!(make), pin!(reservation.creating.given_up.notified())).await {
                 Either::Left((made, _)) => made,
                 Either::Right(_) => Ok(Err(Error::new(Kind::Unavailable, "deleted while it was being created"))),
@@ -178,10 +184,10 @@ impl Engine {
         let mut unknown = Vec::new();
         let spec = load::load(&request.bundle, &mut unknown)?;
         warn_of_unknown(&format!("container {}", request.id), &unknown);
-        validate::validate(&spec)?;
+        let process = validate::validate(&spec)?;
         let rootfs_mounts = rootfs::plan(&request.rootfs)?;
-        let user_namespace = userns::joined(&spec)?;
-        let id_maps = userns::maps(&spec, user_namespace.as_ref())?;
+        let joined = plan::joined(&spec)?;
+        let id_maps = userns::maps(&spec, &joined)?;
         let linux = spec.linux().as_ref();
         let cgroup = cgroup::cgroup_path(linux.and_then(|linux| linux.cgroups_path().as_deref()), &request.id)?;
         if let Some(resources) = linux.and_then(|linux| linux.resources().as_ref()) {
@@ -191,8 +197,6 @@ impl Engine {
         let resctrl = rdt.map(|rdt| Resctrl::plan(rdt, &request.id)).transpose()?;
         let profile = linux.and_then(|linux| linux.seccomp().as_ref());
         let seccomp = profile.map(|profile| self.filters.get(profile)).transpose()?;
-        let process = spec.process().as_ref();
-        let process = process.ok_or_else(|| Error::new(Kind::InvalidArgument, "process is required"))?;
         console::agree(request.stdio.terminal, process.terminal())?;
         let mut process = plan::process(process, linux)?;
         linux.map(|linux| label::mount_label(linux, lsm::enabled)).transpose()?;
@@ -211,26 +215,45 @@ impl Engine {
             state,
             seccomp,
             id_maps,
-            user_namespace,
+            joined,
         };
         Ok((judged, process))
     }
 
+    /// What is to be known of the container before anything of it is made.
+    fn first_state(&self, judged: &Judged) -> Result<Saved> {
+        let request = &judged.request;
+        let mut saved = Saved::new(&request.id, &request.bundle)?;
+        saved.shim = self.shim.get().cloned();
+        saved.cgroup = Some(judged.cgroup.clone());
+        saved.rootfs = (!request.rootfs.is_empty()).then(|| judged.mount_point.clone());
+        saved.resctrl = judged.resctrl.as_ref().map(Resctrl::own).unwrap_or_default();
+        Ok(saved)
+    }
+
     /// Makes the state directory. One that is there already is a living container's, or the leftover of one whose shim
     /// died: that is removed first.
-    async fn take_directory(&self, judged: &Judged) -> Result<()> {
-        match judged.state.make() {
-            Err(e) if e.kind() == Kind::AlreadyExists => {
-                remove_saved(&self.hierarchies, &judged.state, Unmount::Beside(self))
-                    .await
-                    .map_err(|e| match e.kind() {
+    async fn take_directory(&self, judged: &Judged, saved: &Saved) -> Result<()> {
+        let exists = || format!("already exists, in {}", judged.state.path().display());
+        let deadline = Instant::now() + TAKE_BOUND;
+        loop {
+            match judged.state.take(saved)? {
+                Taken::Ours => return Ok(()),
+                Taken::Busy if Instant::now() >= deadline => {
+                    return Err(Error::new(Kind::AlreadyExists, "another process is making or removing it"))
+                        .context(exists);
+                }
+                // Not by a lock that waits: the delete of another shim's container may take its time.
+                Taken::Busy => tokio::time::sleep(TAKE_PAUSE).await,
+                Taken::Theirs(_lock) => {
+                    let removed = remove_saved(&self.hierarchies, &judged.state, Unmount::Beside(self)).await;
+                    let living = |e: Error| match e.kind() {
                         Kind::FailedPrecondition => e.with_kind(Kind::AlreadyExists),
                         _ => e,
-                    })
-                    .context(|| format!("already exists, in {}", judged.state.path().display()))?;
-                judged.state.make()
+                    };
+                    removed.map_err(living).context(exists)?;
+                }
             }
-            other => other,
         }
     }
 
@@ -239,21 +262,15 @@ impl Engine {
         self: &Rc<Self>,
         judged: &Judged,
         process: plan::Process,
+        mut saved: Saved,
         remains: &mut Remains,
         init: &mut Option<Rc<Process>>,
     ) -> Result<Rc<Container>> {
         let request = &judged.request;
-        let mut saved = Saved::new(&request.id, &request.bundle)?;
-        saved.shim = self.shim.get().cloned();
-        saved.cgroup = Some(judged.cgroup.clone());
-        saved.rootfs = (!request.rootfs.is_empty()).then(|| judged.mount_point.clone());
-        saved.resctrl = judged.resctrl.as_ref().map(Resctrl::own).unwrap_or_default();
         let listener = Listener::of(&request.id, &request.bundle, &judged.spec);
         if let Some(listener) = &listener {
             self.look_for(listener).await?;
         }
-        judged.state.save(&saved)?;
-
         remains.rootfs = saved.rootfs.clone();
         self.mount_rootfs(&judged.rootfs_mounts, &judged.mount_point, &mut remains.mounting).await?;
         let child = Process::new(&request.id, "", request.stdio.clone(), State::Creating);
@@ -270,7 +287,9 @@ impl Engine {
         remains.cgroup = Some(cgroup.clone());
         // Without resources too: devices are denied by default.
         let resources = judged.spec.linux().as_ref().and_then(|linux| linux.resources().clone());
-        cgroup.apply(&resources.unwrap_or_default())?;
+        let resources = resources.unwrap_or_default();
+        cgroup.apply(&resources)?;
+        super::update::warn_of_ignored(&request.id, &cgroup, &resources);
         judged.resctrl.as_ref().map_or(Ok(()), |resctrl| resctrl.make(&mut remains.resctrl))?;
 
         let oom = cgroup.watch_oom()?.map(Oom::new);
@@ -445,17 +464,13 @@ fn note_child(
 
 fn plan_init(judged: &Judged, process: plan::Process, streams: Streams, cgroup: &Cgroup) -> Result<Unborn> {
     let views = cgroup_views(cgroup);
-    let mut create = plan::create(&judged.spec, &judged.request.bundle, &judged.rootfs, &views)?;
+    let joined = judged.joined.iter().map(|(kind, fd)| Ok((*kind, fd.try_clone().os(|| "dup")?)));
+    let joined = joined.collect::<Result<_>>()?;
+    let mut create = plan::create(&judged.spec, &judged.request.bundle, &judged.rootfs, &views, joined)?;
     if let Some(rootfs) = &mut create.rootfs {
         rootfs.no_pivot = judged.request.options.no_pivot_root;
     }
-    // The one that was judged: its path may lead to another by now.
-    if let Some(judged) = &judged.user_namespace {
-        for (_, joined) in create.joined.iter_mut().filter(|(kind, _)| *kind == Namespace::User) {
-            *joined = judged.try_clone().os(|| "dup")?;
-        }
-    }
-    userns::map_owners(&mut create, judged.id_maps.as_ref(), judged.user_namespace.as_ref())?;
+    userns::map_owners(&mut create, judged.id_maps.as_ref())?;
     if let Some(maps) = &judged.id_maps {
         create.sources = Sources::of(&create, maps)?.map(Rc::new);
     }

@@ -57,7 +57,7 @@ impl Engine {
         work: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
         let child = self.fork_helper(what, None, &[], work)?;
-        *note = Some(child.pidfd.0.try_clone().os(|| "dup")?);
+        *note = child.pidfd.as_ref().map(|pidfd| pidfd.0.try_clone()).transpose().os(|| "dup")?;
         child.done(what, bound).await
     }
 
@@ -73,6 +73,19 @@ impl Engine {
         self.fork_helper(what, place, keep, work)?.done(what, bound).await
     }
 
+    /// The same without a bound, for work that has something to end of its own: where nobody waits any more, and where
+    /// the shim dies, the child is not killed but told so, by a hang-up of the descriptor that `work` is given.
+    pub(super) async fn in_child_told(
+        &self,
+        what: &'static str,
+        work: impl FnOnce(BorrowedFd<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let (ours, theirs) = sync::pair()?;
+        let child = fork::fork(0, None, None, |_| run(what, || work(theirs.as_fd()), &[], &theirs, None))?;
+        let exited = self.note_helper(child.pid);
+        Helper { pidfd: None, exited, answer: ours }.done(what, Duration::MAX).await
+    }
+
     fn fork_helper(
         &self,
         what: &'static str,
@@ -82,9 +95,9 @@ impl Engine {
     ) -> Result<Helper> {
         let (ours, theirs) = sync::pair()?;
         let us = rustix::process::getpid();
-        let child = fork::fork(0, place, None, |_| run(what, work, keep, &theirs, us))?;
+        let child = fork::fork(0, place, None, |_| run(what, work, keep, &theirs, Some(us)))?;
         let exited = self.note_helper(child.pid);
-        Ok(Helper { pidfd: KilledOnDrop(child.pidfd), exited, answer: ours })
+        Ok(Helper { pidfd: Some(KilledOnDrop(child.pidfd)), exited, answer: ours })
     }
 
     /// Takes note of a child that has just been forked, and is no container's process; returns where its end will be told.
@@ -97,7 +110,8 @@ impl Engine {
 
 /// A helper under way.
 struct Helper {
-    pidfd: KilledOnDrop,
+    /// None for one that ends by itself.
+    pidfd: Option<KilledOnDrop>,
     exited: oneshot::Receiver<Exit>,
     answer: ParentEnd,
 }
@@ -125,16 +139,19 @@ impl Drop for KilledOnDrop {
     }
 }
 
+/// Dies with `parent`, where there is one.
 fn run(
     what: &str,
     work: impl FnOnce() -> Result<()>,
     keep: &[BorrowedFd<'_>],
     answer: &ChildEnd,
-    parent: Pid,
+    parent: Option<Pid>,
 ) -> Infallible {
     let all = || {
         fd::close_all_but(&[keep, &[answer.as_fd()]].concat())?;
-        if !cred::die_with(parent)? {
+        if let Some(parent) = parent
+            && !cred::die_with(parent)?
+        {
             // Whoever cleans up after the shim does the work.
             exit_now(0);
         }

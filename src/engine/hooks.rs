@@ -4,10 +4,12 @@
 //! being created is not to be seen yet: State and Kill say `NotFound` of it, and so does Delete when it has given the
 //! create up, by which a hook that has no timeout can be ended.
 //!
-//! Hooks die with the shim, and the `delete` action undoes what they did: by the poststop hooks, which are on disk before
-//! the first hook is run. Those themselves live on without the shim. Each is taken note of before it is run, so that it
-//! is never run twice, and the `delete` action runs the ones after it.
+//! Hooks die with the shim, with what they have started in their process group: the helper that runs them hears of its
+//! end. The `delete` action undoes what they did: by the poststop hooks, which are on disk before the first hook is run.
+//! Those themselves live on without the shim. Each is taken note of before it is run, so that it is never run twice, and
+//! the `delete` action runs the ones after it.
 
+use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -96,8 +98,8 @@ impl Engine {
     pub(super) async fn run_create_hooks(&self, hooks: &Hooks, child: &Process) -> Result<Heard> {
         let pid = Some(child.pid() as i32);
         if !hooks.at_create.is_empty() {
-            let work = || run_outside(&hooks.at_create, &hooks.about, pid, true);
-            self.in_child("running the hooks of create", Duration::MAX, work).await?;
+            let work = |shim: BorrowedFd<'_>| run_outside(&hooks.at_create, &hooks.about, pid, Some(shim));
+            self.in_child_told("running the hooks of create", work).await?;
         }
         self.hooks_done(child)?;
         self.heard(child, bound(&hooks.create_container)).await
@@ -108,8 +110,8 @@ impl Engine {
     pub(super) async fn run_poststart_hooks(&self, container: &Rc<Container>) -> Result<()> {
         let Some(hooks) = container.hooks.take().filter(|hooks| !hooks.poststart.is_empty()) else { return Ok(()) };
         let pid = Some(container.init.pid() as i32);
-        let work = || run_outside(&hooks.poststart, &hooks.about, pid, true);
-        let Err(error) = self.in_child("running the poststart hooks", Duration::MAX, work).await else { return Ok(()) };
+        let work = |shim: BorrowedFd<'_>| run_outside(&hooks.poststart, &hooks.about, pid, Some(shim));
+        let Err(error) = self.in_child_told("running the poststart hooks", work).await else { return Ok(()) };
         match Self::kill_process(container, &container.init, libc::SIGKILL as u32) {
             Err(e) if e.kind() != Kind::NotFound => log::error!("{e}"),
             _ => {}
@@ -133,11 +135,11 @@ impl Poststop {
             noted.unwrap_or_else(|e| warn(e.context("taking note of a hook")));
             let hook = std::slice::from_ref(hook);
             let run = match beside {
-                Unmount::Here => run_outside(hook, about, None, false),
+                Unmount::Here => run_outside(hook, about, None, None),
                 Unmount::Beside(engine) => {
                     let work = || {
                         cred::die_with_parent(false)?;
-                        run_outside(hook, about, None, false)
+                        run_outside(hook, about, None, None)
                     };
                     engine.in_child("running a poststop hook", Duration::MAX, work).await
                 }

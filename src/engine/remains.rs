@@ -105,7 +105,7 @@ impl Remains {
 }
 
 /// Removes what the state on disk tells of a container whose shim is dead: at containerd's `delete` action, and when its
-/// id is to be used again. Returns the pid that its init had.
+/// id is to be used again. Returns the pid that its init had. The caller has the state locked.
 ///
 /// # Errors
 /// `FailedPrecondition` when the container's shim lives.
@@ -259,10 +259,9 @@ mod tests {
         let groups = [root.join("one/mon_groups"), root.join("one")];
         std::fs::create_dir_all(&groups[0]).unwrap();
         let state = StateDir::new(&root.join("state"), "default", "one").unwrap();
-        state.make().unwrap();
         // This process is the owner, and not asked whether it lives.
         let saved = Saved { resctrl: groups.into(), ..Saved::new("one", &root).unwrap() };
-        state.save(&saved).unwrap();
+        state.take(&saved).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(remove_saved(&Hierarchies::discover().unwrap(), &state, Unmount::Here)).unwrap();
         assert!(!root.join("one").exists() && !state.path().exists());

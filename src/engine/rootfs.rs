@@ -170,11 +170,10 @@ impl Planned {
 
     /// By mount(2), which is one system call.
     fn file_system(&self, kind: &str, source: &str, rootfs: &Path) -> Result<()> {
-        let data = match &self.how {
-            How::Overlay(overlay) => overlay.data(),
-            _ => self.options.data_string(),
-        };
-        self.mount(kind, source, &data, rootfs)
+        match &self.how {
+            How::Overlay(overlay) => self.mount(kind, source, overlay.data(), rootfs),
+            _ => self.mount(kind, source, &self.options.data_string(), rootfs),
+        }
     }
 
     fn mount(&self, kind: &str, source: &str, data: &str, rootfs: &Path) -> Result<()> {

@@ -4,9 +4,12 @@
 //! killed in mid-write leaves the one before. It is written before each step that it describes, so that whatever a shim
 //! leaves behind when it is killed is in it. Every version ever released stays readable: fields are added with a default.
 
+use std::fs::File;
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Os, Result};
@@ -108,6 +111,17 @@ impl Saved {
     }
 }
 
+/// What became of an attempt to make a container's directory.
+#[derive(Debug)]
+pub enum Taken {
+    /// It is made, with the state given.
+    Ours,
+    /// It has a state already. Locked until this is dropped: what is a dead shim's may be removed.
+    Theirs(File),
+    /// Somebody makes or removes it at this moment.
+    Busy,
+}
+
 /// A container's directory.
 #[derive(Clone, Debug)]
 pub struct StateDir(PathBuf);
@@ -120,30 +134,38 @@ impl StateDir {
         Ok(Self(root.join(namespace).join(id)))
     }
 
-    /// Makes it.
-    ///
-    /// # Errors
-    /// `AlreadyExists` when it is there.
-    pub fn make(&self) -> Result<()> {
+    /// Makes it, with its first state in it, unless there is a state in it already. Whoever makes or removes it has it
+    /// locked: a directory without a state is nobody's, and of two who make it at once one finds the other's state.
+    pub fn take(&self, saved: &Saved) -> Result<Taken> {
+        for _ in 0..TRIES {
+            if !self.make()? {
+                continue;
+            }
+            match self.lock_by(FlockOperation::NonBlockingLockExclusive) {
+                Err(e) if e.errno() == Some(libc::EWOULDBLOCK) => return Ok(Taken::Busy),
+                // Removed before it was locked.
+                Ok(None) => {}
+                Ok(Some(lock)) if self.0.join(FILE).exists() => return Ok(Taken::Theirs(lock)),
+                Ok(Some(_lock)) => return self.save(saved).map(|()| Taken::Ours),
+                Err(e) => return Err(e),
+            }
+        }
+        Err(Error::os(libc::ENOENT, format!("mkdir {}", self.0.display())))
+    }
+
+    /// Makes the directory; false where its parent was not there. It may be there already.
+    fn make(&self) -> Result<bool> {
         use std::os::unix::fs::DirBuilderExt;
         let mut builder = std::fs::DirBuilder::new();
         builder.mode(0o700);
         let parent = self.0.parent().unwrap_or(Path::new("/"));
-        for _ in 0..TRIES {
-            match builder.recursive(false).create(&self.0) {
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                    builder.recursive(true).create(parent).os(|| format!("mkdir {}", parent.display()))?;
-                }
-                made => {
-                    let made = made.os(|| format!("mkdir {}", self.0.display()));
-                    return made.map_err(|e| match e.errno() {
-                        Some(libc::EEXIST) => e.with_kind(Kind::AlreadyExists),
-                        _ => e,
-                    });
-                }
+        match builder.create(&self.0) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                builder.recursive(true).create(parent).os(|| format!("mkdir {}", parent.display())).map(|()| false)
             }
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(true),
+            made => made.os(|| format!("mkdir {}", self.0.display())).map(|()| true),
         }
-        Err(Error::os(libc::ENOENT, format!("mkdir {}", self.0.display())))
     }
 
     /// Replaces the state.
@@ -151,7 +173,7 @@ impl StateDir {
         let path = self.0.join(FILE);
         let new = self.0.join(".state.json.new");
         let text = serde_json::to_vec(saved).map_err(|e| Error::new(Kind::Internal, e.to_string()))?;
-        let mut file = std::fs::File::create(&new).os(|| format!("open {}", new.display()))?;
+        let mut file = File::create(&new).os(|| format!("open {}", new.display()))?;
         file.write_all(&text).os(|| format!("write {}", new.display()))?;
         // No fsync: it describes processes and mounts, which do not outlive the machine either.
         std::fs::rename(&new, &path).os(|| format!("rename {}", path.display()))
@@ -182,14 +204,23 @@ impl StateDir {
     }
 
     /// Keeps others who lock it out, until what it returns is dropped; waits for them. `None` where it is not there.
-    pub fn lock(&self) -> Result<Option<std::fs::File>> {
-        let file = match std::fs::File::open(&self.0) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            other => other.os(|| format!("open {}", self.0.display()))?,
-        };
-        let lock = rustix::fs::FlockOperation::LockExclusive;
-        rustix::fs::flock(&file, lock).os(|| format!("flock {}", self.0.display()))?;
-        Ok(Some(file))
+    pub fn lock(&self) -> Result<Option<File>> {
+        self.lock_by(FlockOperation::LockExclusive)
+    }
+
+    fn lock_by(&self, lock: FlockOperation) -> Result<Option<File>> {
+        loop {
+            let file = match File::open(&self.0) {
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+                other => other.os(|| format!("open {}", self.0.display()))?,
+            };
+            rustix::fs::flock(&file, lock).os(|| format!("flock {}", self.0.display()))?;
+            // Whoever had it locked may have removed it, and somebody made it again.
+            let inode = |metadata: std::fs::Metadata| metadata.ino();
+            if file.metadata().ok().map(inode) == std::fs::metadata(&self.0).ok().map(inode) {
+                return Ok(Some(file));
+            }
+        }
     }
 
     /// Removes it with all that is in it, and the namespace's directory if it was the last.
@@ -233,15 +264,17 @@ mod tests {
     }
 
     #[test]
-    fn saved_is_loaded_and_a_second_make_is_refused() {
+    fn saved_is_loaded_and_a_second_take_finds_it() {
         let root = scratch("save");
         let dir = StateDir::new(&root, "default", "a").unwrap();
-        dir.make().unwrap();
-        assert_eq!(dir.make().unwrap_err().kind(), Kind::AlreadyExists);
-        assert_eq!(dir.load().unwrap(), None, "a half-made directory has no state");
+        assert_eq!(dir.load().unwrap(), None);
         let saved = Saved { cgroup: Some("/a".into()), ..Saved::new("a", Path::new("/b")).unwrap() };
-        dir.save(&saved).unwrap();
+        assert!(matches!(dir.take(&saved).unwrap(), Taken::Ours));
         assert_eq!(dir.load().unwrap(), Some(saved.clone()));
+        let theirs = dir.take(&saved).unwrap();
+        assert!(matches!(theirs, Taken::Theirs(_)));
+        assert!(matches!(dir.take(&saved).unwrap(), Taken::Busy));
+        drop(theirs);
         assert!(saved.owner.is_alive());
         assert!(!Identity { start_time: 1, ..saved.owner }.is_alive(), "a reused pid is someone else");
         dir.remove().unwrap();
@@ -250,12 +283,60 @@ mod tests {
         std::fs::remove_dir(root).unwrap();
     }
 
+    /// Of a create that was killed before it had a state.
+    #[test]
+    fn a_directory_without_a_state_is_nobodys() {
+        let root = scratch("half");
+        let dir = StateDir::new(&root, "default", "a").unwrap();
+        std::fs::create_dir_all(dir.path()).unwrap();
+        std::fs::write(dir.path().join(".state.json.new"), "half").unwrap();
+        assert_eq!(dir.load().unwrap(), None);
+        let saved = Saved::new("a", Path::new("/b")).unwrap();
+        assert!(matches!(dir.take(&saved).unwrap(), Taken::Ours));
+        assert_eq!(dir.load().unwrap(), Some(saved));
+        std::fs::remove_dir_all(root).unwrap();
+    }
+
+    /// Many at once, and one that takes away what it finds: none is ever in a directory that is another's.
+    #[test]
+    fn of_many_who_take_it_at_once_one_has_it() {
+        let root = scratch("race");
+        let dir = StateDir::new(&root, "default", "a").unwrap();
+        let taker = |number: usize| {
+            let (dir, mut taken) = (dir.clone(), 0);
+            let saved = Saved { shim: Some(number.to_string()), ..Saved::new("a", Path::new("/b")).unwrap() };
+            while taken < 200 {
+                match dir.take(&saved).unwrap() {
+                    Taken::Ours => {
+                        assert_eq!(dir.load().unwrap().as_ref(), Some(&saved), "{number}");
+                        // As a delete of another process does, which finds its owner dead.
+                        let lock = dir.lock().unwrap();
+                        assert_eq!(dir.load().unwrap().as_ref(), Some(&saved), "{number}");
+                        dir.remove().unwrap();
+                        drop(lock);
+                        taken += 1;
+                    }
+                    Taken::Theirs(lock) => drop(lock),
+                    Taken::Busy => {
+                        std::thread::yield_now();
+                    }
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            for number in 0..4 {
+                scope.spawn(move || taker(number));
+            }
+        });
+        let _ = std::fs::remove_dir_all(root);
+    }
+
     /// The first version as it was released. It must stay readable for ever.
     #[test]
     fn version_1_is_readable() {
         let root = scratch("v1");
         let dir = StateDir::new(&root, "default", "a").unwrap();
-        dir.make().unwrap();
+        std::fs::create_dir_all(dir.path()).unwrap();
         let v1 = r#"{"version":1,"id":"a","bundle":"/b","owner":{"pid":7,"start_time":9}}"#;
         std::fs::write(dir.path().join(FILE), v1).unwrap();
         let saved = dir.load().unwrap().unwrap();

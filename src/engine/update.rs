@@ -1,11 +1,23 @@
 //! Update: new limits for a container that is there; and what it has used so far.
 
+use oci_spec::runtime::LinuxResources;
+
+use crate::cgroup::Cgroup;
 use crate::cgroup::stats::Stats;
 use crate::error::{Context, Error, Kind, Result};
 use crate::spec::{load, validate};
 
 use super::Engine;
 use super::lifecycle::State;
+
+/// Says which of the limits that a container `id` has been given the kernel does nothing about.
+pub(super) fn warn_of_ignored(id: &str, cgroup: &Cgroup, resources: &LinuxResources) {
+    match cgroup.ignored(resources) {
+        Ok(None) => {}
+        Ok(Some(ignored)) => log::warn!("container {id}: {ignored}"),
+        Err(e) => log::warn!("container {id}: {e}"),
+    }
+}
 
 impl Engine {
     /// Sets the limits that `resources` gives, a JSON document like `linux.resources`.
@@ -21,7 +33,9 @@ impl Engine {
         }
         let resources = load::load_resources(resources).context(name)?;
         validate::validate_resources(&resources).context(name)?;
-        container.cgroup.update(&resources).context(name)
+        container.cgroup.update(&resources).context(name)?;
+        warn_of_ignored(id, &container.cgroup, &resources);
+        Ok(())
     }
 
     /// What the container has used.

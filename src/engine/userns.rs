@@ -5,14 +5,13 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
-use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use oci_spec::runtime::Spec;
 
 use crate::error::{Context, Error, Kind, Os, Result};
 use crate::init::identity_plan::Rlimit;
 use crate::init::plan::{Create, Plan};
 use crate::init::sources::Sources;
 use crate::spec::id_map::{self, IdMap, IdMaps};
-use crate::spec::namespaces::namespace;
 use crate::sys::ns::{self, Birthplace, Namespace};
 use crate::sys::{cred, userns};
 
@@ -23,21 +22,14 @@ use super::create::sync_of;
 /// How long the sources of bind mounts may take to be opened: one may be a server's that does not answer.
 const SOURCES_BOUND: Duration = Duration::from_secs(60);
 
-/// The user namespace that a container is to join by its path; `None` where it joins none.
-///
-/// # Errors
-/// `InvalidArgument` where the path leads to no user namespace.
-pub(super) fn joined(spec: &Spec) -> Result<Option<OwnedFd>> {
-    let path = namespace(spec, LinuxNamespaceType::User).and_then(|namespace| namespace.path);
-    path.map(|path| ns::open_path(Namespace::User, path)).transpose()
-}
-
 /// The maps of the user namespace that a container is to be in; `None` where that is the shim's.
 ///
 /// # Errors
-/// `InvalidArgument` where the `joined` one does not suit the specification.
-pub(super) fn maps(spec: &Spec, joined: Option<&OwnedFd>) -> Result<Option<IdMaps>> {
-    let Some(joined) = joined else { return id_map::new_maps(spec) };
+/// `InvalidArgument` where the one that is `joined` does not suit the specification.
+pub(super) fn maps(spec: &Spec, joined: &[(Namespace, OwnedFd)]) -> Result<Option<IdMaps>> {
+    let Some((_, joined)) = joined.iter().find(|(kind, _)| *kind == Namespace::User) else {
+        return id_map::new_maps(spec);
+    };
     let texts = userns::maps(joined.as_fd()).context(|| "the user namespace to join")?;
     let [uids, gids] = texts.map(|text| {
         IdMap::parse(&text).ok_or_else(|| Error::new(Kind::Internal, format!("not a map of ids: {text:?}")))
@@ -52,7 +44,8 @@ pub(super) fn maps(spec: &Spec, joined: Option<&OwnedFd>) -> Result<Option<IdMap
 ///
 /// # Errors
 /// What the kernel says of a mapping, with the mount.
-pub(super) fn map_owners(create: &mut Create, own: Option<&IdMaps>, joined: Option<&OwnedFd>) -> Result<()> {
+pub(super) fn map_owners(create: &mut Create, own: Option<&IdMaps>) -> Result<()> {
+    let joined = create.joined.iter().find(|(kind, _)| *kind == Namespace::User).map(|(_, joined)| joined);
     let joined = joined.map(|joined| joined.try_clone().map(Rc::new).os(|| "dup")).transpose()?;
     let mut made: Vec<(IdMaps, Rc<OwnedFd>)> = Vec::new();
     for mount in create.rootfs.iter_mut().flat_map(|rootfs| &mut rootfs.mounts) {

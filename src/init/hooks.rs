@@ -11,7 +11,7 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{Seek, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -44,17 +44,19 @@ const DYING_BOUND: Duration = Duration::from_secs(5);
 /// The file mode creation mask of the hooks that do not have the container's.
 const UMASK: u32 = 0o022;
 
-/// Runs hooks in the runtime's namespaces, in order, until one fails. `pid` is the container's, if it has one.
+/// Runs hooks in the runtime's namespaces, in order, until one fails. `pid` is the container's, if it has one. When `shim`
+/// hangs up they are given up, and ended with their process group; without it they live on by themselves.
 ///
 /// # Errors
 /// What failed: the hook by its place and its path, how it ended, and the last of its output.
-pub fn run_outside(hooks: &[Hook], about: &About, pid: Option<i32>, die_with_parent: bool) -> Result<()> {
+pub fn run_outside(hooks: &[Hook], about: &About, pid: Option<i32>, shim: Option<BorrowedFd<'_>>) -> Result<()> {
     // A bundle can be gone before its container's last hooks.
     let cwd = if about.bundle.is_dir() { &about.bundle } else { Path::new("/") };
     for hook in hooks {
         let start = |program: &Program| spawn::spawn(program);
         let env = hook.env.clone().unwrap_or_else(search_path);
-        run(hook, env, Some(cwd), die_with_parent, &about.state(hook.point, pid), start)?;
+        let tie = Tie { die_with_parent: shim.is_some(), shim };
+        run(hook, env, Some(cwd), tie, &about.state(hook.point, pid), start)?;
     }
     Ok(())
 }
@@ -107,16 +109,27 @@ fn run_inside(
         let pid = rustix::process::getpid().as_raw_nonzero().get();
         let start = |program: &Program| spawn::spawn_again(born.birth, program, &last);
         let env = hook.env.as_ref().unwrap_or(&born.plan.process.env).clone();
-        run(hook, env, cwd, true, &plan.about.state(hook.point, Some(pid)), start)?;
+        // This process dies with the shim; what is in the container's pid namespace or cgroup dies with this process.
+        let tie = Tie { die_with_parent: true, shim: None };
+        run(hook, env, cwd, tie, &plan.about.state(hook.point, Some(pid)), start)?;
     }
     Ok(())
+}
+
+/// What a hook ends with.
+#[derive(Clone, Copy)]
+struct Tie<'a> {
+    /// The process that runs it.
+    die_with_parent: bool,
+    /// Whoever has the other end of this.
+    shim: Option<BorrowedFd<'a>>,
 }
 
 fn run(
     hook: &Hook,
     env: Vec<CString>,
     cwd: Option<&Path>,
-    die_with_parent: bool,
+    tie: Tie<'_>,
     state: &[u8],
     start: impl FnOnce(&Program) -> Result<Spawned>,
 ) -> Result<()> {
@@ -125,11 +138,12 @@ fn run(
         rustix::fs::fcntl_setfl(&output, rustix::fs::OFlags::NONBLOCK).os(|| "fcntl F_SETFL")?;
         let fds = vec![input(state)?, writer.try_clone().os(|| "dup")?, writer];
         let cwd = cwd.and_then(|cwd| CString::new(cwd.as_os_str().as_bytes()).ok());
-        let program = Program { path: hook.path.clone(), args: hook.args.clone(), env, fds, cwd, die_with_parent };
+        let (path, args, die_with_parent) = (hook.path.clone(), hook.args.clone(), tie.die_with_parent);
+        let program = Program { path, args, env, fds, cwd, die_with_parent };
         let spawned = start(&program)?;
         // With it our copies of its descriptors: the pipe ends with the hook.
         drop(program);
-        supervise(&spawned, output, hook.timeout)
+        supervise(&spawned, output, hook.timeout, tie.shim)
     };
     run().context(|| format!("hooks.{}[{}]: {}", hook.point.name(), hook.index, hook.path.to_string_lossy()))
 }
@@ -148,19 +162,29 @@ fn input(state: &[u8]) -> Result<OwnedFd> {
 }
 
 /// Waits for the hook's end, and reads what it says meanwhile.
-fn supervise(spawned: &Spawned, output: OwnedFd, timeout: Option<Duration>) -> Result<()> {
+fn supervise(
+    spawned: &Spawned,
+    output: OwnedFd,
+    timeout: Option<Duration>,
+    mut shim: Option<BorrowedFd<'_>>,
+) -> Result<()> {
     let mut tail = Tail(Vec::new());
     let mut output = Some(output);
     let mut deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     let mut killed = false;
     loop {
-        match wait(spawned, output.as_ref(), deadline)? {
+        match wait(spawned, output.as_ref(), shim, deadline)? {
             Woken::Output => {
                 if output.as_ref().is_some_and(|output| tail.read(output, LAST_READ)) {
                     output = None;
                 }
             }
             Woken::Ended => break,
+            Woken::Abandoned => {
+                spawned.kill_group();
+                shim = None;
+                deadline = Some(Instant::now() + DYING_BOUND);
+            }
             Woken::Deadline if killed => return Err(late(timeout).context("and it does not die")),
             Woken::Deadline => {
                 spawned.kill_group();
@@ -205,14 +229,22 @@ fn late(timeout: Option<Duration>) -> Error {
 enum Woken {
     Output,
     Ended,
+    Abandoned,
     Deadline,
 }
 
-fn wait(spawned: &Spawned, output: Option<&OwnedFd>, deadline: Option<Instant>) -> Result<Woken> {
+fn wait(
+    spawned: &Spawned,
+    output: Option<&OwnedFd>,
+    shim: Option<BorrowedFd<'_>>,
+    deadline: Option<Instant>,
+) -> Result<Woken> {
     loop {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let left = left.and_then(|left| Timespec::try_from(left).ok());
         let mut fds = vec![PollFd::new(&spawned.child.pidfd, PollFlags::IN)];
+        // Its end is told unasked.
+        fds.extend(shim.map(|shim| PollFd::from_borrowed_fd(shim, PollFlags::empty())));
         fds.extend(output.map(|output| PollFd::new(output, PollFlags::IN)));
         match poll(&mut fds, left.as_ref()) {
             Err(Errno::INTR) => {}
@@ -220,6 +252,7 @@ fn wait(spawned: &Spawned, output: Option<&OwnedFd>, deadline: Option<Instant>) 
             Ok(0) => return Ok(Woken::Deadline),
             // First: what it has left behind may write without end.
             Ok(_) if !fds[0].revents().is_empty() => return Ok(Woken::Ended),
+            Ok(_) if shim.is_some() && !fds[1].revents().is_empty() => return Ok(Woken::Abandoned),
             // As it may itself.
             Ok(_) if left.is_some_and(|left| left == Timespec::default()) => return Ok(Woken::Deadline),
             Ok(_) => return Ok(Woken::Output),

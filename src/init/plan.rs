@@ -259,14 +259,16 @@ impl Plan {
         create.new.iter().filter(born_in).fold(0, |flags, kind| flags | kind.flag())
     }
 
-    /// The namespaces to be in before the clone: where a new pid namespace is to be that of a joined user namespace.
+    /// The namespaces to be in before the clone: where a new pid namespace is to be that of a joined user namespace, and
+    /// where a new user namespace takes away the capabilities with which others are joined. (The parent itself visits
+    /// a pid namespace.)
     pub fn born_inside(&self) -> Option<&[(Namespace, OwnedFd)]> {
-        match &self.work {
-            Work::Create(create) if create.joins_user_namespace() && create.new.contains(&Namespace::Pid) => {
-                Some(&create.joined)
-            }
-            _ => None,
-        }
+        let Work::Create(create) = &self.work else { return None };
+        let makes = |kind| create.new.contains(&kind);
+        let joins_others = || create.joined.iter().any(|(kind, _)| *kind != Namespace::Pid);
+        let inside =
+            (create.joins_user_namespace() && makes(Namespace::Pid)) || (makes(Namespace::User) && joins_others());
+        inside.then_some(&create.joined)
     }
 
     /// The offsets of the time namespace to be born in, where that is a new one.
@@ -315,40 +317,62 @@ impl Plan {
     }
 }
 
-/// What a validated specification's container is made of.
+/// Opens the namespaces that a specification names by path, in the order in which they are to be joined. What is judged
+/// of them is then true of what is joined, wherever the paths lead by that time.
+///
+/// # Errors
+/// `InvalidArgument` for a path that is none of such a namespace, and for a host's own whose parameters are to be set.
+pub fn joined(spec: &Spec) -> Result<Vec<(Namespace, OwnedFd)>> {
+    let mut joined = Vec::new();
+    for (index, namespace) in namespaces::namespaces(spec).enumerate() {
+        let kind = kind_of(namespace.typ);
+        if let Some(path) = namespace.path {
+            let opened = ns::open_path(kind, path).context(|| format!("linux.namespaces[{index}].path"))?;
+            joined.push((kind, opened));
+        }
+    }
+    for sysctl in sysctl::sysctls(spec)? {
+        let kind = kind_of(sysctl.namespace);
+        refuse_ours(kind, &joined).context(|| format!("linux.sysctl: {}", sysctl.path.display()))?;
+    }
+    if !net_devices::net_devices(spec)?.is_empty() {
+        refuse_ours(Namespace::Network, &joined).context(|| "linux.netDevices")?;
+    }
+    // A joined mount namespace late: it takes the host's paths away. A user namespace last: it takes the capabilities
+    // away with which every other can be joined, whosever it is.
+    joined.sort_by_key(|(kind, _)| match kind {
+        Namespace::User => 2,
+        Namespace::Mount => 1,
+        _ => 0,
+    });
+    Ok(joined)
+}
+
+/// What a validated specification's container is made of, with the namespaces that it joins.
 ///
 /// `rootfs` is the root file system's path; `bundle` is where relative sources of bind mounts start; `cgroups` are the
 /// hierarchies that a mount of type cgroup shows, with the options to mount each in a cgroup namespace.
 ///
 /// # Errors
-/// A namespace path that is none; a value that no kernel takes.
-pub fn create(spec: &Spec, bundle: &Path, rootfs: &Path, cgroups: &[CgroupHierarchy]) -> Result<Create> {
-    let mut create =
-        Create { hostname: spec.hostname().clone(), domainname: spec.domainname().clone(), ..Create::default() };
-    for namespace in namespaces::namespaces(spec) {
-        let kind = kind_of(namespace.typ);
-        match namespace.path {
-            Some(path) => create.joined.push((kind, ns::open_path(kind, path)?)),
-            None => create.new.push(kind),
-        }
-    }
-    create.net_devices = net_devices::net_devices(spec)?;
-    if !create.net_devices.is_empty() {
-        refuse_ours(Namespace::Network, &create.joined).context(|| "linux.netDevices")?;
-    }
-    create.sysctls = sysctl::sysctls(spec)?;
-    create.time_offsets = time::offsets(spec)?;
-    for sysctl in &create.sysctls {
-        let kind = kind_of(sysctl.namespace);
-        refuse_ours(kind, &create.joined).context(|| format!("linux.sysctl: {}", sysctl.path.display()))?;
-    }
-    // A joined mount namespace late: it takes the host's paths away. A user namespace last: it takes the capabilities
-    // away with which every other can be joined, whosever it is.
-    create.joined.sort_by_key(|(kind, _)| match kind {
-        Namespace::User => 2,
-        Namespace::Mount => 1,
-        _ => 0,
-    });
+/// A value that no kernel takes.
+pub fn create(
+    spec: &Spec,
+    bundle: &Path,
+    rootfs: &Path,
+    cgroups: &[CgroupHierarchy],
+    joined: Vec<(Namespace, OwnedFd)>,
+) -> Result<Create> {
+    let new = namespaces::namespaces(spec).filter(|namespace| namespace.path.is_none());
+    let mut create = Create {
+        new: new.map(|namespace| kind_of(namespace.typ)).collect(),
+        joined,
+        net_devices: net_devices::net_devices(spec)?,
+        hostname: spec.hostname().clone(),
+        domainname: spec.domainname().clone(),
+        sysctls: sysctl::sysctls(spec)?,
+        time_offsets: time::offsets(spec)?,
+        ..Create::default()
+    };
     if !namespaces::joins_mount_ns(spec) {
         let own_cgroup_ns = create.new.contains(&Namespace::Cgroup);
         create.rootfs = Some(plan_rootfs(spec, bundle, rootfs, cgroups, own_cgroup_ns)?);

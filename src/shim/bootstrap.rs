@@ -8,7 +8,6 @@ use std::time::SystemTime;
 
 use containerd_shim::Flags;
 use containerd_shim_protos::api::DeleteResponse;
-use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
 use containerd_shim_protos::protobuf::{Message, MessageField};
 
 use crate::cgroup::{self, Hierarchies};
@@ -174,9 +173,11 @@ pub fn delete(flags: &Flags) -> Result<()> {
     let hierarchies = Hierarchies::discover()?;
     let removed = runtime.block_on(async {
         // containerd may ask for a container, and for the pod whose shim had it, at the same time.
-        let lock = state.lock()?;
-        let own = remove_saved(&hierarchies, &state, Unmount::Here).await?;
-        drop(lock);
+        let own = match state.lock()? {
+            Some(_lock) => remove_saved(&hierarchies, &state, Unmount::Here).await?,
+            // Nothing is left; what is there in a moment is a new container's.
+            None => None,
+        };
         remove_siblings(&hierarchies, &state, &flags.id).await?;
         Ok(own)
     });
@@ -188,14 +189,9 @@ pub fn delete(flags: &Flags) -> Result<()> {
     let mut response = DeleteResponse::new();
     response.pid = pid.unwrap_or_default() as u32;
     response.exit_status = KILLED;
-    response.exited_at = MessageField::some(timestamp(SystemTime::now()));
+    response.exited_at = MessageField::some(SystemTime::now().into());
     let bytes = response.write_to_bytes().map_err(|e| Error::new(Kind::Internal, e.to_string()))?;
     std::io::stdout().write_all(&bytes).os(|| "write stdout")
-}
-
-/// A time as protobuf has it.
-pub fn timestamp(time: SystemTime) -> Timestamp {
-    Timestamp::from(time)
 }
 
 fn require_id(flags: &Flags) -> Result<()> {

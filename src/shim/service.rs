@@ -38,7 +38,6 @@ use crate::engine::events::{RootfsMount, StdioUris};
 use crate::engine::lifecycle::{FreezerState, State};
 use crate::error::{Error, Kind, Os, Result};
 
-use super::bootstrap::timestamp;
 use super::daemon::{BINARY, End};
 use super::metrics;
 use super::{VERSION, options};
@@ -166,7 +165,7 @@ impl containerd_shim_protos::shim_async::Task for Task {
         let exit = exit.ok_or_else(gone).map_err(status)?;
         Ok(WaitResponse {
             exit_status: exit.status,
-            exited_at: MessageField::some(timestamp(exit.at)),
+            exited_at: MessageField::some(exit.at.into()),
             ..Default::default()
         })
     }
@@ -195,7 +194,7 @@ impl containerd_shim_protos::shim_async::Task for Task {
         Ok(DeleteResponse {
             pid: deleted.pid,
             exit_status: deleted.exit.status,
-            exited_at: MessageField::some(timestamp(deleted.exit.at)),
+            exited_at: MessageField::some(deleted.exit.at.into()),
             ..Default::default()
         })
     }
@@ -343,7 +342,7 @@ fn state(engine: &Engine, request: &StateRequest) -> Result<StateResponse> {
         stderr: process.uris.stderr.clone(),
         terminal: process.uris.terminal,
         exit_status: exit.map(|exit| exit.status).unwrap_or_default(),
-        exited_at: exit.map(|exit| timestamp(exit.at)).into(),
+        exited_at: exit.map(|exit| exit.at.into()).into(),
         ..Default::default()
     })
 }

@@ -10,7 +10,7 @@
 //! - [`mount_options`]: the words of a mount's options, as the kernel's attributes, flags and file system parameters.
 //! - [`memory_policy`]: the nodes of memory.
 //! - [`capabilities`]: their numbers.
-//! - [`features`]: what of all this there is, for whoever asks.
+//! - [`features`]: what of all this there is, for whoever asks; [`implemented`]: the same, field by field.
 //! - [`hooks`]: programs of the specification's own, and the state that they are told.
 //! - [`scheduling`]: scheduler, disk priority, CPUs and personality of a process; [`number_list`] of CPUs and nodes.
 //! - [`sysctl`]: kernel parameters, where they are of a namespace.
@@ -26,6 +26,7 @@ pub mod capabilities;
 pub mod features;
 pub mod hooks;
 pub mod id_map;
+pub mod implemented;
 pub mod load;
 pub mod memory_policy;
 pub mod mount_options;

@@ -201,6 +201,11 @@ pub fn is_runtimes(word: &str) -> bool {
         || ATTRIBUTES.iter().any(|(_, recursive, _)| *recursive == word)
 }
 
+/// The words for a propagation, of a mount or of the root.
+pub fn propagations() -> impl Iterator<Item = &'static str> {
+    supported().filter(|word| propagation(word).is_some())
+}
+
 /// What a word for a propagation means (`linux.rootfsPropagation` has the same as a mount), and whether it is for the
 /// mounts below as well.
 pub fn propagation(word: &str) -> Option<(Propagation, bool)> {

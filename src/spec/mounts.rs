@@ -38,6 +38,11 @@ const KINDS: &[(&str, MountKind)] = &[
     ("cgroup", MountKind::Cgroup),
 ];
 
+/// The types that there are, by name.
+pub fn types() -> impl Iterator<Item = &'static str> {
+    KINDS.iter().map(|(name, _)| *name)
+}
+
 impl MountKind {
     /// The kind of a mount; `None` for a type that is not supported. With the options `bind` or `rbind` the type is a
     /// dummy (runtime-spec, "Mounts": often `none`); the type `bind` is a bind without the option, too.

@@ -1,11 +1,81 @@
 //! `process.scheduler`, `process.ioPriority`, `process.execCPUAffinity` and `linux.personality`: their rules, and the
 //! kernel's numbers for their words.
 
+use super::load::RESPELLED;
 use super::number_list;
 use super::validate::{invalid, unsupported};
 use crate::error::Result;
 use oci_spec::runtime as oci;
+use oci_spec::runtime::LinuxSchedulerFlag as Flag;
 use oci_spec::runtime::LinuxSchedulerPolicy as Policy;
+
+/// The policies, with linux/sched.h's numbers. That of SCHED_ISO is reserved, and no kernel has it.
+const POLICIES: [(Policy, u32); 6] = [
+    (Policy::SchedOther, 0),
+    (Policy::SchedFifo, 1),
+    (Policy::SchedRr, 2),
+    (Policy::SchedBatch, 3),
+    (Policy::SchedIdle, 5),
+    (Policy::SchedDeadline, 6),
+];
+
+/// Their flags.
+const FLAGS: [(Flag, u64); 7] = [
+    (Flag::SchedResetOnFork, 0x01),
+    (Flag::SchedFlagReclaim, 0x02),
+    (Flag::SchedFlagDLOverrun, 0x04),
+    (Flag::SchedFlagKeepPolicy, 0x08),
+    (Flag::SchedFlagKeepParams, 0x10),
+    (Flag::SchedFlagUtilClampMin, 0x20),
+    (Flag::SchedFlagUtilClampMax, 0x40),
+];
+
+/// The classes of linux/ioprio.h.
+const IO_CLASSES: [(oci::IOPriorityClass, u16); 3] = [
+    (oci::IOPriorityClass::IoprioClassRt, 1),
+    (oci::IOPriorityClass::IoprioClassBe, 2),
+    (oci::IOPriorityClass::IoprioClassIdle, 3),
+];
+
+/// The domains, with linux/personality.h's numbers.
+const DOMAINS: [(oci::LinuxPersonalityDomain, u32); 2] =
+    [(oci::LinuxPersonalityDomain::PerLinux, 0), (oci::LinuxPersonalityDomain::PerLinux32, 8)];
+
+/// The scheduling policies that there are, by name.
+pub fn policies() -> impl Iterator<Item = String> {
+    POLICIES.iter().map(|(policy, _)| name(policy))
+}
+
+/// Their flags, by the names that the specification has for them.
+pub fn flags() -> impl Iterator<Item = String> {
+    let specified = |types: String| {
+        let respelled = RESPELLED.iter().find(|(_, theirs)| *theirs == types);
+        respelled.map_or(types, |(ours, _)| (*ours).to_owned())
+    };
+    FLAGS.iter().map(move |(flag, _)| specified(name(flag)))
+}
+
+/// The classes of disk priority, by name.
+pub fn io_classes() -> impl Iterator<Item = String> {
+    IO_CLASSES.iter().map(|(class, _)| name(class))
+}
+
+/// The domains of a personality, by name.
+pub fn domains() -> impl Iterator<Item = String> {
+    DOMAINS.iter().map(|(domain, _)| name(domain))
+}
+
+/// A value's name in the specification.
+fn name(value: &impl serde::Serialize) -> String {
+    let name = serde_json::to_value(value).unwrap_or_default();
+    name.as_str().unwrap_or_default().to_owned()
+}
+
+/// The kernel's number for a value of `field`.
+fn number<V: PartialEq + serde::Serialize, N: Copy>(field: &str, table: &[(V, N)], value: &V) -> Result<N> {
+    let known = table.iter().find(|(known, _)| known == value);
+    known.map(|(_, number)| *number).ok_or_else(|| unsupported(format_args!("{field}: {}", name(value))))
+}
 
 /// What sched_setattr(2) is told.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,13 +99,14 @@ pub struct Scheduler {
 /// The numbers, by the rules of sched(7), as runc has them too.
 pub fn scheduler(scheduler: &oci::Scheduler) -> Result<Scheduler> {
     let policy = *scheduler.policy();
-    let flags = scheduler.flags().iter().flatten().fold(0, |bits, word| bits | flag(*word));
+    let flag = |word| number("process.scheduler.flags", &FLAGS, word);
+    let flags = scheduler.flags().iter().flatten().try_fold(0, |bits, word| Ok(bits | flag(word)?))?;
     let nice = scheduler.nice().unwrap_or(0);
     if !(-20..=19).contains(&nice) {
         return Err(invalid(format!("process.scheduler.nice is not in -20..19: {nice}")));
     }
     let numbers = Scheduler {
-        policy: number(policy)?,
+        policy: number("process.scheduler.policy", &POLICIES, &policy)?,
         flags,
         nice,
         priority: priority(policy, flags & KEEP != 0, scheduler.priority().unwrap_or(0))?,
@@ -45,32 +116,6 @@ pub fn scheduler(scheduler: &oci::Scheduler) -> Result<Scheduler> {
     };
     deadline(policy, &numbers)?;
     Ok(numbers)
-}
-
-fn number(policy: Policy) -> Result<u32> {
-    Ok(match policy {
-        Policy::SchedOther => 0,
-        Policy::SchedFifo => 1,
-        Policy::SchedRr => 2,
-        Policy::SchedBatch => 3,
-        // Its number is reserved, and no kernel has it.
-        Policy::SchedIso => return Err(unsupported("process.scheduler.policy: SCHED_ISO")),
-        Policy::SchedIdle => 5,
-        Policy::SchedDeadline => 6,
-    })
-}
-
-fn flag(word: oci::LinuxSchedulerFlag) -> u64 {
-    use oci::LinuxSchedulerFlag::*;
-    match word {
-        SchedResetOnFork => 0x01,
-        SchedFlagReclaim => 0x02,
-        SchedFlagDLOverrun => 0x04,
-        SchedFlagKeepPolicy => 0x08,
-        SchedFlagKeepParams => 0x10,
-        SchedFlagUtilClampMin => 0x20,
-        SchedFlagUtilClampMax => 0x40,
-    }
 }
 
 /// KEEP_POLICY and KEEP_PARAMS: what goes with them is not looked at.
@@ -113,11 +158,7 @@ fn deadline(policy: Policy, numbers: &Scheduler) -> Result<()> {
 
 /// What ioprio_set(2) is told: the class, and the priority in it.
 pub fn io_priority(spec: &oci::LinuxIOPriority) -> Result<u16> {
-    let class = match spec.class() {
-        oci::IOPriorityClass::IoprioClassRt => 1,
-        oci::IOPriorityClass::IoprioClassBe => 2,
-        oci::IOPriorityClass::IoprioClassIdle => 3,
-    };
+    let class = number("process.ioPriority.class", &IO_CLASSES, &spec.class())?;
     match spec.priority() {
         priority @ 0..=7 => Ok(class << 13 | priority as u16),
         priority => Err(invalid(format!("process.ioPriority.priority is not in 0..7: {priority}"))),
@@ -144,10 +185,7 @@ pub fn personality(spec: &oci::LinuxPersonality) -> Result<u32> {
     if let Some(flag) = spec.flags().iter().flatten().next() {
         return Err(unsupported(format_args!("linux.personality.flags: {flag:?}")));
     }
-    Ok(match spec.domain() {
-        oci::LinuxPersonalityDomain::PerLinux => 0,
-        oci::LinuxPersonalityDomain::PerLinux32 => 8,
-    })
+    number("linux.personality.domain", &DOMAINS, &spec.domain())
 }
 
 /// All of it, of a process.

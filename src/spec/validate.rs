@@ -21,13 +21,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 /// Judges a whole specification. `Unimplemented` for what this version refuses, `InvalidArgument` for the rest; the
-/// message names the field.
-pub fn validate(spec: &Spec) -> Result<()> {
+/// message names the field. Returns the process, which every specification has that is good for a container.
+pub fn validate(spec: &Spec) -> Result<&Process> {
     refused::in_spec(spec)?;
     oci_version(spec.version())?;
     let root = spec.root().as_ref().map(|root| root.path()).filter(|path| !path.as_os_str().is_empty());
     no_nul("root.path", root.ok_or_else(|| invalid("root.path is required"))?)?;
-    process(spec.process().as_ref().ok_or_else(|| invalid("process is required"))?)?;
+    let first = spec.process().as_ref().ok_or_else(|| invalid("process is required"))?;
+    process(first)?;
     let user_namespace = namespace(spec, LinuxNamespaceType::User).is_some();
     for (index, mount) in spec.mounts().iter().flatten().enumerate() {
         super::mounts::validate(mount, user_namespace).context(|| format!("mounts[{index}]"))?;
@@ -43,7 +44,8 @@ pub fn validate(spec: &Spec) -> Result<()> {
     super::time::offsets(spec)?;
     super::hooks::validate(spec)?;
     super::seccomp::in_spec(spec)?;
-    spec.linux().as_ref().map_or(Ok(()), linux)
+    spec.linux().as_ref().map_or(Ok(()), linux)?;
+    Ok(first)
 }
 
 /// Judges the process document of an exec, by the same rules as `process` of a whole specification.
@@ -291,7 +293,7 @@ mod tests {
                 _ => drop(parent.insert(key.to_owned(), value.clone())),
             }
         }
-        validate(&serde_json::from_value(document).unwrap())
+        validate(&serde_json::from_value(document).unwrap()).map(drop)
     }
 
     #[test]

@@ -89,8 +89,9 @@ fn refuse_threads() -> Result<()> {
     }
 }
 
-/// The same, but the child is born inside of the namespaces `joined`, entered in that order, a user namespace among them:
-/// so that the pid namespace which the clone makes is that one's.
+/// The same, but the child is born inside of the namespaces `joined`, entered in that order: so that the pid namespace
+/// which the clone makes is that of a user namespace among them, or with the capabilities that a user namespace which the
+/// clone makes would take away.
 ///
 /// We cannot visit a user namespace, from which nobody comes back: a helper enters it and gives birth to a sibling of its
 /// own (CLONE_PARENT), which is our child. It is done when this returns.
@@ -134,10 +135,15 @@ fn midwife<F: FnOnce(Birth) -> std::convert::Infallible>(
     child: F,
 ) -> std::convert::Infallible {
     let enter_all = || {
+        let (mut cgroup, mut moved) = (cgroup, false);
         for (at, (kind, fd)) in joined.iter().enumerate() {
+            if let Some(directory) = cgroup.take_if(|_| *kind == Namespace::Cgroup) {
+                moved = join_cgroup(directory).is_ok();
+            }
             super::ns::enter(fd.as_fd(), *kind).map_err(|e| (at, e))?;
         }
-        clone(namespaces | libc::CLONE_PARENT as u64, cgroup).map_err(|e| (joined.len(), e))
+        let born = clone(namespaces | libc::CLONE_PARENT as u64, cgroup).map_err(|e| (joined.len(), e));
+        born.map(|(child, birth)| (child, Birth { in_cgroup: birth.in_cgroup || moved, ..birth }))
     };
     let (pid, errno, at) = match enter_all() {
         Ok((None, birth)) => {
@@ -149,6 +155,14 @@ fn midwife<F: FnOnce(Birth) -> std::convert::Infallible>(
     };
     let _ = tell.write_all([pid, errno, at].map(i32::to_le_bytes).as_flattened());
     exit_now(0)
+}
+
+/// Moves into a cgroup v2 directory, for a child to be born in it. From a cgroup namespace that does not show it, the
+/// kernel lets nobody be born into it (clone3: ENOENT). Where this fails the child does it by itself, or says why not.
+fn join_cgroup(directory: BorrowedFd<'_>) -> rustix::io::Result<()> {
+    use rustix::fs::{Mode, OFlags, openat};
+    let procs = openat(directory, "cgroup.procs", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::io::write(&procs, b"0").map(drop)
 }
 
 /// How long a child of ours that enters a user namespace may take for what is done at once. It is waited for where it is

@@ -73,8 +73,9 @@ fn a_period_and_a_quota_within_the_parents_are_changed_with_the_burst() {
     assert_eq!(e.kind(), Kind::InvalidArgument);
 }
 
+/// The kernels of 5.16 and later have no such limit any more, which is a warning.
 #[test]
-fn memory_of_the_kernel_is_limited_or_the_limit_refused() {
+fn memory_of_the_kernel_is_limited_or_the_limit_is_told_to_be_ignored() {
     let scratch = Scratch::new();
     let cgroup = scratch.create();
     let seen = |file| read(&scratch.dir("memory", "c"), file);
@@ -83,14 +84,12 @@ fn memory_of_the_kernel_is_limited_or_the_limit_refused() {
     assert_eq!((seen("memory.kmem.tcp.limit_in_bytes"), seen("memory.use_hierarchy")), ("8388608".into(), "1".into()));
     cgroup.apply(&resources(r#"{"memory":{"kernelTCP":-1,"kernel":-1}}"#)).unwrap();
     assert_eq!(seen("memory.kmem.tcp.limit_in_bytes"), unlimited);
-    match cgroup.apply(&resources(r#"{"memory":{"kernel":8388608}}"#)) {
-        Ok(()) => assert_eq!(seen("memory.kmem.limit_in_bytes"), "8388608"),
-        Err(e) => {
-            assert_eq!(e.kind(), Kind::FailedPrecondition);
-            assert!(e.to_string().contains("memory.kmem.limit_in_bytes \"8388608\""), "{e}");
-            assert_ne!(seen("memory.kmem.limit_in_bytes"), "8388608");
-        }
-    }
+    let kernel = resources(r#"{"memory":{"kernel":8388608}}"#);
+    cgroup.apply(&kernel).unwrap();
+    let ignored = cgroup.ignored(&kernel).unwrap();
+    assert_eq!(ignored.is_none(), seen("memory.kmem.limit_in_bytes") == "8388608");
+    assert!(ignored.is_none_or(|text| text.starts_with("linux.resources.memory.kernel: ")));
+    assert_eq!(cgroup.ignored(&resources(r#"{"memory":{"kernel":-1,"kernelTCP":1}}"#)).unwrap(), None);
 }
 
 /// What `checkBeforeUpdate` asks for: v1 does it unasked.

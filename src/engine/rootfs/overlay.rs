@@ -78,8 +78,8 @@ impl Overlay {
     }
 
     /// For mount(2).
-    pub(super) fn data(&self) -> String {
-        self.data.clone()
+    pub(super) fn data(&self) -> &str {
+        &self.data
     }
 
     /// The layers' paths, and the other options for mount(2).

@@ -64,6 +64,12 @@ pub(super) fn has_reader(write: impl AsFd) -> bool {
     }
 }
 
+/// Whether two descriptors are of one fifo, by whatever paths it was opened.
+pub(super) fn is_same(one: impl AsFd, other: impl AsFd) -> bool {
+    let place = |fd: rustix::fd::BorrowedFd<'_>| rustix::fs::fstat(fd).map(|stat| (stat.st_dev, stat.st_ino));
+    matches!((place(one.as_fd()), place(other.as_fd())), (Ok(one), Ok(other)) if one == other)
+}
+
 /// A further read end of the fifo that `write` is of.
 pub(super) fn read_end(write: impl AsFd) -> Result<OwnedFd> {
     end(write, OFlags::RDONLY).os(|| "open a fifo")

@@ -46,7 +46,7 @@ use tokio::task::JoinHandle;
 
 use ::log::warn;
 
-use self::fifo::{Fifo, has_reader};
+use self::fifo::{Fifo, has_reader, is_same};
 use self::log::Log;
 use self::log_process::Owner;
 use self::terminal::Terminal;
@@ -109,10 +109,16 @@ struct TerminalFifos {
 /// The write end, and the read end that keeps it from failing while nobody reads.
 struct OutputFifo {
     fifo: AsyncFd<OwnedFd>,
-    reader: RefCell<Option<OwnedFd>>,
+    /// Its share of the read end, until its stream has ended.
+    reader: RefCell<Option<Rc<Reader>>>,
+    /// The same, also when its stream has ended before the other's into the same fifo.
+    ours: Weak<Reader>,
     /// All that will ever come is in the fifo.
     relayed: Cell<bool>,
 }
+
+/// Our read end of a fifo: one, also where two streams go into it, so that it can be told from a client's.
+struct Reader(RefCell<Option<OwnedFd>>);
 
 /// One direction of one stream, with the pipe and the fifo in the order in which the bytes flow.
 enum Relay {
@@ -335,16 +341,30 @@ impl Drop for Stdio {
 
 impl OutputFifo {
     fn new(fifo: Fifo) -> Result<Rc<Self>> {
-        let reader = RefCell::new(Some(fifo.read));
-        Ok(Rc::new(Self { fifo: watch(fifo.write, Interest::WRITABLE)?, reader, relayed: Cell::new(false) }))
+        Self::with(fifo.write, Rc::new(Reader(RefCell::new(Some(fifo.read)))))
+    }
+
+    /// For a second stream into the fifo of `first`.
+    fn second(fifo: Fifo, first: &Self) -> Result<Rc<Self>> {
+        match first.ours.upgrade() {
+            Some(reader) => Self::with(fifo.write, reader),
+            None => Self::new(fifo),
+        }
+    }
+
+    fn with(write: OwnedFd, reader: Rc<Reader>) -> Result<Rc<Self>> {
+        let ours = Rc::downgrade(&reader);
+        let fifo = watch(write, Interest::WRITABLE)?;
+        Ok(Rc::new(Self { fifo, reader: RefCell::new(Some(reader)), ours, relayed: Cell::new(false) }))
     }
 
     /// Whether anyone but us has it open for reading: without our own read end for a moment, in which nobody writes.
     fn has_foreign_reader(&self) -> bool {
-        let ours = self.reader.take().is_some();
+        let reader = self.ours.upgrade();
+        let ours = reader.as_ref().and_then(|reader| reader.0.take()).is_some();
         let found = has_reader(&self.fifo);
-        if ours {
-            self.reader.replace(fifo::read_end(&self.fifo).ok());
+        if let Some(reader) = reader.filter(|_| ours) {
+            reader.0.replace(fifo::read_end(&self.fifo).ok());
         }
         found
     }
@@ -398,7 +418,15 @@ fn open_output(
         Target::Null => return crate::sys::null::open(OFlags::WRONLY),
         Target::Log(what) => log_of(what, stream, logs)?.1,
         Target::Fifo(path) => {
-            let fifo = OutputFifo::new(Fifo::open(path)?)?;
+            let fifo = Fifo::open(path)?;
+            let first = relays.iter().find_map(|relay| match relay {
+                Relay::Output { fifo: first, .. } if is_same(&first.fifo, &fifo.write) => Some(first),
+                _ => None,
+            });
+            let fifo = match first {
+                Some(first) => OutputFifo::second(fifo, first)?,
+                None => OutputFifo::new(fifo)?,
+            };
             let (ours, theirs) = pipe()?;
             nonblocking(&ours)?;
             relays.push(Relay::Output { pipe: Rc::new(watch(ours, Interest::READABLE)?), fifo });

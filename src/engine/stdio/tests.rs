@@ -315,6 +315,38 @@ fn one_fifo_for_both_outputs_ends_with_the_second() {
     });
 }
 
+/// Our own read end is nobody who reads, whichever of the two streams has ended.
+#[test]
+fn one_fifo_for_both_outputs_that_nobody_reads_delays_no_exit() {
+    let fifos = Fifos::new("both-unread");
+    run(async {
+        let uris = StdioUris { stdout: fifos.path("out"), stderr: fifos.path("out"), ..Default::default() };
+        for ends_first in [0, 1, 2] {
+            let (stdio, ends) = Stdio::open(&uris, 0, 0).unwrap();
+            stdio.start();
+            let mut processes = vec![File::from(ends.stdout), File::from(ends.stderr)];
+            processes.iter_mut().for_each(|end| end.write_all(b"unread").unwrap());
+            if ends_first < processes.len() {
+                drop(processes.remove(ends_first));
+            }
+            tokio::time::sleep(SHORT).await;
+            assert!(stdio.is_delivered(), "{ends_first}");
+            // A client is one all the same.
+            let mut client = fifos.reader("out");
+            assert!(!stdio.is_delivered(), "{ends_first}");
+            let mut got = Vec::new();
+            until("all has come", || {
+                read_now(&mut client, &mut got);
+                (got.len() == 12).then_some(())
+            })
+            .await;
+            assert!(stdio.is_delivered(), "{ends_first}");
+            drop(processes);
+            assert_eq!(read_to_end(&mut client).await, b"");
+        }
+    });
+}
+
 #[test]
 fn stdin_ends_after_close_and_the_last_client() {
     let fifos = Fifos::new("in");
