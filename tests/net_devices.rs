@@ -161,6 +161,7 @@ fn looked(ended: &Ended, name: &str) {
     assert_eq!(names, meant, "{text}");
 }
 
+/// Proves: linux.netDevices.*.name
 #[test]
 fn a_device_is_moved_with_its_addresses_and_set_up() {
     if lacks_pairs("a_device_is_moved_with_its_addresses_and_set_up") {

@@ -45,6 +45,7 @@ const REFUSED: &str = "mkdir: can't create directory '/tmp/x': No medium found\n
 
 /// Each of the ways in which a filter is loaded, in init and in an exec; what the listener is told; and that neither the
 /// program nor the shim has the descriptor afterwards.
+/// Proves: linux.seccomp.{listenerPath,listenerMetadata}, linux.seccomp.syscalls.action=SCMP_ACT_NOTIFY
 #[test]
 fn a_listener_answers_init_and_execs() {
     const SCRIPT: &str =

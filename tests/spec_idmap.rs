@@ -74,6 +74,7 @@ fn userns(bundle: Bundle) -> Bundle {
 const OWNERS: &str = "cd /v; stat -c %n:%u:%g *[0-9] sub/*";
 
 /// The file system's ids are the mapping's containerIDs and what is seen are its hostIDs; what is written goes back.
+/// Proves: mounts.{uidMappings,gidMappings}
 #[test]
 fn a_mount_may_have_a_mapping_of_its_own() {
     block_on(async {
@@ -97,6 +98,7 @@ fn a_mount_may_have_a_mapping_of_its_own() {
     });
 }
 
+/// Proves: mounts.options={idmap,ridmap}
 #[test]
 fn idmap_is_for_the_top_and_ridmap_for_the_tree() {
     block_on(async {

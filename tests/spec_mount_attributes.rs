@@ -73,6 +73,8 @@ async fn seen(flags: MsFlags, options: &[&str], change: impl FnOnce(Bundle) -> B
     options_of(&ended)
 }
 
+/// Proves: mounts.options={rro,rrw,rnosuid,rsuid,rnodev,rdev,rnoexec,rexec,rnodiratime,rdiratime,rnosymfollow,rsymfollow}
+/// Proves: mounts.options={rnoatime,ratime,rrelatime,rnorelatime,rstrictatime,rnostrictatime}
 #[test]
 fn a_recursive_word_is_for_every_mount_of_the_tree() {
     let all = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_NODIRATIME;
@@ -180,6 +182,7 @@ fn in_a_user_namespace_a_tree_is_restricted_and_never_loosened() {
     });
 }
 
+/// Proves: mounts.options=remount
 #[test]
 fn a_remount_changes_the_mount_that_is_there() {
     let ended = common::container::run(|bundle| {

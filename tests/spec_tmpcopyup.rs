@@ -56,6 +56,7 @@ fn kinds(host: &Host) -> PathBuf {
 const LOOK: &str =
     "cd /data; find . | sort | xargs stat -c '%n %F %a %u:%g %s' | sed 's/ directory \\(.*\\) .*/ directory \\1/'";
 
+/// Proves: mounts.options=tmpcopyup
 #[test]
 fn all_that_was_there_is_in_the_tmpfs_and_the_image_stays_as_it_was() {
     block_on(async {
