@@ -47,17 +47,17 @@ impl Engine {
         self.in_child_at(what, bound, None, &[], work).await
     }
 
-    /// The same with the child's pidfd in `note`, for who gives up waiting and has to know when it is gone: what a killed
-    /// child does in the kernel it may still bring to its end.
+    /// The same with the child told to `note`, for who gives up waiting and has to know when it is gone, and for who comes
+    /// after the shim: what a killed child does in the kernel it may still bring to its end.
     pub(super) async fn in_child_noted(
         &self,
         what: &'static str,
         bound: Duration,
-        note: &mut Option<OwnedFd>,
+        note: impl FnOnce(i32, OwnedFd) -> Result<()>,
         work: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
         let child = self.fork_helper(what, None, &[], work)?;
-        *note = Some(child.pidfd.0.try_clone().os(|| "dup")?);
+        note(child.pid, child.pidfd.0.try_clone().os(|| "dup")?)?;
         child.done(what, bound).await
     }
 
@@ -84,7 +84,7 @@ impl Engine {
         let us = rustix::process::getpid();
         let child = fork::fork(0, place, None, |_| run(what, work, keep, &theirs, us))?;
         let exited = self.note_helper(child.pid);
-        Ok(Helper { pidfd: KilledOnDrop(child.pidfd), exited, answer: ours })
+        Ok(Helper { pid: child.pid, pidfd: KilledOnDrop(child.pidfd), exited, answer: ours })
     }
 
     /// Takes note of a child that has just been forked, and is no container's process; returns where its end will be told.
@@ -97,6 +97,7 @@ impl Engine {
 
 /// A helper under way.
 struct Helper {
+    pid: i32,
     pidfd: KilledOnDrop,
     exited: oneshot::Receiver<Exit>,
     answer: ParentEnd,
