@@ -27,6 +27,9 @@ const MOST: Duration = Duration::from_millis(100);
 /// What each has to: half of containerd's own bound, since other tests share the machine.
 const EACH: Duration = Duration::from_secs(1);
 
+/// No path.
+const NONE: [PathBuf; 0] = [];
+
 fn sleeping(bundle: Bundle) -> Bundle {
     bundle.args(&["sleep", "1000"])
 }
@@ -122,8 +125,8 @@ impl Stage {
     }
 
     async fn nothing_is_left(&self, two: &Bundle) {
-        assert_eq!(mounts_below(two.dir()), [PathBuf::new(); 0]);
-        assert_eq!(two.cgroups(), [PathBuf::new(); 0]);
+        assert_eq!(mounts_below(two.dir()), NONE);
+        assert_eq!(two.cgroups(), NONE);
         assert!(!Path::new("/run/dray").join(self.world.scratch.namespace()).join("two").exists());
         until("no child", || children(self.shim) == 1).await; // "one"
         until("descriptors as before", || descriptors(self.shim) <= self.descriptors).await;
@@ -302,7 +305,7 @@ fn a_shim_that_dies_while_it_mounts_leaves_nothing() {
         stage.world.delete_action_for("two", two.dir()).unwrap();
         // Long enough for what would mount it late.
         std::thread::sleep(Duration::from_millis(300));
-        assert_eq!(mounts_below(two.dir()), [PathBuf::new(); 0]);
+        assert_eq!(mounts_below(two.dir()), NONE);
         stage.world.delete_action().unwrap();
         let deadline = Instant::now() + SOON;
         while !common::world::leftovers(&stage.world.scratch).iter().all(|left| left.ends_with("/fuse")) {
