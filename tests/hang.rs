@@ -208,6 +208,35 @@ fn a_root_path_on_it() {
     });
 }
 
+/// A child that not even SIGKILL ends. The create is given up all the same, what it leaves is taken away when its id is used
+/// again, and nobody else has waited.
+#[test]
+fn a_root_path_on_it_for_longer_than_anyone_waits() {
+    block_on(async {
+        let stage = Stage::new().await;
+        let root = stage.on_fuse("");
+        let mut two = stage.two().edit(|spec| spec["root"] = json!({"path": root, "readonly": true}));
+        two.rootfs.clear();
+        stage.fuse.hang();
+        let creating = stage.creating(&two, &Io::null()).await;
+        stage.fuse.until_waited_for().await;
+        let deleting = stage.deleting("two").await;
+        while !deleting.is_finished() {
+            stage.others_are_served().await;
+        }
+        assert_eq!(code(&creating.await.unwrap().unwrap_err()), Some(Code::UNAVAILABLE));
+        assert_eq!(code(&deleting.await.unwrap().unwrap_err()), Some(Code::NOT_FOUND));
+        // Still it cannot: what the first has left is busy.
+        let again = stage.patient().await.create(&two, &Io::null()).await.unwrap_err();
+        assert!(again.to_string().contains("already exists"), "{again}");
+        stage.fuse.answer();
+        stage.world.run(&two).await;
+        assert_eq!(stage.world.end("two").await, 137);
+        stage.nothing_is_left(&two).await;
+        stage.close().await;
+    });
+}
+
 #[test]
 fn a_mount_of_the_specification_from_it() {
     block_on(async {

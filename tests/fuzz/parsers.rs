@@ -147,7 +147,7 @@ fn bytes_of_start(directory: &Path) {
         judged("uri", 0, &text, || runtime.block_on(async { told(open(&String::from_utf8_lossy(&text))) }));
     }
     for (seed, mut rng) in Rounds::new("start", 40) {
-        let stdin = rng.pick(&stdins()).clone();
+        let stdin = rng.pick(&stdins("abc", "ns")).clone();
         let stdin = bytes::mutate(&mut rng, &stdin);
         let call = || dialect::Call::read(&flags, |name| (name == "MAX_SHIM_VERSION").then(|| "2".into()), &stdin);
         judged("stdin", seed, &stdin, || {
@@ -217,15 +217,9 @@ fn mount(rng: &mut Rng) -> RootfsMount {
     RootfsMount { kind: kind.into(), source: "/nonexistent".into(), target: bytes::mutate_text(rng, "a/b"), options }
 }
 
-/// The bytes that daemons write.
-fn stdins() -> Vec<Vec<u8>> {
-    let runc = oci::Options {
-        no_pivot_root: true,
-        shim_cgroup: "/x".into(),
-        io_uid: 7,
-        root: "/r".into(),
-        ..Default::default()
-    };
+/// The bytes that daemons write to the stdin of `start`.
+pub fn stdins(id: &str, namespace: &str) -> Vec<Vec<u8>> {
+    let runc = oci::Options { no_pivot_root: true, io_uid: 7, root: "/r".into(), ..Default::default() };
     let runc = Any {
         type_url: "containerd.runc.v1.Options".into(),
         value: runc.write_to_bytes().expect("encode"),
@@ -233,8 +227,8 @@ fn stdins() -> Vec<Vec<u8>> {
     };
     let generic = generic(TOML);
     let params = BootstrapParams {
-        instance_id: "abc".into(),
-        namespace: "ns".into(),
+        instance_id: id.into(),
+        namespace: namespace.into(),
         containerd_ttrpc_address: "unix:///t".into(),
         extensions: vec![Extension { value: Some(runc.clone()).into(), ..Default::default() }],
         ..Default::default()

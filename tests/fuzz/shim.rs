@@ -16,12 +16,14 @@ use serde_json::{Value, json};
 
 use crate::common::block_on;
 use crate::common::bundle::Bundle;
-use crate::common::driver::{TASK_V2, TASK_V3, code, runc_options};
-use crate::common::scratch::mounts_below;
+use crate::common::driver::{StartOptions, TASK_V2, TASK_V3, code, parse_reply, runc_options, start_action};
+use crate::common::events::EventSink;
+use crate::common::scratch::{Scratch, mounts_below};
+use crate::common::shim_binary;
 use crate::common::stdio::Io;
-use crate::common::world::{World, descriptors, status, until};
+use crate::common::world::{World, descriptors, leftovers, status, until};
 use crate::json::{self, Seeds};
-use crate::parsers::generic;
+use crate::parsers::{generic, stdins};
 use crate::rng::Rng;
 use crate::{Rounds, TEXT, bytes, corpus, documents};
 
@@ -381,4 +383,74 @@ fn stream(rng: &mut Rng, requests: &[(&str, Vec<u8>)]) -> Vec<u8> {
         sent.extend([&length.to_be_bytes()[..], &number.to_be_bytes(), &[kind, flags], &body].concat());
     }
     sent
+}
+
+/// The binary's own face: arguments, environment and stdin of `start` and `delete`. What starts a server gives an address, at
+/// which one answers; nothing else leaves a process.
+#[test]
+fn actions() {
+    block_on(async {
+        let scratch = Scratch::new();
+        let sink = EventSink::start(&scratch);
+        let bundle = Bundle::new(&scratch, "one");
+        let mut started = 0;
+        for (seed, mut rng) in Rounds::new("action", 40) {
+            let after = format!("action: DRAY_FUZZ_SEED={seed}");
+            let mut options = StartOptions::default();
+            let stdin = rng.pick(&stdins("one", scratch.namespace())).clone();
+            let mut stdin = if rng.one_in(3) { stdin } else { bytes::mutate(&mut rng, &stdin) };
+            stdin.truncate(60_000); // It has to fit into the pipe.
+            options.stdin = Some(stdin);
+            let flags = [
+                "-debug",
+                "-socket=x",
+                "-id=",
+                "-bundle",
+                "/x",
+                "--",
+                "-",
+                "delete",
+                "-info",
+                "-namespace=a/b",
+                "-v=maybe",
+            ];
+            for _ in 0..rng.below(3) {
+                let flag = rng.pick(&flags).to_string();
+                options.flags.push(if rng.one_in(2) {
+                    bytes::mutate_text(&mut rng, &flag).replace('\0', "")
+                } else {
+                    flag
+                });
+            }
+            if rng.one_in(2) {
+                let version = bytes::mutate_text(&mut rng, "2").replace('\0', "");
+                options.env.push(("MAX_SHIM_VERSION", version));
+            }
+            let output =
+                start_action(&shim_binary(), &bundle, &sink, &options).unwrap_or_else(|e| panic!("{after}: {e}"));
+            // A panic exits with 101.
+            assert!(matches!(output.status.code(), Some(0 | 1)), "{after}: {:?}", output.status);
+            assert!(output.stdout.len() < TEXT, "{after}: {} bytes", output.stdout.len());
+            match parse_reply(&output.stdout).ok().filter(|_| output.status.success()) {
+                Some((address, _)) => {
+                    started += 1;
+                    let client =
+                        ttrpc::asynchronous::Client::connect(&address).await.unwrap_or_else(|e| panic!("{after}: {e}"));
+                    let request = ttrpc::Request {
+                        service: TASK_V3.into(),
+                        method: "Shutdown".into(),
+                        timeout_nano: 5_000_000_000,
+                        ..Default::default()
+                    };
+                    client.request(request).await.unwrap_or_else(|e| panic!("{after}: {e}"));
+                }
+                None => assert!(!output.stdout.is_empty(), "{after}: nothing said"),
+            }
+            until(&format!("{after}: no process"), || scratch.shims().is_empty()).await;
+        }
+        assert!(started > 0, "the mutations leave nothing that starts");
+        println!("action: {started} started");
+        assert_eq!(leftovers(&scratch), [""; 0]);
+        drop(sink);
+    });
 }
