@@ -21,11 +21,12 @@ use ttrpc::Code;
 /// How long one watches the others while something hangs.
 const WATCHED: Duration = Duration::from_millis(700);
 
-/// What most answers have to keep within; the number.
+/// What most answers have to keep within; where the machine is so busy that this says nothing, five times what they took
+/// before anything hung.
 const MOST: Duration = Duration::from_millis(100);
 
-/// What each has to: half of containerd's own bound, since other tests share the machine.
-const EACH: Duration = Duration::from_secs(1);
+/// What each has to: containerd's own bound for State.
+const EACH: Duration = Duration::from_secs(2);
 
 /// No path.
 const NONE: [PathBuf; 0] = [];
@@ -41,6 +42,8 @@ struct Stage {
     one: Bundle,
     shim: i32,
     descriptors: usize,
+    /// What most answers take while nothing hangs.
+    quiet: Option<Duration>,
 }
 
 impl Stage {
@@ -48,8 +51,8 @@ impl Stage {
         let (world, one) = World::running("one", sleeping).await;
         let fuse = Fuse::mount(one.busybox(), &world.scratch.dir().join("fuse"));
         let shim = world.pid().await.unwrap();
-        let mut stage = Stage { fuse, world, one, shim, descriptors: 0 };
-        stage.others_are_served().await;
+        let mut stage = Stage { fuse, world, one, shim, descriptors: 0, quiet: None };
+        stage.quiet = Some(stage.others_are_served().await);
         stage.descriptors = descriptors(shim);
         stage
     }
@@ -63,8 +66,9 @@ impl Stage {
         self.fuse.path().join(path).to_str().unwrap().to_string()
     }
 
-    /// Asks another connection about "one", again and again: State, Pids, Stats, a signal, an exec to its end.
-    async fn others_are_served(&self) {
+    /// Asks another connection about "one", again and again: State, Pids, Stats, a signal, an exec to its end. Returns within
+    /// what time 9 of 10 are answered.
+    async fn others_are_served(&self) -> Duration {
         let other = self.world.reconnect().await.unwrap().within(Duration::from_secs(5));
         let process = self.one.process(&["true"]);
         let began = Instant::now();
@@ -87,8 +91,10 @@ impl Stage {
         times.sort();
         let (most, worst) = (times[times.len() * 9 / 10], times[times.len() - 1]);
         println!("{} answers: 9 of 10 within {most:?}, the last after {worst:?}", times.len());
-        assert!(most < MOST && worst < EACH, "9 of 10 within {most:?}, the last after {worst:?}");
+        let bound = self.quiet.map_or(EACH, |quiet| MOST.max(quiet * 5));
+        assert!(most < bound && worst < EACH, "9 of 10 within {most:?}, the last after {worst:?}");
         assert!(execs > 0);
+        most
     }
 
     /// A Create that hangs; others go on meanwhile; it is given up by a Delete, which ends when the server answers.
@@ -291,6 +297,13 @@ fn a_running_container_on_it_can_be_asked_about_killed_and_deleted() {
         stage.world.stats("two").await.unwrap();
         assert_eq!(stage.world.status("two", "x").await.unwrap(), Status::CREATED);
         assert!(asked.elapsed() < EACH, "{:?}", asked.elapsed());
+        // What has to do with the process that waits, and does not wait with it.
+        let resources = json!({"cpu": {"shares": 512, "cpus": "0", "mems": "0"}, "memory": {"limit": 64 << 20}});
+        stage.world.update("two", &resources).await.unwrap();
+        let task = stage.patient().await;
+        let pausing = tokio::spawn(async move { task.pause("two").await });
+        stage.others_are_served().await;
+        assert_eq!(code(&pausing.await.unwrap().unwrap_err()), Some(Code::DEADLINE_EXCEEDED));
         stage.world.kill("two", "", libc::SIGKILL, false).await.unwrap();
         stage.others_are_served().await;
         // The exec waits in the kernel, and init's end with it: the pid namespace is not empty.
