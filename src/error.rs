@@ -89,9 +89,20 @@ impl Error {
     }
 }
 
+/// The longest text of an error, in bytes, and how much of it is its end. It goes into a log line, an answer (a ttrpc
+/// message has 4 MiB) and a pod's status; what it quotes may be as long as a specification.
+const MAX_TEXT: usize = 4096;
+const MAX_END: usize = 1024;
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.chain.join(": "))
+        let text = self.0.chain.join(": ");
+        if text.len() <= MAX_TEXT {
+            return f.write_str(&text);
+        }
+        let start = &text[..text.floor_char_boundary(MAX_TEXT - MAX_END)];
+        let end = &text[text.ceil_char_boundary(text.len() - MAX_END)..];
+        write!(f, "{start} [{} bytes] {end}", text.len() - start.len() - end.len())
     }
 }
 
@@ -167,5 +178,16 @@ mod tests {
         assert_eq!(e.to_string(), "container a: mounting /proc: openat2 /x: no such file or directory");
         assert_eq!(e.errno(), Some(libc::ENOENT));
         assert_eq!(e.kind(), Kind::Internal);
+    }
+
+    #[test]
+    fn a_text_that_quotes_a_whole_document_is_shortened_in_its_middle() {
+        let text =
+            |length: usize| Error::new(Kind::InvalidArgument, "\u{e9}".repeat(length)).context("start").to_string();
+        assert_eq!(text(2000).len(), "start: ".len() + 4000);
+        let long = Error::new(Kind::InvalidArgument, format!("{}: the end", "\u{e9}".repeat(1 << 20)));
+        let long = long.context("container a").to_string();
+        assert!(long.starts_with("container a: \u{e9}") && long.ends_with("\u{e9}: the end"), "{long}");
+        assert!(long.contains(" bytes] ") && long.len() < MAX_TEXT + 50, "{}", long.len());
     }
 }

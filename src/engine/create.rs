@@ -272,7 +272,16 @@ impl Engine {
             self.look_for(listener).await?;
         }
         remains.rootfs = saved.rootfs.clone();
-        self.mount_rootfs(&judged.rootfs_mounts, &judged.mount_point, &mut remains.mounting).await?;
+        let mut note = |child: Option<(i32, OwnedFd)>| {
+            let Some((pid, pidfd)) = child else {
+                (saved.mounting, remains.mounting) = (None, None);
+                return Ok(());
+            };
+            remains.mounting = Some(pidfd);
+            saved.mounting = Some(Identity::of(pid)?);
+            judged.state.save(&saved)
+        };
+        self.mount_rootfs(&judged.rootfs_mounts, &judged.mount_point, &mut note).await?;
         let child = Process::new(&request.id, "", request.stdio.clone(), State::Creating);
         let (stdio, streams) = console::open_streams(
             self,

@@ -47,17 +47,19 @@ impl Engine {
         self.in_child_at(what, bound, None, &[], work).await
     }
 
-    /// The same with the child's pidfd in `note`, for who gives up waiting and has to know when it is gone: what a killed
-    /// child does in the kernel it may still bring to its end.
+    /// The same with the child told to `note`, for who gives up waiting and has to know when it is gone, and for who comes
+    /// after the shim: what a killed child does in the kernel it may still bring to its end.
     pub(super) async fn in_child_noted(
         &self,
         what: &'static str,
         bound: Duration,
-        note: &mut Option<OwnedFd>,
+        note: impl FnOnce(i32, OwnedFd) -> Result<()>,
         work: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
         let child = self.fork_helper(what, None, &[], work)?;
-        *note = child.pidfd.as_ref().map(|pidfd| pidfd.0.try_clone()).transpose().os(|| "dup")?;
+        if let Some(pidfd) = &child.pidfd {
+            note(child.pid, pidfd.0.try_clone().os(|| "dup")?)?;
+        }
         child.done(what, bound).await
     }
 
@@ -83,7 +85,7 @@ impl Engine {
         let (ours, theirs) = sync::pair()?;
         let child = fork::fork(0, None, None, |_| run(what, || work(theirs.as_fd()), &[], &theirs, None))?;
         let exited = self.note_helper(child.pid);
-        Helper { pidfd: None, exited, answer: ours }.done(what, Duration::MAX).await
+        Helper { pid: child.pid, pidfd: None, exited, answer: ours }.done(what, Duration::MAX).await
     }
 
     fn fork_helper(
@@ -97,7 +99,7 @@ impl Engine {
         let us = rustix::process::getpid();
         let child = fork::fork(0, place, None, |_| run(what, work, keep, &theirs, Some(us)))?;
         let exited = self.note_helper(child.pid);
-        Ok(Helper { pidfd: Some(KilledOnDrop(child.pidfd)), exited, answer: ours })
+        Ok(Helper { pid: child.pid, pidfd: Some(KilledOnDrop(child.pidfd)), exited, answer: ours })
     }
 
     /// Takes note of a child that has just been forked, and is no container's process; returns where its end will be told.
@@ -110,6 +112,7 @@ impl Engine {
 
 /// A helper under way.
 struct Helper {
+    pid: i32,
     /// None for one that ends by itself.
     pidfd: Option<KilledOnDrop>,
     exited: oneshot::Receiver<Exit>,

@@ -53,6 +53,14 @@ pub enum Unmount<'a> {
 }
 
 impl Unmount<'_> {
+    /// How long to wait for a child that mounts still.
+    fn bound(&self) -> Duration {
+        match self {
+            Self::Here => DYING_BOUND,
+            Self::Beside(_) => UNMOUNT_BOUND,
+        }
+    }
+
     async fn rootfs(&self, target: &Path) -> Result<()> {
         match self {
             Self::Here => rootfs::unmount(target),
@@ -82,7 +90,7 @@ impl Remains {
             // It has been killed, and mounts all the same where the kernel has begun to.
             if let Some(mounting) = &self.mounting {
                 let mounting = mounting.try_clone().os(|| "dup")?;
-                if !ended(mounting, UNMOUNT_BOUND).await? {
+                if !ended(mounting, unmount.bound()).await? {
                     let text =
                         format!("what is being mounted on {} can be neither mounted nor given up", target.display());
                     return Err(Error::new(Kind::DeadlineExceeded, text));
@@ -124,8 +132,14 @@ pub async fn remove_saved(hierarchies: &Hierarchies, state: &StateDir, unmount: 
         Some(Err(e)) if e.kind() != Kind::NotFound => return Err(e),
         _ => {}
     }
+    // It has been killed with its shim, or is now.
+    let mounting = saved.mounting.and_then(|mounting| mounting.open());
+    if let Some(mounting) = &mounting {
+        let _ = pidfd::kill(mounting, libc::SIGKILL as u32);
+    }
     let mut remains = Remains {
         rootfs: saved.rootfs,
+        mounting,
         resctrl: saved.resctrl,
         poststop: saved.poststop,
         state: Some(state.clone()),

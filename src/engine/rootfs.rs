@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::error::{Context, Error, Kind, Os, Result};
 use crate::spec::mount_options::{self, MountOptions};
 use crate::sys::mount::{self, Mount};
-use crate::sys::path::Root;
+use crate::sys::path::{self, Root};
 use crate::sys::{loop_device, mount_flags};
 
 use super::Engine;
@@ -96,52 +96,76 @@ fn plan_one(mount: &RootfsMount) -> Result<Planned> {
 }
 
 impl Engine {
-    /// Makes all mounts on `rootfs`, in order. What may wait for a device does so in a child, which is in `helper` as long
-    /// as it does: given up, it may mount all the same.
+    /// Makes all mounts on `rootfs`, in order. What may wait for a device or a server does so in a child, which is told to
+    /// `note` before it can, and its end after: given up, it may mount all the same.
     ///
     /// # Errors
     /// Names the mount; those made stay, for the caller to take away with [`unmount`].
-    pub(super) async fn mount_rootfs(
-        &self,
-        mounts: &[Planned],
-        rootfs: &Path,
-        helper: &mut Option<OwnedFd>,
-    ) -> Result<()> {
+    pub(super) async fn mount_rootfs(&self, mounts: &[Planned], rootfs: &Path, note: Note<'_>) -> Result<()> {
+        let mut beside = false;
         for (index, mount) in mounts.iter().enumerate() {
-            self.mount_one(mount, rootfs, helper).await.context(|| format!("rootfs mount {index}"))?;
-            *helper = None;
+            // What is mounted on one that may wait may itself have to, to find its place.
+            beside = beside || mount.may_wait();
+            let mounted = match beside {
+                true => self.mount_beside(mount, rootfs, note).await,
+                false => match mount.mount_here(rootfs) {
+                    // It changes its working directory, and a child has one of its own.
+                    Err(e) if overlay::is_too_old(&e) => self.mount_beside(mount, rootfs, note).await,
+                    done => done,
+                },
+            };
+            mounted.context(|| format!("rootfs mount {index}"))?;
         }
         Ok(())
     }
 
-    async fn mount_one(&self, planned: &Planned, rootfs: &Path, helper: &mut Option<OwnedFd>) -> Result<()> {
-        const WHAT: &str = "mounting the rootfs";
-        match &planned.how {
-            // A process of its own: it makes a user namespace, and of an overlay the layers are in a mount namespace.
-            How::Bind if planned.ids.is_some() => {
-                self.in_child_noted(WHAT, MOUNT_BOUND, helper, || planned.bind(rootfs)).await
-            }
-            How::Overlay(overlay) if planned.ids.is_some() => {
-                self.in_child_noted(WHAT, MOUNT_BOUND, helper, || planned.mapped(overlay, rootfs)).await
-            }
-            How::Bind => planned.bind(rootfs),
-            How::Tmpfs => planned.file_system("tmpfs", &planned.source, rootfs),
-            How::Overlay(overlay) if overlay.fits() => planned.file_system("overlay", &planned.source, rootfs),
-            How::Overlay(overlay) => match planned.layer_by_layer(overlay, rootfs) {
-                Err(e) if overlay::is_too_old(&e) => {
-                    // It changes its working directory, and a child has one of its own.
-                    self.in_child_noted(WHAT, MOUNT_BOUND, helper, || planned.relative(overlay, rootfs)).await
-                }
-                done => done,
-            },
-            How::Device { kind, file } => {
-                self.in_child_noted(WHAT, MOUNT_BOUND, helper, || planned.device(kind, *file, rootfs)).await
-            }
-        }
+    async fn mount_beside(&self, mount: &Planned, rootfs: &Path, note: Note<'_>) -> Result<()> {
+        let begun = |pid, pidfd| note(Some((pid, pidfd)));
+        self.in_child_noted("mounting the rootfs", MOUNT_BOUND, begun, || mount.mount_in_child(rootfs)).await?;
+        note(None)
     }
 }
 
+/// Is told of a child that mounts, by its pid and pidfd, and of its end.
+pub(super) type Note<'a> = &'a mut dyn FnMut(Option<(i32, OwnedFd)>) -> Result<()>;
+
 impl Planned {
+    /// Whether mounting it may wait for a device or a server (a layer on a FUSE that has stopped answering), or needs a
+    /// process of its own anyway: mapped, it makes a user namespace, and of an overlay the layers are in a mount namespace.
+    fn may_wait(&self) -> bool {
+        self.ids.is_some()
+            || match &self.how {
+                How::Bind => !path::is_at_hand(Path::new(&self.source)),
+                How::Overlay(overlay) => !overlay.directories().all(|directory| path::is_at_hand(&directory)),
+                How::Tmpfs => false,
+                How::Device { .. } => true,
+            }
+    }
+
+    /// # Errors
+    /// One of which [`overlay::is_too_old`] is true, for what has to be done in a child.
+    fn mount_here(&self, rootfs: &Path) -> Result<()> {
+        match &self.how {
+            How::Bind => self.bind(rootfs),
+            How::Tmpfs => self.file_system("tmpfs", &self.source, rootfs),
+            How::Overlay(overlay) if overlay.fits() => self.file_system("overlay", &self.source, rootfs),
+            How::Overlay(overlay) => self.layer_by_layer(overlay, rootfs),
+            How::Device { kind, file } => self.device(kind, *file, rootfs),
+        }
+    }
+
+    /// Runs in a process of its own.
+    fn mount_in_child(&self, rootfs: &Path) -> Result<()> {
+        match &self.how {
+            How::Overlay(overlay) if self.ids.is_some() => self.mapped(overlay, rootfs),
+            How::Overlay(overlay) => match self.mount_here(rootfs) {
+                Err(e) if overlay::is_too_old(&e) => self.relative(overlay, rootfs),
+                done => done,
+            },
+            _ => self.mount_here(rootfs),
+        }
+    }
+
     /// Does `attach` with the target's path, which leads nowhere else however the file systems mounted before it have
     /// links there.
     fn at_target(&self, rootfs: &Path, attach: impl FnOnce(&Path) -> Result<()>) -> Result<()> {

@@ -49,6 +49,9 @@ pub struct Saved {
     /// Where its root file system was mounted, when we mounted it.
     #[serde(default)]
     pub rootfs: Option<PathBuf>,
+    /// The child that mounts something there, where that may take long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mounting: Option<Identity>,
     /// Its cgroup, from the root of each hierarchy.
     #[serde(default)]
     pub cgroup: Option<PathBuf>,
@@ -103,6 +106,7 @@ impl Saved {
             shim: None,
             init: None,
             rootfs: None,
+            mounting: None,
             cgroup: None,
             cgroup_inode: None,
             resctrl: Vec::new(),

@@ -16,7 +16,7 @@ use tokio::task::LocalSet;
 use crate::engine::ready::watch;
 use crate::engine::{Engine, state};
 use crate::error::{Context, Error, Kind, Os, Result};
-use crate::sys::{cred, fd, seal, signal};
+use crate::sys::{cred, fd, heap, seal, signal};
 
 use super::address::Address;
 use super::listener::connections;
@@ -49,6 +49,7 @@ pub fn run(flags: &Flags) -> Result<()> {
     cred::not_dumpable()?;
     cred::become_subreaper()?;
     cred::set_name(c"dray-shim")?;
+    heap::give_back_large_buffers()?;
     log_to(flags);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().os(|| "epoll_create")?;
     LocalSet::new().block_on(&runtime, serve(flags, socket))

@@ -8,16 +8,16 @@
 mod address;
 pub mod bootstrap;
 pub mod daemon;
-mod dialect;
+pub mod dialect;
 mod flags;
 mod info;
 mod listener;
 pub mod logger;
 pub mod metrics;
-mod options;
+pub mod options;
 pub mod publisher;
 mod service;
-mod toml;
+pub mod toml;
 
 use std::io::Write;
 use std::process::ExitCode;

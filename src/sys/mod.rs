@@ -9,6 +9,7 @@ pub mod cred;
 pub mod exec;
 pub mod fd;
 pub mod fork;
+pub mod heap;
 pub mod loop_device;
 pub mod lsm;
 pub mod mailbox;

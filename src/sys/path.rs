@@ -210,6 +210,19 @@ pub fn is_dir(fd: impl AsFd) -> Result<bool> {
     Ok(FileType::from_raw_mode(stat(fd)?.st_mode) == FileType::Directory)
 }
 
+/// True when looking `path` up is certain to wait for nobody but the processor, and what it leads to is on a disk of this
+/// machine: neither a server (FUSE, NFS) nor a network is asked, by this call neither. False too for what the kernel has
+/// not at hand, for file systems without a device (btrfs, overlay, tmpfs), and before Linux 5.12, which cannot tell.
+///
+/// Of a fuseblk it is true: its server's device counts as a disk.
+pub fn is_at_hand(path: &Path) -> bool {
+    let Ok(found) = rustix::fs::openat2(CWD, path, HANDLE, Mode::empty(), ResolveFlags::CACHED) else { return false };
+    // Without it a server would be asked for the attributes.
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let stat = rustix::fs::statx(&found, "", flags, rustix::fs::StatxFlags::empty());
+    stat.is_ok_and(|stat| stat.stx_dev_major != 0)
+}
+
 /// True when `fd` is the root of a mount (statx(2), Linux 5.8).
 pub fn is_mount_root(fd: impl AsFd) -> Result<bool> {
     let flags = AtFlags::EMPTY_PATH;
@@ -269,6 +282,17 @@ mod tests {
         std::fs::create_dir_all(dir.join("outside")).unwrap();
         let root = Root::open(&dir.join("root")).unwrap();
         (dir, root)
+    }
+
+    #[test]
+    fn only_what_is_known_to_be_on_a_disk_is_at_hand() {
+        let disk =
+            rustix::fs::statx(CWD, "/", AtFlags::empty(), rustix::fs::StatxFlags::empty()).unwrap().stx_dev_major != 0;
+        let cached = rustix::fs::openat2(CWD, "/", HANDLE, Mode::empty(), ResolveFlags::CACHED).is_ok();
+        assert_eq!(is_at_hand(Path::new("/")), disk && cached);
+        for path in ["/proc", "/proc/self/ns", "/dev/shm", "/nonexistent/x", ""] {
+            assert!(!is_at_hand(Path::new(path)), "{path}");
+        }
     }
 
     #[test]

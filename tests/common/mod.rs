@@ -12,6 +12,7 @@ pub mod docker_scenarios;
 pub mod driver;
 pub mod events;
 pub mod floor;
+pub mod fuse;
 pub mod listener;
 pub mod mountinfo;
 pub mod pty;

@@ -22,8 +22,7 @@ async fn appears(path: &Path) {
 }
 
 /// CVE-2019-5736: the container executes the shim's own file as its program, holds it open, and writes to it when
-/// nobody runs it any more, the shim neither. The complaint of the one that is executed is longer than pipe and fifo,
-/// which keeps it there.
+/// nobody runs it any more, the shim neither. The one that is executed waits for options on its stdin, which does not end.
 #[test]
 fn cve_2019_5736_an_exec_of_proc_self_exe_cannot_be_overwritten() {
     block_on(async {
@@ -38,9 +37,9 @@ fn cve_2019_5736_an_exec_of_proc_self_exe_cannot_be_overwritten() {
         shim.create(&bundle, &Io::null()).await.unwrap();
         shim.start("one", "").await.unwrap();
 
-        let complaint = "\u{1}".repeat(100_000);
-        let process = bundle.process(&["/proc/self/exe", "-namespace", "x", &complaint]);
-        shim.exec("one", "copy", &process, &Io::fifos_unread(&scratch, "copy")).await.unwrap();
+        let process = bundle.process(&["/proc/self/exe", "-info"]);
+        let io = Io::fifos_unread(&scratch, "copy").with_stdin(&scratch, "copy");
+        shim.exec("one", "copy", &process, &io).await.unwrap();
         shim.start("one", "copy").await.unwrap();
         let attack = r#"
             for process in /proc/[0-9]*; do

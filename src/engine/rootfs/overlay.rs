@@ -72,6 +72,13 @@ impl Overlay {
         Ok(Self { layers, others, data })
     }
 
+    /// Every directory that it is made of.
+    pub(super) fn directories(&self) -> impl Iterator<Item = PathBuf> {
+        let layers = self.layers.iter().map(|layer| PathBuf::from(&layer.path));
+        let others = self.others.iter().filter(|(key, _)| PATHS.contains(&key.as_str()));
+        layers.chain(others.filter_map(|(_, value)| Some(unescape(value.as_deref()?).into())))
+    }
+
     /// Whether mount(2) takes it as it is: one system call, instead of one for each layer and option.
     pub(super) fn fits(&self) -> bool {
         self.data.len() <= MAX_DATA
