@@ -14,6 +14,7 @@ pub mod home;
 pub mod hooks;
 pub mod identity;
 pub mod identity_plan;
+pub mod kept;
 pub mod label;
 pub mod mask;
 pub mod mounts;
@@ -65,10 +66,15 @@ pub fn spawn(plan: &Plan, place: Option<Birthplace<'_>>, cgroup: Option<Borrowed
     }
 }
 
-/// The child's whole life in this program. Its error goes to the parent as a record; nothing returns or unwinds from here.
+/// The child's whole life in this program.
 fn child_main(plan: &Plan, sync: &ChildEnd, birth: Birth) -> Infallible {
+    guarded(sync, |at| steps::run(plan, sync, birth, at))
+}
+
+/// Does `body`, which says what it is at. Its error goes to the parent as a record; nothing returns or unwinds from here.
+fn guarded(sync: &ChildEnd, body: impl FnOnce(&mut &'static str) -> Result<Infallible>) -> Infallible {
     let mut at = "being born";
-    let outcome = catch_unwind(AssertUnwindSafe(|| steps::run(plan, sync, birth, &mut at)));
+    let outcome = catch_unwind(AssertUnwindSafe(|| body(&mut at)));
     let error = match outcome {
         Ok(Err(error)) => error,
         Ok(Ok(never)) => match never {},

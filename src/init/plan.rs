@@ -112,6 +112,14 @@ pub struct Hooks {
     pub start_container: Vec<Hook>,
 }
 
+impl Hooks {
+    /// A copy of what is left of them when the container has been created.
+    pub fn of_start(&self) -> Self {
+        let (about, start_container) = (self.about.clone(), self.start_container.clone());
+        Self { about, start_container, ..Self::default() }
+    }
+}
+
 /// What joins a container.
 #[derive(Debug)]
 pub struct Exec {

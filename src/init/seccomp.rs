@@ -18,18 +18,17 @@ use crate::spec::seccomp::{ARCHS, FLAGS};
 use crate::sys::cred::{self, Capabilities};
 use crate::sys::seccomp::{Filter, Instruction};
 
-use super::plan::Plan;
+use super::kept::Kept;
 
 /// Loads the container's filter: the last act before execve, which is all that it need allow.
 ///
 /// The kernel wants no_new_privs or CAP_SYS_ADMIN; without the former the latter was kept, as permitted, until now
 /// (`identity::change`). Nothing of it is left: execve(2) makes the sets anew, and neither the permitted nor the effective
 /// one has a part in that (capabilities(7)).
-pub fn load_filter(plan: &Plan) -> Result<()> {
-    let Some(filter) = &plan.seccomp else { return Ok(()) };
-    let process = &plan.process;
-    if !process.no_new_privileges {
-        let sets = with_admin(&process.capabilities);
+pub fn load_filter(kept: &Kept) -> Result<()> {
+    let Some(filter) = &kept.seccomp else { return Ok(()) };
+    if !kept.no_new_privileges {
+        let sets = with_admin(&kept.capabilities);
         cred::capset(&Capabilities { effective: sets.effective | cred::SYS_ADMIN, ..sets })?;
     }
     filter.load()

@@ -4,12 +4,13 @@ use std::convert::Infallible;
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
 
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::sys::fork::Birth;
 use crate::sys::mount::Mount;
 use crate::sys::path::Root;
 use crate::sys::{cred, fd, signal};
 
+use super::kept::{self, Kept};
 use super::plan::{Plan, Work};
 use super::sources::{self, Received};
 use super::sync::ChildEnd;
@@ -43,6 +44,12 @@ pub struct Born<'a> {
 
 /// One step: its name as errors show it, and what it does.
 pub struct Step(pub &'static str, pub fn(&mut Born<'_>) -> Result<()>);
+
+/// One step of a process that has forgotten the shim's memory ([`kept`]).
+pub struct LastStep(pub &'static str, pub fn(&mut Kept) -> Result<()>);
+
+/// The last of them, which does not return: what follows has a table of its own.
+const FORGETTING: &str = "forgetting the shim";
 
 /// The first process of a container.
 pub const CREATE: &[Step] = &[
@@ -100,13 +107,19 @@ pub const CREATE: &[Step] = &[
     // As the user that will run it, in the working directory: create fails where start would.
     Step("finding the program", identity::find_program),
     Step("connecting stdio", identity::stdio),
-    Step("waiting to be started", |born| born.sync.ready(&born.plan.hold)),
+    // From here on it is in reach of programs of the container's: those of execs before its start, and its hooks.
+    Step(FORGETTING, |born| kept::go_on(born).map(drop)),
+];
+
+/// The first process of a container, from `forgetting the shim` on.
+pub const CREATED: &[LastStep] = &[
+    LastStep("waiting to be started", |kept| kept.sync.ready(&kept.hold)),
     // As its user, as with runc; the shim's death ends it still.
-    Step("running the startContainer hooks", hooks::at_start),
+    LastStep("running the startContainer hooks", hooks::at_start),
     // It lives by itself now. Also the last defence: nothing of ours survives the execve but 0, 1, 2.
-    Step("leaving the shim", leave),
+    LastStep("leaving the shim", leave),
     // The filter judges every call after it, and need not know ours.
-    Step("loading the seccomp filter", |born| seccomp::load_filter(born.plan)),
+    LastStep("loading the seccomp filter", |kept| seccomp::load_filter(kept)),
 ];
 
 /// A further process of a container.
@@ -137,12 +150,17 @@ pub const EXEC: &[Step] = &[
     Step("changing identity", identity::change),
     Step("finding the program", identity::find_program),
     Step("connecting stdio", identity::stdio),
-    Step("leaving the shim", leave),
-    // The filter judges every call after it, and need not know ours.
-    Step("loading the seccomp filter", |born| seccomp::load_filter(born.plan)),
+    Step(FORGETTING, |born| kept::go_on(born).map(drop)),
 ];
 
-/// Does every step, then becomes the program. `at` is the step under way, for the error's sake.
+/// A further process of a container, from `forgetting the shim` on.
+pub const JOINED: &[LastStep] = &[
+    LastStep("leaving the shim", leave),
+    // The filter judges every call after it, and need not know ours.
+    LastStep("loading the seccomp filter", |kept| seccomp::load_filter(kept)),
+];
+
+/// Does every step; the last becomes the program. `at` is the step under way, for the error's sake.
 pub fn run(plan: &Plan, sync: &ChildEnd, birth: Birth, at: &mut &'static str) -> Result<Infallible> {
     let mut born = Born {
         plan,
@@ -164,10 +182,7 @@ pub fn run(plan: &Plan, sync: &ChildEnd, birth: Birth, at: &mut &'static str) ->
         *at = name;
         step(&mut born)?;
     }
-    *at = "executing the program";
-    let env = home::environment(&plan.process.env, born.home);
-    crate::sys::exec::execve(&born.program, &plan.process.args, &env)
-        .map_err(|e| identity::exec_error(&plan.process.args[0], e))
+    Err(Error::new(Kind::Internal, "the last step returned"))
 }
 
 fn close_descriptors(born: &mut Born<'_>) -> Result<()> {
@@ -176,9 +191,7 @@ fn close_descriptors(born: &mut Born<'_>) -> Result<()> {
 
 /// Closed rather than marked close-on-exec, which close_range(2) can do from Linux 5.11 on only. The way to the shim stays
 /// open until execve, and is close-on-exec from its birth.
-fn leave(born: &mut Born<'_>) -> Result<()> {
+fn leave(kept: &mut Kept) -> Result<()> {
     cred::die_with_parent(false)?;
-    // Its descriptor is closed here: a drop, after a failed execve, would be a second time.
-    std::mem::forget(born.root.take());
-    fd::close_all_but(&[std::os::fd::AsFd::as_fd(born.sync)])
+    fd::close_all_but(&[std::os::fd::AsFd::as_fd(&kept.sync)])
 }

@@ -19,6 +19,8 @@
 //!    |<----------- Console + the pty master|  its slave is the session's terminal   } with a
 //!    |  relays to and from it              |                                         } terminal
 //!    |                                     |
+//!    |                                     |  forgets the shim's memory (init/kept.rs)
+//!    |                                     |
 //!    |<------------------------------ Ready|  created: all done but execve          } init
 //!    |  state is saved, Create answered    |  waits; ends if the shim does           } only
 //!    |  Release -------------------------->|                                         }
@@ -41,7 +43,7 @@ use rustix::net::{
 };
 
 use crate::error::{Error, Kind, Os, Result};
-use crate::sys::cred;
+use crate::sys::{cred, fd};
 
 /// The largest record: a step, a path or two of PATH_MAX, and words.
 const MAX: usize = 16 * 1024;
@@ -66,6 +68,16 @@ pub enum Hold {
     /// `Release` on the socket (its creator has saved the state), then one byte from this fifo, held open for reading
     /// and writing so that it has no end.
     Fifo(OwnedFd),
+}
+
+impl Hold {
+    /// The same for a child that forgets where it has been until now.
+    pub(super) fn same(&self) -> Self {
+        match self {
+            Self::Socket => Self::Socket,
+            Self::Fifo(fifo) => Self::Fifo(fd::same(fifo.as_fd())),
+        }
+    }
 }
 
 /// The shim's end. Non-blocking: wait for readability, then [`ParentEnd::receive`].
@@ -193,6 +205,11 @@ impl AsRawFd for ParentEnd {
 }
 
 impl ChildEnd {
+    /// The same for a child that forgets where it has been until now.
+    pub(super) fn same(&self) -> Self {
+        Self(fd::same(self.as_fd()))
+    }
+
     /// Waits until the parent has done its part.
     pub fn wait_for_go(&self) -> Result<()> {
         self.wait_for(GO)

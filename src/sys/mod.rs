@@ -11,6 +11,7 @@ pub mod fd;
 pub mod fork;
 pub mod loop_device;
 pub mod lsm;
+pub mod memory;
 pub mod mount;
 pub mod net;
 pub mod ns;

@@ -11,6 +11,7 @@ pub mod docker_scenarios;
 pub mod driver;
 pub mod events;
 pub mod floor;
+pub mod memory;
 pub mod mountinfo;
 pub mod pty;
 pub mod scratch;
