@@ -21,7 +21,7 @@ use dray::engine::events::{RootfsMount, StdioUris};
 use dray::error::Kind;
 use dray::init::plan::{Plan, Process, Streams, Work};
 use dray::init::sync::{Heard, Hold, ParentEnd};
-use dray::sys::fork::{Child, PANICKED, exit_now, fork, fork_inside};
+use dray::sys::fork::{Child, PANICKED, exit_now, fork, fork_inside, hop};
 use dray::sys::ns::{self, Namespace};
 use dray::sys::spawn::{Program, spawn};
 use dray::sys::userns;
@@ -45,6 +45,7 @@ const TESTS: &[(&str, fn())] = &[
     ("the_death_of_its_parent_kills_a_waiting_child", the_death_of_its_parent_kills_a_waiting_child),
     ("the_end_of_the_socket_ends_a_parked_child", the_end_of_the_socket_ends_a_parked_child),
     ("a_parked_child_has_forgotten_its_parents_memory", a_parked_child_has_forgotten_its_parents_memory),
+    ("who_hops_is_our_child_and_tells_us_so", who_hops_is_our_child_and_tells_us_so),
     ("clone_serves_where_clone3_is_missing", clone_serves_where_clone3_is_missing),
     ("a_child_is_born_inside_of_a_joined_user_namespace", a_child_is_born_inside_of_a_joined_user_namespace),
     ("a_cgroup_that_takes_no_birth_is_left_to_the_child", a_cgroup_that_takes_no_birth_is_left_to_the_child),
@@ -438,6 +439,27 @@ fn a_parked_child_has_forgotten_its_parents_memory() {
     sync.release().unwrap();
     assert!(matches!(hear(&sync), Heard::Executed));
     exited(&child, 0);
+}
+
+/// The first process of a new pid namespace, of which the one that has made the namespace tells.
+fn who_hops_is_our_child_and_tells_us_so() {
+    let (ours, theirs) = dray::init::sync::pair().unwrap();
+    let maker = fork(0, None, None, |birth| {
+        ns::unshare(Namespace::Pid.flag()).unwrap();
+        hop(birth, |child| theirs.born(child).unwrap()).unwrap();
+        exit_now(std::process::id() as i32 + 6)
+    })
+    .unwrap();
+    let Heard::Born { by, child } = hear(&ours) else { panic!("nobody is born") };
+    assert_eq!(by, maker.pid);
+    assert_ne!(child.pid, maker.pid);
+    gone(&child.pidfd, "it does not end");
+    exited(&child, 7);
+    exited(&maker, 0);
+    // Whoever else says so says who it is.
+    theirs.born(&child).unwrap();
+    let Heard::Born { by, .. } = hear(&ours) else { panic!("nobody is born") };
+    assert_eq!(by, std::process::id() as i32);
 }
 
 fn clone_serves_where_clone3_is_missing() {

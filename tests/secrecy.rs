@@ -6,8 +6,9 @@ mod common;
 use common::block_on;
 use common::bundle::Bundle;
 use common::memory::occurrences;
+use common::newcomers::watch_newcomers;
 use common::stdio::Io;
-use common::world::World;
+use common::world::{SOON, World};
 use serde_json::json;
 
 /// Set in a container or a hook whose program is this test binary: what it is to try, and on what.
@@ -105,6 +106,18 @@ fn inside_the_container() {
             let text = format!("own={} secret={}", occurrences(1, own), occurrences(1, &needle));
             std::fs::write(report, text).unwrap();
         }
+        ["newcomers", id, place, pid] => {
+            let needle = format!("{}{}:{id}-{place}:{pid}", "SEC", "RET");
+            watch_newcomers(|pid| {
+                let Some(form) = form(pid) else { return false };
+                let caught = form != FORM || occurrences(pid, &needle) != 0;
+                if caught {
+                    println!("{pid}: {form}");
+                }
+                caught
+            });
+        }
+        ["forge"] => watch_newcomers(|pid| forge_birth(pid) > 0),
         _ => panic!("unknown attack {attack}"),
     }
 }
@@ -128,6 +141,134 @@ fn a_hook_of_start_finds_nothing_of_another_container_in_init() {
             world.end(id).await;
         }
         world.end("one").await;
+        world.close().await;
+    });
+}
+
+/// What a process of the newcomers is to be, as `form` tells.
+const FORM: &str = "/tmp, Uid: 1000 1000 1000 1000, Gid: 1000 1000 1000 1000, CapPrm: 0000000000000000";
+
+/// Where a process is, who, and what it may; none when it is gone, or a thread of another.
+fn form(pid: u32) -> Option<String> {
+    let cwd = std::fs::read_link(format!("/proc/{pid}/cwd")).ok()?;
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let field = |name: &str| {
+        let line = status.lines().find(|line| line.starts_with(name))?;
+        Some(line.split_whitespace().collect::<Vec<_>>().join(" "))
+    };
+    let own = field("Tgid:")? == format!("Tgid: {pid}");
+    own.then(|| Some(format!("{}, {}, {}, {}", cwd.display(), field("Uid:")?, field("Gid:")?, field("CapPrm:")?)))?
+}
+
+/// Who may look at whatever comes into the container sees it as it is to be, from its first moment.
+#[test]
+fn an_exec_comes_with_no_more_rights_and_memory_than_it_is_to_have() {
+    let allowing = json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+        {"names": ["mkdir"], "action": "SCMP_ACT_ERRNO"}, {"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38}
+    ]});
+    for profile in [None, Some(allowing)] {
+        block_on(async {
+            let (world, _one) = World::running("one", secretive).await;
+            let attack = format!("{ATTACK}=newcomers one env {}", std::process::id());
+            let two = with_attacker(Bundle::new(&world.scratch, "two")).args(&ATTACKER).edit(|spec| {
+                spec["process"]["env"].as_array_mut().unwrap().push(json!(attack));
+                spec["process"]["noNewPrivileges"] = json!(profile.is_none());
+                spec["linux"]["seccomp"] = json!(profile);
+            });
+            let mut io = Io::fifos(&world.scratch, "two");
+            world.create(&two, &io).await.unwrap();
+            let waiting = world.spawn_wait("two", "").await;
+            world.start("two", "").await.unwrap();
+            io.stdout_with("watching", SOON).await.unwrap();
+            let mut process = two.process(&["true"]);
+            process["user"] = json!({"uid": 1000, "gid": 1000});
+            process["cwd"] = json!("/tmp");
+            process["env"] = json!(["PATH=/bin"]);
+            process["capabilities"] = json!({});
+            for number in 0..50 {
+                world.exec_to_exit("two", &format!("probe{number}"), &process, &Io::null()).await.unwrap();
+            }
+            std::fs::write(two.rootfs_dir().join("stop"), "").unwrap();
+            waiting.await.unwrap().unwrap();
+            let text = io.stdout(SOON).await.unwrap();
+            assert!(text.contains(" caught=0") && !text.contains("seen=0 "), "{profile:?}: {text}");
+            world.delete("two", "").await.unwrap();
+            world.end("one").await;
+            world.close().await;
+        });
+    }
+}
+
+/// Takes each of a process's sockets, and says on it to the shim that process 1 has been born.
+#[allow(unsafe_code)]
+fn forge_birth(pid: u32) -> usize {
+    use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+    let Some(process) = common::driver::open_pid(pid as i32) else { return 0 };
+    if std::path::Path::new(&format!("/proc/self/task/{pid}")).exists() {
+        return 0;
+    }
+    let ourselves = common::driver::open_pid(std::process::id() as i32).unwrap();
+    let mut said = 0;
+    for number in 3..64 {
+        // SAFETY: it touches no memory, and the descriptor that it returns is new and ours.
+        let taken = unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0) };
+        if taken < 0 {
+            continue;
+        }
+        // SAFETY: see above.
+        let socket = unsafe { OwnedFd::from_raw_fd(taken as i32) };
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = rustix::net::SendAncillaryBuffer::new(&mut space);
+        let fds = [std::os::fd::AsFd::as_fd(&ourselves)];
+        control.push(rustix::net::SendAncillaryMessage::ScmRights(&fds));
+        let message = [b'B', 1, 0, 0, 0];
+        let sent = rustix::net::sendmsg(
+            &socket,
+            &[std::io::IoSlice::new(&message)],
+            &mut control,
+            rustix::net::SendFlags::NOSIGNAL,
+        );
+        if sent.is_ok() {
+            std::fs::write("/said", "").unwrap();
+            said += 1;
+        }
+    }
+    said
+}
+
+/// What is on its way has a socket to the shim. Whoever takes it has no say in which process the shim takes for the exec's.
+#[test]
+fn an_exec_is_no_other_process_whatever_is_said_in_the_container() {
+    block_on(async {
+        let (world, bundle) = World::with("one", |bundle| {
+            with_attacker(bundle).args(&ATTACKER).edit(|spec| {
+                spec["process"]["env"].as_array_mut().unwrap().push(json!(format!("{ATTACK}=forge")));
+            })
+        })
+        .await;
+        let mut io = Io::fifos(&world.scratch, "one");
+        world.create(&bundle, &io).await.unwrap();
+        let waiting = world.spawn_wait("one", "").await;
+        world.start("one", "").await.unwrap();
+        io.stdout_with("watching", SOON).await.unwrap();
+        // The attacker has less than a millisecond, and needs to win once.
+        let (said, mut number) = (bundle.rootfs_dir().join("said"), 0);
+        while number < 50 || (number < 2000 && !said.exists()) {
+            number += 1;
+            let exec = format!("probe{number}");
+            world.exec("one", &exec, &bundle.process(&["sleep", "0.01"]), &Io::null()).await.unwrap();
+            match world.start("one", &exec).await {
+                Ok(started) => assert_ne!(started.pid, 1, "the attacker's word was taken"),
+                Err(error) => assert!(error.to_string().contains("not its to tell of"), "{error}"),
+            }
+            assert_ne!(world.state("one", &exec).await.unwrap().pid, 1);
+            world.wait("one", &exec).await.unwrap();
+            world.delete("one", &exec).await.unwrap();
+        }
+        std::fs::write(bundle.rootfs_dir().join("stop"), "").unwrap();
+        waiting.await.unwrap().unwrap();
+        assert!(said.exists(), "the attacker was too slow: {}", io.stdout(SOON).await.unwrap());
+        world.delete("one", "").await.unwrap();
         world.close().await;
     });
 }

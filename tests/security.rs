@@ -8,6 +8,7 @@ use std::time::Duration;
 use common::bundle::Bundle;
 use common::driver::{Shim, StartOptions, await_exit, open_pid, start_action};
 use common::events::EventSink;
+use common::newcomers::watch_newcomers;
 use common::scratch::Scratch;
 use common::stdio::Io;
 use common::{block_on, shim_binary};
@@ -53,6 +54,11 @@ fn inside_the_container() {
         Some(("root", secret)) => {
             watch_newcomers(|pid| std::fs::metadata(format!("/proc/{pid}/root{secret}")).is_ok());
         }
+        None if attack == "kill" => watch_newcomers(|pid| {
+            let process = rustix::process::Pid::from_raw(pid as i32).unwrap();
+            let own = std::path::Path::new(&format!("/proc/self/task/{pid}")).exists();
+            !own && rustix::process::kill_process(process, rustix::process::Signal::KILL).is_ok()
+        }),
         None if attack == "exe" => watch_newcomers(is_seen_as_the_shim),
         None if attack == "keyring" => println!("keyring={}", session_keyring()),
         _ => panic!("unknown attack {attack}"),
@@ -73,29 +79,6 @@ fn is_seen_as_the_shim(pid: u32) -> bool {
         }
     }
     false
-}
-
-/// Looks at every process that appears, as early as it can be seen, until `/stop` is there.
-fn watch_newcomers(caught: impl Fn(u32) -> bool) {
-    println!("watching");
-    let mut next = std::process::id() + 1;
-    let (mut found, mut seen) = (0, 0);
-    while !std::path::Path::new("/stop").exists() {
-        for _ in 0..1000 {
-            // Threads and processes that came and went leave holes.
-            let Some(pid) = (next..next + 8).find(|pid| std::path::Path::new(&format!("/proc/{pid}")).exists()) else {
-                continue;
-            };
-            next = pid + 1;
-            seen += 1;
-            // From here on it is ours to look at for as long as we like: CAP_KILL is a default capability.
-            let process = rustix::process::Pid::from_raw(pid as i32).unwrap();
-            let _ = rustix::process::kill_process(process, rustix::process::Signal::STOP);
-            found += u32::from(caught(pid));
-            let _ = rustix::process::kill_process(process, rustix::process::Signal::CONT);
-        }
-    }
-    println!("seen={seen} caught={found}");
 }
 
 fn session_keyring() -> i64 {
@@ -144,6 +127,36 @@ fn an_exec_on_its_way_shows_nothing_of_the_hosts_mounts() {
             assert!(text.contains("caught=0"), "{text}");
         });
     }
+}
+
+/// Its end may be seen by the shim before it knows that it was born; it is told of as any other.
+#[test]
+fn the_end_of_an_exec_that_is_killed_at_its_birth_is_told() {
+    block_on(async {
+        let scratch = Scratch::new();
+        let sink = EventSink::start(&scratch);
+        let bundle = attacker(Bundle::new(&scratch, "one"), "kill");
+        let mut io = Io::fifos(&scratch, "one");
+        let shim = Shim::start(&shim_binary(), &bundle, &sink).await.unwrap();
+        shim.create(&bundle, &io).await.unwrap();
+        let ended = shim.spawn_wait("one", "").await;
+        shim.start("one", "").await.unwrap();
+        io.stdout_with("watching", SOON).await.unwrap();
+        let mut killed = 0;
+        for number in 0..100 {
+            let exec = format!("probe{number}");
+            shim.exec("one", &exec, &bundle.process(&["true"]), &Io::null()).await.unwrap();
+            let waiting = shim.spawn_wait("one", &exec).await;
+            let pid = shim.start("one", &exec).await.unwrap().pid;
+            let status = waiting.await.unwrap().unwrap().exit_status;
+            assert!(pid != 0 && (status == 0 || status == 137), "{pid} {status}");
+            killed += u32::from(status == 137);
+            shim.delete("one", &exec).await.unwrap();
+        }
+        std::fs::write(bundle.rootfs_dir().join("stop"), "").unwrap();
+        ended.await.unwrap().unwrap();
+        assert_ne!(killed, 0, "the attacker was too slow");
+    });
 }
 
 fn with_ptrace(bundle: Bundle) -> Bundle {

@@ -6,6 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use common::block_on;
+use common::bundle::Bundle;
 use common::container::{Host, refused, run_script};
 use serde_json::{Value, json};
 use ttrpc::Code;
@@ -21,19 +22,22 @@ fn scheduling(stat: &str) -> [i64; 3] {
 fn scheduled_run(args: &[&str], scheduler: Value) -> Vec<String> {
     block_on(async {
         let host = Host::new();
-        let parent = Path::new("/sys/fs/cgroup/cpu").join(host.scratch.namespace());
-        let shares = parent.with_file_name("cpu.rt_runtime_us").exists();
-        if shares {
-            fs::create_dir_all(&parent).unwrap();
-            fs::write(parent.join("cpu.rt_runtime_us"), "20000").unwrap();
-        }
-        let bundle = host.bundle("one").args(args).edit(|spec| {
-            spec["process"]["scheduler"] = scheduler;
-            if shares {
-                spec["linux"]["resources"]["cpu"] = json!({"realtimeRuntime": 10000});
-            }
-        });
+        let bundle = with_real_time(&host).args(args).edit(|spec| spec["process"]["scheduler"] = scheduler);
         host.run(&bundle).await.lines()
+    })
+}
+
+fn with_real_time(host: &Host) -> Bundle {
+    let parent = Path::new("/sys/fs/cgroup/cpu").join(host.scratch.namespace());
+    let shares = parent.with_file_name("cpu.rt_runtime_us").exists();
+    if shares {
+        fs::create_dir_all(&parent).unwrap();
+        fs::write(parent.join("cpu.rt_runtime_us"), "20000").unwrap();
+    }
+    host.bundle("one").edit(|spec| {
+        if shares {
+            spec["linux"]["resources"]["cpu"] = json!({"realtimeRuntime": 10000});
+        }
     })
 }
 
@@ -88,6 +92,30 @@ fn an_exec_has_the_containers_scheduler_or_its_own() {
         process["ioPriority"] = json!({"class": "IOPRIO_CLASS_BE", "priority": 2});
         let seen = container.exec("b", &process).await.lines();
         assert_eq!((scheduling(&seen[0]), seen[1].trim()), ([9, 0, 0], "best-effort: prio 2"), "{seen:?}");
+        container.end().await;
+    });
+}
+
+/// Neither goes with a process to its child: an exec's is set in the one that it has at last.
+#[test]
+fn an_exec_has_a_scheduler_that_is_not_inherited() {
+    block_on(async {
+        let host = Host::new();
+        let bundle = with_real_time(&host).args(&["sleep", "1000"]);
+        let container = host.start(&bundle).await;
+        let mut process = container.bundle.process(&["cat", "/proc/self/stat"]);
+        for (exec, policy, scheduler) in [
+            (
+                "deadline",
+                6,
+                json!({"policy": "SCHED_DEADLINE", "runtime": 1_000_000, "deadline": 50_000_000, "period": 100_000_000}),
+            ),
+            ("reset", 1, json!({"policy": "SCHED_FIFO", "priority": 5, "flags": ["SCHED_FLAG_RESET_ON_FORK"]})),
+        ] {
+            process["scheduler"] = scheduler;
+            let seen = container.exec(exec, &process).await.lines();
+            assert_eq!(scheduling(&seen[0])[2], policy, "{exec}");
+        }
         container.end().await;
     });
 }

@@ -328,21 +328,26 @@ impl Engine {
         }))
     }
 
-    /// Forks, and takes note of the child in the same breath: no exit can come between.
+    /// Forks, and takes note of the child in the same breath: no exit can come between. One that hops is not yet the process.
     pub(super) fn birth(&self, process: &Rc<Process>, unborn: Unborn) -> Result<()> {
         let place = unborn.place.as_ref();
         let place = place.map(|(target, flags)| Birthplace { target: target.as_fd(), flags: *flags, home: &self.home });
         let (child, sync) = crate::init::spawn(&unborn.plan, place, unborn.cgroup.as_ref().map(AsFd::as_fd))?;
-        self.children.borrow_mut().insert(child.pid, Child::Process(process.clone()));
-        process.born(child);
+        if unborn.plan.hops() {
+            self.children.borrow_mut().insert(child.pid, Child::Maker);
+            process.maker.replace(Some(child));
+        } else {
+            self.children.borrow_mut().insert(child.pid, Child::Process(process.clone()));
+            process.born(child);
+        }
         *process.sync.borrow_mut() = Some(Rc::new(watch(sync, Interest::READABLE)?));
         Ok(())
     }
 
     /// Does the parent's part of the set-up, and lets the child do its own.
     pub(super) fn go(&self, process: &Process, oom_score_adj: Option<i32>, outside: &Outside) -> Result<()> {
-        set_oom_score_adj(process.pid(), oom_score_adj)?;
-        outside.apply(process.pid())?;
+        set_oom_score_adj(process.child_pid(), oom_score_adj)?;
+        outside.apply(process.child_pid())?;
         sync_of(process)?.get_ref().go()
     }
 
@@ -350,7 +355,7 @@ impl Engine {
     ///
     /// # Errors
     /// What the child says; that it died without a word; that the bound was reached.
-    pub(super) async fn heard(&self, process: &Process, bound: Option<Duration>) -> Result<Heard> {
+    pub(super) async fn heard(self: &Rc<Self>, process: &Rc<Process>, bound: Option<Duration>) -> Result<Heard> {
         let sync = sync_of(process)?;
         let listen = async {
             loop {
@@ -358,6 +363,7 @@ impl Engine {
                 match sync.get_ref().receive()? {
                     Heard::Nothing => ready.clear_ready(),
                     Heard::Console(master) => console::connect(process, master)?,
+                    Heard::Born { by, child } => self.adopt(process, by, child)?,
                     Heard::Failed(error) => return Err(error),
                     other => return Ok(other),
                 }

@@ -7,13 +7,15 @@ use std::ffi::CString;
 use crate::error::Result;
 use crate::sys::cred::Capabilities;
 use crate::sys::fork::Birth;
+use crate::sys::sched::Attributes;
 use crate::sys::seccomp::Filter;
 use crate::sys::{exec, memory};
 
-use super::plan::{Hooks, Work};
+use super::identity_plan::Rlimit;
+use super::plan::{Hooks, Streams, Work};
 use super::steps::{self, Born, LastStep};
 use super::sync::{ChildEnd, Hold};
-use super::{guarded, home, identity};
+use super::{guarded, home, identity, seccomp, treatment};
 
 /// A process of a container that has forgotten the rest.
 pub struct Kept {
@@ -23,11 +25,19 @@ pub struct Kept {
     pub birth: Birth,
     /// The way to the shim.
     pub sync: ChildEnd,
+    /// It is to be born anew, in the container's pid namespace.
+    pub hops: bool,
     /// What a created init waits for.
     pub hold: Hold,
     /// The hooks of start.
     pub hooks: Option<Hooks>,
-    /// The program's path.
+    /// Its scheduler, where that is set last.
+    pub scheduler: Option<Attributes>,
+    /// Its resource limits.
+    pub limits: Vec<Rlimit>,
+    /// Its stdin is its terminal.
+    pub terminal: bool,
+    /// The program's path, from `finding the program` on.
     pub program: CString,
     /// Its arguments.
     pub args: Vec<CString>,
@@ -41,6 +51,8 @@ pub struct Kept {
     pub no_new_privileges: bool,
     /// Its seccomp filter.
     pub seccomp: Option<Filter>,
+    /// That is loaded before the hop.
+    pub filter_early: bool,
 }
 
 impl Kept {
@@ -53,12 +65,16 @@ impl Kept {
                 Work::Exec(_) => steps::JOINED,
             },
             birth: born.birth,
+            hops: born.plan.hops(),
             sync: born.sync.same(),
             hold: born.plan.hold.same(),
             hooks: match &born.plan.work {
                 Work::Create(create) => create.hooks.as_ref().map(Hooks::of_start),
                 Work::Exec(_) => None,
             },
+            scheduler: treatment::last(born.plan).copied(),
+            limits: process.rlimits.clone(),
+            terminal: matches!(born.plan.streams, Streams::Terminal(_)),
             program: born.program.clone(),
             args: process.args.clone(),
             env: process.env.clone(),
@@ -66,6 +82,7 @@ impl Kept {
             capabilities: process.capabilities,
             no_new_privileges: process.no_new_privileges,
             seccomp: born.plan.seccomp.as_deref().cloned(),
+            filter_early: seccomp::is_early(born.plan),
         }
     }
 }

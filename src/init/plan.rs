@@ -261,6 +261,11 @@ impl Plan {
         }
     }
 
+    /// It is to be in a container's pid namespace, and born there last of all (`init/steps.rs`).
+    pub fn hops(&self) -> bool {
+        matches!(&self.work, Work::Exec(exec) if exec.namespaces & Namespace::Pid.flag() != 0)
+    }
+
     /// The offsets of the time namespace to be born in, where that is a new one.
     pub fn time_offsets(&self) -> Option<&str> {
         match &self.work {

@@ -134,27 +134,36 @@ pub const EXEC: &[Step] = &[
     // The cpuset has given it its own.
     Step("setting its CPUs", treatment::final_cpus),
     Step("waiting for the shim", |born| born.sync.wait_for_go()),
-    Step("starting a session", |_| cred::new_session()),
     // As the host's root, whose quota of keys is large.
     Step("making a session keyring", identity::session_keyring),
-    // Born in all others (sys/ns.rs, Visit); this one after its cgroups are joined in the host's view.
-    Step("joining the container's cgroup namespace", namespaces::enter_container),
+    // In the host's view, in which this process has a place in /proc. What it executes has them, by whatever hop.
+    Step("setting security labels", label::set),
+    // After its cgroups, which are joined in the host's view. In no pid namespace of the container's as yet: unseen there.
+    Step("joining the container's namespaces", namespaces::enter_container),
     // Last of them: with the host's capabilities it could enter the others. Before the terminal, which is its root's.
     Step("joining the container's user namespace", namespaces::enter_user),
     // As root, and in the container's mount namespace: its devpts, not the host's.
     Step("making the terminal", console::make),
     Step("finding the home directory", home::find),
-    Step("setting resource limits", identity::limits),
+    Step("raising resource limits", identity::raise_limits),
     Step("setting scheduling, memory policy and personality", treatment::apply),
-    Step("setting security labels", label::set),
     Step("changing identity", identity::change),
-    Step("finding the program", identity::find_program),
     Step("connecting stdio", identity::stdio),
     Step(FORGETTING, |born| kept::go_on(born).map(drop)),
 ];
 
 /// A further process of a container, from `forgetting the shim` on.
 pub const JOINED: &[LastStep] = &[
+    // Where it can be borne that early, and would take a capability later.
+    LastStep("loading the seccomp filter", seccomp::load_filter_early),
+    // From here on it is seen in the container, and in reach of who has CAP_SYS_PTRACE or CAP_KILL there: a process with
+    // the rights, the root and the memory that it is to have, and no others.
+    LastStep("being born in the container's pid namespace", namespaces::hop),
+    LastStep("starting a session", |_| cred::new_session()),
+    LastStep("taking control of the terminal", console::take_control),
+    LastStep("setting resource limits", identity::lower_limits),
+    LastStep("setting the scheduler", treatment::apply_last),
+    LastStep("finding the program", identity::find_program_last),
     LastStep("leaving the shim", leave),
     // The filter judges every call after it, and need not know ours.
     LastStep("loading the seccomp filter", |kept| seccomp::load_filter(kept)),

@@ -21,12 +21,20 @@
 //!    |                                     |
 //!    |                                     |  forgets the shim's memory (init/kept.rs)
 //!    |                                     |
+//!    |<-------------- Born + its pidfd ----|  has given birth to a sibling in the    } exec in a pid
+//!    |  it is the exec's process           |  container's pid namespace, and ends;   } namespace: it
+//!    |                                     |  the sibling goes on                    } hops
+//!    |                                     |
 //!    |<------------------------------ Ready|  created: all done but execve          } init
 //!    |  state is saved, Create answered    |  waits; ends if the shim does           } only
 //!    |  Release -------------------------->|                                         }
 //!    |                                     |
 //!    |<------------------------------- EOF |  execve: the socket is close-on-exec
 //! ```
+//!
+//! Who hops is seen by nobody in the container while it has rights there that the container has not, and paths, and the
+//! shim's memory; its sibling has none of these (`steps::JOINED`). The sibling too has the way to the shim, and may be taken
+//! over in the container: so the shim asks the kernel who it is that says `Born`.
 //!
 //! At any point the child may send `Failed` with the step, the errno and the text, and exit instead. A created init can
 //! also be held by a fifo ([`Hold::Fifo`]): for a creator that exits, whoever opens the fifo and writes a byte releases.
@@ -43,6 +51,7 @@ use rustix::net::{
 };
 
 use crate::error::{Error, Kind, Os, Result};
+use crate::sys::fork::Child;
 use crate::sys::{cred, fd};
 
 /// The largest record: a step, a path or two of PATH_MAX, and words.
@@ -53,6 +62,7 @@ const RELEASE: u8 = b'S';
 const READY: u8 = b'R';
 const HOOKS: u8 = b'H';
 const CONSOLE: u8 = b'C';
+const BORN: u8 = b'B';
 const WANT_SOURCES: u8 = b'W';
 const SOURCES: u8 = b'O';
 const FAILED: u8 = b'E';
@@ -95,6 +105,13 @@ pub enum Heard {
     Nothing,
     /// The master of its terminal.
     Console(OwnedFd),
+    /// It has given birth to the process that it was to become, in the container's pid namespace, and ends.
+    Born {
+        /// Who says so, by the kernel's word.
+        by: i32,
+        /// The new child of ours.
+        child: Child,
+    },
     /// It waits for what the host has to open for it.
     WantsSources,
     /// It is at its hooks, and waits for the shim to run its own.
@@ -112,6 +129,7 @@ pub fn pair() -> Result<(ParentEnd, ChildEnd)> {
     let flags = SockFlag::SOCK_CLOEXEC;
     let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).os(|| "socketpair")?;
     rustix::fs::fcntl_setfl(&ours, rustix::fs::OFlags::NONBLOCK).os(|| "fcntl F_SETFL")?;
+    rustix::net::sockopt::set_socket_passcred(&ours, true).os(|| "setsockopt SO_PASSCRED")?;
     Ok((ParentEnd(ours), ChildEnd(theirs)))
 }
 
@@ -156,7 +174,7 @@ impl ParentEnd {
     /// When the socket fails, or says what no child of ours says.
     pub fn receive(&self) -> Result<Heard> {
         let mut buffer = vec![0; MAX];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1), ScmRights(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
         let received = recvmsg(&self.0, &mut [IoSliceMut::new(&mut buffer)], &mut control, flags);
@@ -169,14 +187,19 @@ impl ParentEnd {
             Err(Errno::CONNRESET) => return self.receive(),
             Err(e) => return Err(Error::os(e, "recvmsg from the child")),
         };
-        let mut descriptors = Vec::new();
+        let (mut descriptors, mut by) = (Vec::new(), 0);
         for message in control.drain() {
-            if let RecvAncillaryMessage::ScmRights(fds) = message {
-                descriptors.extend(fds);
+            match message {
+                RecvAncillaryMessage::ScmRights(fds) => descriptors.extend(fds),
+                RecvAncillaryMessage::ScmCredentials(sender) => by = sender.pid.as_raw_nonzero().get(),
+                _ => {}
             }
         }
         match (&buffer[..length], descriptors.pop()) {
             ([CONSOLE], Some(master)) if descriptors.is_empty() => Ok(Heard::Console(master)),
+            (&[BORN, a, b, c, d], Some(pidfd)) if descriptors.is_empty() => {
+                Ok(Heard::Born { by, child: Child { pid: i32::from_le_bytes([a, b, c, d]), pidfd } })
+            }
             (_, Some(_)) => Err(no_message()),
             ([], None) => Ok(Heard::Executed),
             ([HOOKS], None) => Ok(Heard::Hooks),
@@ -223,11 +246,21 @@ impl ChildEnd {
 
     /// Hands over the master of the terminal.
     pub fn console(&self, master: &OwnedFd) -> Result<()> {
+        self.hand_over(&[CONSOLE], master)
+    }
+
+    /// Says who has been born in its stead.
+    pub fn born(&self, child: &Child) -> Result<()> {
+        let [a, b, c, d] = child.pid.to_le_bytes();
+        self.hand_over(&[BORN, a, b, c, d], &child.pidfd)
+    }
+
+    fn hand_over(&self, message: &[u8], fd: &OwnedFd) -> Result<()> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = SendAncillaryBuffer::new(&mut space);
-        let masters = [master.as_fd()];
-        control.push(SendAncillaryMessage::ScmRights(&masters));
-        sendmsg(&self.0, &[IoSlice::new(&[CONSOLE])], &mut control, SendFlags::NOSIGNAL)
+        let fds = [fd.as_fd()];
+        control.push(SendAncillaryMessage::ScmRights(&fds));
+        sendmsg(&self.0, &[IoSlice::new(message)], &mut control, SendFlags::NOSIGNAL)
             .map(drop)
             .os(|| "sendmsg to the shim")
     }

@@ -13,6 +13,7 @@ pub mod events;
 pub mod floor;
 pub mod memory;
 pub mod mountinfo;
+pub mod newcomers;
 pub mod pty;
 pub mod scratch;
 pub mod seccomp;
