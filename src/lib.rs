@@ -10,8 +10,8 @@
 //! ([`shim::bootstrap`]). The server is one thread ([`shim::daemon`]): a tokio current-thread loop that never blocks for
 //! long. Every process of a container is born by one clone3 from it ([`sys::fork`]), sets itself up by straight-line code
 //! ([`init::steps`]) and becomes its program by execve. Two have another process between: one that joins a user namespace
-//! may have a helper at its birth ([`sys::fork::fork_inside`]); an exec is set up outside of the container's pid namespace,
-//! unseen by the container, and born there when it is as it is to be ([`sys::fork::hop`]). Forking without a following
+//! may have a helper at its birth ([`sys::fork::fork_inside`]); an exec, as who else joins a pid namespace, is set up outside
+//! of that, unseen by those in it, and born there when it is as it is to be ([`sys::fork::hop`]). Forking without a following
 //! execve of our own is sound because:
 //!
 //! 1. the process has one thread at every fork, checked there;

@@ -188,6 +188,23 @@ fn an_exec_comes_with_no_more_rights_and_memory_than_it_is_to_have() {
             for number in 0..50 {
                 world.exec_to_exit("two", &format!("probe{number}"), &process, &Io::null()).await.unwrap();
             }
+            // Containers that come into its pid namespace, on a kernel that has what it takes.
+            let pid = world.connect("two").await.unwrap().task_pid;
+            for number in 0..if common::linux() >= (6, 17) { 20 } else { 0 } {
+                let mate = Bundle::new(&world.scratch, &format!("mate{number}")).edit(|spec| {
+                    spec["process"] = process.clone();
+                    spec["process"]["noNewPrivileges"] = json!(profile.is_none());
+                    spec["linux"]["seccomp"] = json!(profile);
+                    let namespaces = spec["linux"]["namespaces"].as_array_mut().unwrap();
+                    namespaces.retain(|namespace| namespace["type"] != "pid");
+                    namespaces.push(json!({"type": "pid", "path": format!("/proc/{pid}/ns/pid")}));
+                });
+                world.create(&mate, &Io::null()).await.unwrap();
+                let ended = world.spawn_wait(&mate.id, "").await;
+                world.start(&mate.id, "").await.unwrap();
+                assert_eq!(ended.await.unwrap().unwrap().exit_status, 0);
+                world.delete(&mate.id, "").await.unwrap();
+            }
             std::fs::write(two.rootfs_dir().join("stop"), "").unwrap();
             waiting.await.unwrap().unwrap();
             let text = io.stdout(SOON).await.unwrap();

@@ -11,7 +11,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::cgroup::Cgroup;
 use crate::cgroup::resctrl::Resctrl;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Os, Result};
 use crate::init::plan::Process as ProcessPlan;
 use crate::init::sync::ParentEnd;
 use crate::init::treatment::Treatment;
@@ -129,7 +129,7 @@ pub struct Process {
     /// Where its streams go.
     pub uris: StdioUris,
     state: Cell<State>,
-    /// The child that makes an exec's process in the container's pid namespace, until it has.
+    /// The child that does the set-up of one that is to be born in a container's pid namespace, until it is.
     pub maker: RefCell<Option<Child>>,
     pid: Cell<u32>,
     pidfd: OnceCell<OwnedFd>,
@@ -185,9 +185,19 @@ impl Process {
         self.pid.get()
     }
 
-    /// The pid of the child that does its set-up: its own, but for an exec that is still to be born.
+    /// The pid of the child that does its set-up: its own, but for one that is still to be born.
     pub fn child_pid(&self) -> u32 {
         self.maker.borrow().as_ref().map_or_else(|| self.pid(), |maker| maker.pid as u32)
+    }
+
+    /// A pidfd of the same.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` before any birth.
+    pub fn child_pidfd(&self) -> Result<OwnedFd> {
+        let maker = self.maker.borrow();
+        let pidfd = maker.as_ref().map_or_else(|| self.pidfd(), |maker| Ok(&maker.pidfd))?;
+        pidfd.try_clone().os(|| "dup")
     }
 
     /// It is not to be born any more.

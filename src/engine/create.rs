@@ -32,6 +32,7 @@ use super::Engine;
 use super::console;
 use super::container::{Container, Process};
 use super::events::{Event, RootfsMount, StdioUris};
+use super::exec::BirthUnderWay;
 use super::helper::Child;
 use super::hooks::Hooks;
 use super::lifecycle::{self, State};
@@ -267,19 +268,17 @@ impl Engine {
 
         let oom = cgroup.watch_oom()?.map(Oom::new);
         let treatment = process.treatment.clone();
-        let mut unborn = plan_init(judged, process, streams, &cgroup)?;
+        let hooks = Hooks::of(&request.id, &request.bundle, &judged.spec)?;
+        let mut unborn = plan_init(judged, process, streams, &cgroup, hooks.as_ref().map(Hooks::plan))?;
         unborn.plan.seccomp = judged.seccomp.clone();
         let outside = Outside::of(&unborn.plan, judged.id_maps.as_ref());
         let sources = unborn.plan.sources();
-        let hooks = Hooks::of(&request.id, &request.bundle, &judged.spec)?;
-        if let Work::Create(create) = &mut unborn.plan.work {
-            create.hooks = hooks.as_ref().map(Hooks::plan);
-        }
         // Where the birth fails half-way a child may be there that nobody knows.
         remains.kill = true;
+        let _birth = BirthUnderWay::of(self);
         self.birth(&child, unborn)?;
         *init = Some(child.clone());
-        judged.resctrl.as_ref().map_or(Ok(()), |resctrl| resctrl.join(child.pid()))?;
+        judged.resctrl.as_ref().map_or(Ok(()), |resctrl| resctrl.join(child.child_pid()))?;
         let oom_score_adj = judged.spec.process().as_ref().and_then(|process| process.oom_score_adj());
         self.go(&child, oom_score_adj, &outside)?;
         let failed = || "OCI runtime create failed: unable to start container process";
@@ -409,7 +408,10 @@ impl Engine {
     }
 
     async fn undo(&self, init: Option<Rc<Process>>, remains: &mut Remains) -> Result<()> {
-        if let Some(init) = init {
+        if let Some(init) = &init {
+            init.give_up_birth();
+        }
+        if let Some(init) = init.filter(|init| init.pid() != 0) {
             let _ = init.signal(libc::SIGKILL as u32);
             if tokio::time::timeout(KILL_BOUND, init.wait()).await.is_err() {
                 log::error!("{init}: process {} does not end", init.pid());
@@ -435,9 +437,16 @@ fn note_child(
     Ok(())
 }
 
-fn plan_init(judged: &Judged, process: plan::Process, streams: Streams, cgroup: &Cgroup) -> Result<Unborn> {
+fn plan_init(
+    judged: &Judged,
+    process: plan::Process,
+    streams: Streams,
+    cgroup: &Cgroup,
+    hooks: Option<plan::Hooks>,
+) -> Result<Unborn> {
     let views = cgroup_views(cgroup);
     let mut create = plan::create(&judged.spec, &judged.request.bundle, &judged.rootfs, &views)?;
+    create.hooks = hooks;
     if let Some(rootfs) = &mut create.rootfs {
         rootfs.no_pivot = judged.request.options.no_pivot_root;
     }
@@ -451,6 +460,7 @@ fn plan_init(judged: &Judged, process: plan::Process, streams: Streams, cgroup: 
         create.sources = Sources::of(&create, maps)?.map(Rc::new);
     }
     let joined = create.joined.iter().find(|(kind, _)| *kind == Namespace::Pid);
+    let joined = joined.filter(|_| !create.hops());
     let pid_ns = joined.map(|(kind, fd)| fd.try_clone().map(|fd| (fd, kind.flag()))).transpose().os(|| "dup")?;
     unborn(Work::Create(Box::new(create)), process, streams, cgroup, pid_ns)
 }

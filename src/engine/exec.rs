@@ -78,10 +78,10 @@ impl Engine {
 }
 
 /// While there is one, exits of unknown children are kept: one may be of the process that we are to hear of.
-struct BirthUnderWay<'a>(&'a Engine);
+pub(super) struct BirthUnderWay<'a>(&'a Engine);
 
 impl<'a> BirthUnderWay<'a> {
-    fn of(engine: &'a Engine) -> Self {
+    pub fn of(engine: &'a Engine) -> Self {
         engine.births.update(|births| births + 1);
         Self(engine)
     }

@@ -1,7 +1,7 @@
 //! The only waiter. SIGCHLD, then waitpid until there is nothing to wait for; each exit goes to the process whose it is.
 //!
 //! A child is in the engine's table from its birth, in the same step of the one thread that forks it, so no exit comes
-//! before its owner is known. The one exception is an exec's process, to which a child of ours gives birth: exits of the
+//! before its owner is known. The one exception is a process in a joined pid namespace, to which a child of ours gives birth: exits of the
 //! unknown are kept while there is such a birth under way. What else is not in the table is an orphan that the subreaper
 //! inherited, and is only reaped.
 

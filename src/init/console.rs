@@ -19,7 +19,7 @@ use super::plan::{Streams, Work};
 use super::rootfs;
 use super::steps::Born;
 
-/// Opens the pty, makes it an init's session's terminal and hands its master to the shim. An init of a container that has
+/// Opens the pty, makes it the session's terminal, where that is made by now, and hands its master to the shim. An init of a container that has
 /// its own mounts gets it as /dev/console too.
 pub fn make(born: &mut Born<'_>) -> Result<()> {
     let Streams::Terminal(size) = &born.plan.streams else { return Ok(()) };
@@ -36,18 +36,18 @@ pub fn make(born: &mut Born<'_>) -> Result<()> {
     }
     // To its user alone: the group is the one that the devpts was mounted with, tty mostly.
     rustix::fs::fchown(&slave, Some(Uid::from_raw(born.plan.process.uid)), None).os(|| "fchown of the terminal")?;
-    if matches!(born.plan.work, Work::Create(_)) {
+    if !born.plan.has_last_part() {
         tty::take_control(&slave)?;
-        if rootfs::plan(born).is_some() {
-            bind_console(born, root, &slave).context(|| "/dev/console")?;
-        }
+    }
+    if matches!(born.plan.work, Work::Create(_)) && rootfs::plan(born).is_some() {
+        bind_console(born, root, &slave).context(|| "/dev/console")?;
     }
     born.sync.console(&master)?;
     born.console = Some(slave);
     Ok(())
 }
 
-/// Makes the terminal, stdin by now, an exec's session's.
+/// Makes the terminal, stdin by now, the session's.
 pub fn take_control(kept: &mut Kept) -> Result<()> {
     if kept.terminal { tty::take_control(rustix::stdio::stdin()) } else { Ok(()) }
 }

@@ -24,7 +24,10 @@ pub fn session_keyring(born: &mut Born<'_>) -> Result<()> {
 /// # Errors
 /// As runc: a limit that cannot be had is an error, EPERM where a hard limit would rise without CAP_SYS_RESOURCE.
 pub fn limits(born: &mut Born<'_>) -> Result<()> {
-    set_limits(&born.plan.process.rlimits)
+    match born.plan.has_last_part() {
+        true => raise_limits(born),
+        false => set_limits(&born.plan.process.rlimits),
+    }
 }
 
 fn set_limits(limits: &[Rlimit]) -> Result<()> {
@@ -36,7 +39,7 @@ fn set_limits(limits: &[Rlimit]) -> Result<()> {
 
 /// Raises the resource limits that are to be higher, while that is still allowed. To lower them is the last process's: a
 /// hop needs a process and a descriptor more than what it leads to.
-pub fn raise_limits(born: &mut Born<'_>) -> Result<()> {
+fn raise_limits(born: &mut Born<'_>) -> Result<()> {
     for limit in &born.plan.process.rlimits {
         cred::make_room(OWN, limit.resource, limit.hard).context(|| limit.name.clone())?;
     }
@@ -99,6 +102,9 @@ fn inside_the_root(path: &Path) -> Result<()> {
 
 /// Finds the program. As the user that will run it, in the working directory: create fails where start would.
 pub fn find_program(born: &mut Born<'_>) -> Result<()> {
+    if born.plan.has_last_part() {
+        return Ok(());
+    }
     born.program = program(&born.plan.process.args, &born.plan.process.env)?;
     Ok(())
 }

@@ -20,7 +20,7 @@ use super::{guarded, home, identity, seccomp, treatment};
 /// A process of a container that has forgotten the rest.
 pub struct Kept {
     /// The steps that are left.
-    pub steps: &'static [LastStep],
+    pub steps: [&'static [LastStep]; 2],
     /// How it was born.
     pub birth: Birth,
     /// The way to the shim.
@@ -60,10 +60,7 @@ impl Kept {
     fn of(born: &Born<'_>) -> Self {
         let process = &born.plan.process;
         Self {
-            steps: match born.plan.work {
-                Work::Create(_) => steps::CREATED,
-                Work::Exec(_) => steps::JOINED,
-            },
+            steps: steps::left(born.plan),
             birth: born.birth,
             hops: born.plan.hops(),
             sync: born.sync.same(),
@@ -100,7 +97,7 @@ pub fn go_on(born: &Born<'_>) -> Result<Infallible> {
 fn run(mut kept: Kept) -> Infallible {
     let sync = kept.sync.same();
     guarded(&sync, |at| {
-        for LastStep(name, step) in kept.steps {
+        for LastStep(name, step) in kept.steps.into_iter().flatten() {
             *at = name;
             step(&mut kept)?;
         }

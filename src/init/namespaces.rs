@@ -33,8 +33,8 @@ pub fn join(born: &mut Born<'_>) -> Result<()> {
         return Ok(());
     }
     for (kind, fd) in &create.joined {
-        // The parent was in the pid namespace when it cloned us: setns(2) would only move our children.
-        if *kind != Namespace::Pid {
+        // The parent was in the pid namespace when it cloned us; or our child is to be in it.
+        if *kind != Namespace::Pid || born.plan.hops() {
             ns::enter(std::os::fd::AsFd::as_fd(fd), *kind)?;
         }
     }
@@ -64,7 +64,11 @@ pub fn enter_container(born: &mut Born<'_>) -> Result<()> {
 pub fn hop(kept: &mut Kept) -> Result<()> {
     match kept.hops {
         false => Ok(()),
-        true => fork::hop(kept.birth, |child| tell(kept, child)).map_err(init_has_exited),
+        true => fork::hop(kept.birth, |child| tell(kept, child)).map_err(|e| match e.errno() {
+            // For a moment there are two.
+            Some(libc::EAGAIN) => e.context("the container's limit of processes leaves no room"),
+            _ => init_has_exited(e),
+        }),
     }
 }
 

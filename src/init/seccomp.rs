@@ -46,12 +46,14 @@ pub fn load_filter_early(kept: &mut Kept) -> Result<()> {
 }
 
 /// Whether the plan's filter can be loaded before the hop: it takes a capability that is better not kept, and lets through
-/// what is left to be done (`steps::JOINED`).
+/// what is left to be done (`steps::LAST` and what follows).
 pub fn is_early(plan: &Plan) -> bool {
     let calls = [
         libc::SYS_capset,
         libc::SYS_sendmsg,
         libc::SYS_sendto,
+        libc::SYS_recvfrom,
+        libc::SYS_read,
         libc::SYS_exit_group,
         libc::SYS_setsid,
         libc::SYS_prlimit64,

@@ -63,7 +63,7 @@ pub const CREATE: &[Step] = &[
     Step("joining cgroups", namespaces::join_cgroups),
     // oom_score_adj and the id maps are the parent's to write; everything above ran beside it.
     Step("waiting for the shim", |born| born.sync.wait_for_go()),
-    Step("starting a session", |_| cred::new_session()),
+    Step("starting a session", start_session),
     // As the host's root, whose quota of keys is large.
     Step("making a session keyring", identity::session_keyring),
     // Joined ones first: their files were opened in the host's view.
@@ -111,17 +111,6 @@ pub const CREATE: &[Step] = &[
     Step(FORGETTING, |born| kept::go_on(born).map(drop)),
 ];
 
-/// The first process of a container, from `forgetting the shim` on.
-pub const CREATED: &[LastStep] = &[
-    LastStep("waiting to be started", |kept| kept.sync.ready(&kept.hold)),
-    // As its user, as with runc; the shim's death ends it still.
-    LastStep("running the startContainer hooks", hooks::at_start),
-    // It lives by itself now. Also the last defence: nothing of ours survives the execve but 0, 1, 2.
-    LastStep("leaving the shim", leave),
-    // The filter judges every call after it, and need not know ours.
-    LastStep("loading the seccomp filter", |kept| seccomp::load_filter(kept)),
-];
-
 /// A further process of a container.
 pub const EXEC: &[Step] = &[
     Step("closing descriptors", close_descriptors),
@@ -145,29 +134,57 @@ pub const EXEC: &[Step] = &[
     // As root, and in the container's mount namespace: its devpts, not the host's.
     Step("making the terminal", console::make),
     Step("finding the home directory", home::find),
-    Step("raising resource limits", identity::raise_limits),
+    Step("setting resource limits", identity::limits),
     Step("setting scheduling, memory policy and personality", treatment::apply),
     Step("changing identity", identity::change),
     Step("connecting stdio", identity::stdio),
     Step(FORGETTING, |born| kept::go_on(born).map(drop)),
 ];
 
-/// A further process of a container, from `forgetting the shim` on.
-pub const JOINED: &[LastStep] = &[
+/// The last part of who hops, and of every exec, before it is what it is to be.
+///
+/// Who joins a pid namespace by its path, as every exec does, is seen there by others from `being born ...` on, in reach of
+/// those who have CAP_SYS_PTRACE or CAP_KILL: a process with the rights, the root and the memory that it is to have, and no
+/// others.
+const LAST: &[LastStep] = &[
     // Where it can be borne that early, and would take a capability later.
     LastStep("loading the seccomp filter", seccomp::load_filter_early),
-    // From here on it is seen in the container, and in reach of who has CAP_SYS_PTRACE or CAP_KILL there: a process with
-    // the rights, the root and the memory that it is to have, and no others.
     LastStep("being born in the container's pid namespace", namespaces::hop),
     LastStep("starting a session", |_| cred::new_session()),
     LastStep("taking control of the terminal", console::take_control),
     LastStep("setting resource limits", identity::lower_limits),
     LastStep("setting the scheduler", treatment::apply_last),
     LastStep("finding the program", identity::find_program_last),
+];
+
+/// The first process of a container, from `forgetting the shim` (and `LAST`) on.
+const CREATED: &[LastStep] = &[
+    // The sibling of who hopped is not, as yet.
+    LastStep("tying it to the shim", |_| cred::die_with_parent(true)),
+    LastStep("waiting to be started", |kept| kept.sync.ready(&kept.hold)),
+    // As its user, as with runc; the shim's death ends it still.
+    LastStep("running the startContainer hooks", hooks::at_start),
+    // It lives by itself now. Also the last defence: nothing of ours survives the execve but 0, 1, 2.
     LastStep("leaving the shim", leave),
     // The filter judges every call after it, and need not know ours.
     LastStep("loading the seccomp filter", |kept| seccomp::load_filter(kept)),
 ];
+
+/// A further process of a container, from `forgetting the shim` and `LAST` on.
+const JOINED: &[LastStep] = &[
+    LastStep("leaving the shim", leave),
+    // The filter judges every call after it, and need not know ours.
+    LastStep("loading the seccomp filter", |kept| seccomp::load_filter(kept)),
+];
+
+/// What is left to be done after `forgetting the shim`.
+pub fn left(plan: &Plan) -> [&'static [LastStep]; 2] {
+    let last = if plan.has_last_part() { LAST } else { &[] };
+    match plan.work {
+        Work::Create(_) => [last, CREATED],
+        Work::Exec(_) => [last, JOINED],
+    }
+}
 
 /// Does every step; the last becomes the program. `at` is the step under way, for the error's sake.
 pub fn run(plan: &Plan, sync: &ChildEnd, birth: Birth, at: &mut &'static str) -> Result<Infallible> {
@@ -192,6 +209,11 @@ pub fn run(plan: &Plan, sync: &ChildEnd, birth: Birth, at: &mut &'static str) ->
         step(&mut born)?;
     }
     Err(Error::new(Kind::Internal, "the last step returned"))
+}
+
+/// One that hops makes it at last.
+fn start_session(born: &mut Born<'_>) -> Result<()> {
+    if born.plan.has_last_part() { Ok(()) } else { cred::new_session() }
 }
 
 fn close_descriptors(born: &mut Born<'_>) -> Result<()> {

@@ -21,8 +21,8 @@
 //!    |                                     |
 //!    |                                     |  forgets the shim's memory (init/kept.rs)
 //!    |                                     |
-//!    |<-------------- Born + its pidfd ----|  has given birth to a sibling in the    } exec in a pid
-//!    |  it is the exec's process           |  container's pid namespace, and ends;   } namespace: it
+//!    |<-------------- Born + its pidfd ----|  has given birth to a sibling in the    } who joins a pid
+//!    |  it is the process now              |  container's pid namespace, and ends;   } namespace: it
 //!    |                                     |  the sibling goes on                    } hops
 //!    |                                     |
 //!    |<------------------------------ Ready|  created: all done but execve          } init
@@ -33,7 +33,7 @@
 //! ```
 //!
 //! Who hops is seen by nobody in the container while it has rights there that the container has not, and paths, and the
-//! shim's memory; its sibling has none of these (`steps::JOINED`). The sibling too has the way to the shim, and may be taken
+//! shim's memory; its sibling has none of these (`steps::LAST`). The sibling too has the way to the shim, and may be taken
 //! over in the container: so the shim asks the kernel who it is that says `Born`.
 //!
 //! At any point the child may send `Failed` with the step, the errno and the text, and exit instead. A created init can

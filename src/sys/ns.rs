@@ -178,8 +178,8 @@ pub struct Birthplace<'a> {
 
 /// While it lives this thread is in other namespaces, so that its children are born there; then it comes back.
 ///
-/// For a pid namespace that is joined, in which a process has to be born; and for a helper that is to open paths where a
-/// container's process is. An exec's joins the container by itself, unseen there ([`super::fork::hop`]).
+/// For a helper that is to open paths where a container's process is; and for an init in a joined pid namespace that cannot
+/// be made outside of it. Every other process joins by itself, unseen there ([`super::fork::hop`]).
 ///
 /// It must come back whatever happens: a shim that cannot is one that would put the next container into this one's
 /// namespaces, so the guard tries twice and then aborts. Nothing may resolve a path while it lives.
