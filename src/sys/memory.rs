@@ -14,6 +14,7 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::convert::Infallible;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
@@ -98,11 +99,28 @@ unsafe impl GlobalAlloc for Memory {
 fn first(layout: Layout) -> *mut u8 {
     // SAFETY: the caller's promise (`alloc`).
     let pointer = unsafe { System.alloc(layout) };
-    // SAFETY: the one tells where the heap ends and the other how large it is; neither changes anything.
-    let (end, size) = unsafe { (libc::sbrk(0) as usize, libc::mallinfo2().arena) };
+    let (end, size) = end_and_size();
     HEAP_START.store(end - size, Relaxed);
     NEXT.store(HEAP, Relaxed);
     pointer
+}
+
+/// Where the range that libc's heap is in ends, and how large the heap is.
+fn end_and_size() -> (usize, usize) {
+    // SAFETY: neither changes anything.
+    unsafe { (libc::sbrk(0) as usize, libc::mallinfo2().arena) }
+}
+
+/// The range of libc's heap.
+///
+/// # Errors
+/// Where a part of it is elsewhere: libc resorts to that when the range cannot grow.
+fn heap() -> Result<Range<usize>> {
+    let (start, (end, size)) = (HEAP_START.load(Relaxed), end_and_size());
+    match start + size == end {
+        true => Ok(start..end),
+        false => Err(Error::new(Kind::Internal, "libc's heap is not in one piece")),
+    }
 }
 
 /// # Safety
@@ -160,19 +178,20 @@ pub fn in_one_heap() -> Result<()> {
 /// allocated before through a static, nor call libc's malloc (opendir(3), for one).
 ///
 /// # Errors
-/// Without memory for the copies, before anything is forgotten.
+/// Without memory for the copies, or where not all would be forgotten; nothing is then.
 pub fn keep_only<T>(keep: impl FnOnce() -> T, then: fn(T) -> Infallible) -> Result<Infallible> {
+    let heap = heap()?;
     extend(CHUNK)?;
     let kept = Box::into_raw(Box::new(keep()));
     let mark = 0u8;
-    forget_and(&raw const mark as usize, kept, then)
+    forget_and(heap, &raw const mark as usize, kept, then)
 }
 
 /// `above` is in the caller's frame, behind which the frames begin that nobody comes back to. The arguments are in
 /// registers.
 #[inline(never)]
-fn forget_and<T>(above: usize, kept: *mut T, then: fn(T) -> Infallible) -> ! {
-    forget_heap();
+fn forget_and<T>(heap: Range<usize>, above: usize, kept: *mut T, then: fn(T) -> Infallible) -> ! {
+    forget_heap(heap);
     forget_stack(above);
     // The caller's handlers are among what is forgotten: a panic ends here.
     let _ = catch_unwind(AssertUnwindSafe(|| {
@@ -184,10 +203,7 @@ fn forget_and<T>(above: usize, kept: *mut T, then: fn(T) -> Infallible) -> ! {
 
 /// Values of the shim's lie there, and of this process before it has copied what it keeps. Neither are used again: nothing
 /// returns from [`keep_only`], and no destructor runs.
-fn forget_heap() {
-    // SAFETY: it moves nothing.
-    let end = unsafe { libc::sbrk(0) } as usize;
-    let start = HEAP_START.load(Relaxed);
+fn forget_heap(Range { start, end }: Range<usize>) {
     // The first page is shared with libc's own.
     let pages = start.next_multiple_of(page_size());
     // SAFETY: see above; it is libc's heap.
