@@ -9,12 +9,15 @@
 //! The action `start` binds the socket, seals the executable ([`sys::seal`]) and leaves the server behind
 //! ([`shim::bootstrap`]). The server is one thread ([`shim::daemon`]): a tokio current-thread loop that never blocks for
 //! long. Every process of a container is born by one clone3 from it ([`sys::fork`]), sets itself up by straight-line code
-//! ([`init::steps`]) and becomes its program by execve (one that joins a user namespace may have a helper between the two
-//! at its birth: [`sys::fork::fork_inside`]). Forking without a following execve of our own is sound because:
+//! ([`init::steps`]) and becomes its program by execve. Two have another process between: one that joins a user namespace
+//! may have a helper at its birth ([`sys::fork::fork_inside`]); an exec, as who else joins a pid namespace, is set up outside
+//! of that, unseen by those in it, and born there when it is as it is to be ([`sys::fork::hop`]). Forking without a following
+//! execve of our own is sound because:
 //!
 //! 1. the process has one thread at every fork, checked there;
 //! 2. the executable is sealed (CVE-2019-5736);
-//! 3. the server is not dumpable: nobody but root reads its memory, nor that of a child before its execve;
+//! 3. the server is not dumpable: nobody but root reads its memory, nor that of a child before its execve; and before
+//!    programs of a container can come near one it forgets what it has of the server's ([`sys::memory`]);
 //! 4. signals are read from a descriptor; there is no handler for a child to inherit ([`sys::signal`]);
 //! 5. a child's first act is to close every descriptor that is not its own, and no destructor runs there ([`sys::fd`]);
 //! 6. a child's code cannot return or unwind into the parent's; in the parent, a panic is the error of one request;

@@ -12,6 +12,7 @@ use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use common::bundle::Bundle;
+use common::memory::occurrences;
 use common::scratch::{Scratch, mounts_below};
 use common::seccomp;
 use dray::engine::Engine;
@@ -20,7 +21,7 @@ use dray::engine::events::{RootfsMount, StdioUris};
 use dray::error::Kind;
 use dray::init::plan::{Plan, Process, Streams, Work};
 use dray::init::sync::{Heard, Hold, ParentEnd};
-use dray::sys::fork::{Child, PANICKED, exit_now, fork, fork_inside};
+use dray::sys::fork::{Child, PANICKED, exit_now, fork, fork_inside, hop};
 use dray::sys::ns::{self, Namespace};
 use dray::sys::spawn::{Program, spawn};
 use dray::sys::userns;
@@ -43,6 +44,8 @@ const TESTS: &[(&str, fn())] = &[
     ("a_child_has_but_the_descriptors_of_its_plan_on_old_kernels", old_kernel_closes_too),
     ("the_death_of_its_parent_kills_a_waiting_child", the_death_of_its_parent_kills_a_waiting_child),
     ("the_end_of_the_socket_ends_a_parked_child", the_end_of_the_socket_ends_a_parked_child),
+    ("a_parked_child_has_forgotten_its_parents_memory", a_parked_child_has_forgotten_its_parents_memory),
+    ("who_hops_is_our_child_and_tells_us_so", who_hops_is_our_child_and_tells_us_so),
     ("clone_serves_where_clone3_is_missing", clone_serves_where_clone3_is_missing),
     ("a_child_is_born_inside_of_a_joined_user_namespace", a_child_is_born_inside_of_a_joined_user_namespace),
     ("a_cgroup_that_takes_no_birth_is_left_to_the_child", a_cgroup_that_takes_no_birth_is_left_to_the_child),
@@ -401,6 +404,62 @@ fn the_end_of_the_socket_ends_a_parked_child() {
     drop(sync);
     gone(&child.pidfd, "the parked child waits for a release that cannot come");
     exited(&child, 1);
+}
+
+/// In large values and in small ones, living and freed, on the stack above the child's frames and below.
+fn a_parked_child_has_forgotten_its_parents_memory() {
+    dray::sys::memory::in_one_heap().unwrap();
+    let secret = |place: &str| format!("{}:{place}:{}", ["SEC", "RET"].concat(), std::process::id()).into_bytes();
+    let large = [vec![b' '; 1 << 20], secret("large")].concat();
+    let small = [vec![b' '; 100], secret("small")].concat();
+    drop([vec![b' '; 1 << 20], secret("freed")].concat());
+    let mut above = [0u8; 64];
+    let text = secret("above");
+    above[..text.len()].copy_from_slice(&text);
+    #[inline(never)]
+    fn leave_below(depth: usize, text: &[u8]) {
+        let mut below = [0u8; 4096];
+        below[..text.len()].copy_from_slice(text);
+        match std::hint::black_box(depth) {
+            0 => {}
+            depth => leave_below(depth - 1, text),
+        }
+        std::hint::black_box(&mut below);
+    }
+    leave_below(64, &secret("below"));
+    let (child, sync) = parked(&plan(&["true", "kept"]));
+    std::hint::black_box((&large, &small, &above));
+    let own = std::process::id();
+    for place in ["large", "small", "freed", "above", "below"] {
+        let needle = String::from_utf8(secret(place)).unwrap();
+        assert_ne!(occurrences(own, &needle), 0, "{place}: not even in the parent");
+        assert_eq!(occurrences(child.pid as u32, &needle), 0, "{place}");
+    }
+    assert_ne!(occurrences(child.pid as u32, "kept"), 0);
+    sync.release().unwrap();
+    assert!(matches!(hear(&sync), Heard::Executed));
+    exited(&child, 0);
+}
+
+/// The first process of a new pid namespace, of which the one that has made the namespace tells.
+fn who_hops_is_our_child_and_tells_us_so() {
+    let (ours, theirs) = dray::init::sync::pair().unwrap();
+    let maker = fork(0, None, None, |birth| {
+        ns::unshare(Namespace::Pid.flag()).unwrap();
+        hop(birth, |child| theirs.born(child).unwrap()).unwrap();
+        exit_now(std::process::id() as i32 + 6)
+    })
+    .unwrap();
+    let Heard::Born { by, child } = hear(&ours) else { panic!("nobody is born") };
+    assert_eq!(by, maker.pid);
+    assert_ne!(child.pid, maker.pid);
+    gone(&child.pidfd, "it does not end");
+    exited(&child, 7);
+    exited(&maker, 0);
+    // Whoever else says so says who it is.
+    theirs.born(&child).unwrap();
+    let Heard::Born { by, .. } = hear(&ours) else { panic!("nobody is born") };
+    assert_eq!(by, std::process::id() as i32);
 }
 
 fn clone_serves_where_clone3_is_missing() {

@@ -82,9 +82,9 @@ fn an_update_is_in_the_files_and_takes_effect() {
             assert_eq!(knob(&bundle, "cpu.shares"), "512", "what is not given stays");
         }
         assert_eq!(exec_status(&world, &bundle, "big", "exec dd if=/dev/zero of=/dev/null count=1 bs=32M").await, 137);
-        // One for init, one for the shell: no other.
-        world.update("one", &json!({"pids": {"limit": 2}})).await.unwrap();
-        assert_ne!(exec_status(&world, &bundle, "forks", "/bin/true & wait $!; exit $?").await, 0);
+        // One for init, one for the shell, one for the sleep (and, before it, for who gives birth to the shell): no other.
+        world.update("one", &json!({"pids": {"limit": 3}})).await.unwrap();
+        assert_ne!(exec_status(&world, &bundle, "forks", "sleep 2 & /bin/true & wait $!; exit $?").await, 0);
         world.update("one", &json!({"pids": {"limit": -1}, "cpu": {"quota": -1}})).await.unwrap();
         assert_eq!(exec_status(&world, &bundle, "again", "/bin/true & wait $!; exit $?").await, 0);
         assert_eq!((knob(&bundle, "pids.max"), knob(&bundle, "cpu.cfs_quota_us")), ("max".into(), "-1".into()));

@@ -94,6 +94,33 @@ fn a_profile_need_not_know_the_set_up() {
     }
 }
 
+/// An exec comes into the container with the filter loaded, where that is possible: here it is not, or not quite.
+#[test]
+fn a_profile_need_not_know_the_birth_of_an_exec() {
+    let calls = ["execve", "write", "exit_group", "arch_prctl", "brk", "mprotect", "mmap", "set_tid_address"];
+    let of_sleep =
+        ["clock_nanosleep", "getuid", "prctl", "readlink", "rseq", "set_robust_list", "prlimit64", "getrandom"];
+    let listed = [&calls[..], &of_sleep].concat();
+    let sparse = json!({
+        "defaultAction": "SCMP_ACT_KILL_PROCESS", "syscalls": [{"names": listed, "action": "SCMP_ACT_ALLOW"}],
+    });
+    let without = |call: &str| lenient(json!([{"names": [call], "action": "SCMP_ACT_KILL_PROCESS"}]));
+    let clone = json!([{"names": ["clone"], "action": "SCMP_ACT_KILL_PROCESS",
+        "args": [{"index": 0, "value": libc::CLONE_PARENT, "valueTwo": libc::CLONE_PARENT, "op": "SCMP_CMP_MASKED_EQ"}]}]);
+    for profile in [sparse, without("setsid"), without("sendmsg"), without("faccessat2"), lenient(clone)] {
+        for no_new_privileges in [true, false] {
+            block_on(async {
+                let host = Host::new();
+                let bundle = host.bundle("one").args(&["sleep", "1000"]);
+                let bundle = bundle.edit(|spec| set(spec, profile.clone(), no_new_privileges, 0));
+                let container = host.start(&bundle).await;
+                assert_eq!(container.exec("echo", &container.bundle.process(&["echo", "hello"])).await.ok(), "hello\n");
+                container.end().await;
+            });
+        }
+    }
+}
+
 /// Proves: linux.seccomp.syscalls.action={SCMP_ACT_KILL_PROCESS,SCMP_ACT_KILL,SCMP_ACT_KILL_THREAD,SCMP_ACT_TRAP}
 #[test]
 fn killing_actions_end_the_process_by_sigsys() {

@@ -5,7 +5,7 @@ mod common;
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
-use common::attacker::{attack, attacker, watch_newcomers, with_ptrace};
+use common::attacker::{attack, attacker, watch, with_ptrace};
 use common::bundle::Bundle;
 use common::driver::{Shim, StartOptions, await_exit, open_pid, start_action};
 use common::events::EventSink;
@@ -43,6 +43,11 @@ fn inside_the_container() {
                 .is_ok_and(|text| text.contains(&format!("{needle} ")))
         }),
         ["root", secret] => watch(|pid| std::fs::metadata(format!("/proc/{pid}/root{secret}")).is_ok()),
+        ["kill"] => watch(|pid| {
+            let process = rustix::process::Pid::from_raw(pid as i32).unwrap();
+            let own = std::path::Path::new(&format!("/proc/self/task/{pid}")).exists();
+            !own && rustix::process::kill_process(process, rustix::process::Signal::KILL).is_ok()
+        }),
         ["exe"] => watch(is_seen_as_the_shim),
         ["keyring"] => println!("keyring={}", session_keyring()),
         _ => panic!("unknown attack {attack:?}"),
@@ -63,14 +68,6 @@ fn is_seen_as_the_shim(pid: u32) -> bool {
         }
     }
     false
-}
-
-/// Counts those processes among all that appear.
-fn watch(caught: impl Fn(u32) -> bool) {
-    println!("watching");
-    let mut found = 0;
-    let seen = watch_newcomers(|pid| found += u32::from(caught(pid)));
-    println!("seen={seen} caught={found}");
 }
 
 fn session_keyring() -> i64 {
@@ -119,6 +116,36 @@ fn an_exec_on_its_way_shows_nothing_of_the_hosts_mounts() {
             assert!(text.contains("caught=0"), "{text}");
         });
     }
+}
+
+/// Its end may be seen by the shim before it knows that it was born; it is told of as any other.
+#[test]
+fn the_end_of_an_exec_that_is_killed_at_its_birth_is_told() {
+    block_on(async {
+        let scratch = Scratch::new();
+        let sink = EventSink::start(&scratch);
+        let bundle = attacker(Bundle::new(&scratch, "one"), "kill");
+        let mut io = Io::fifos(&scratch, "one");
+        let shim = Shim::start(&shim_binary(), &bundle, &sink).await.unwrap();
+        shim.create(&bundle, &io).await.unwrap();
+        let ended = shim.spawn_wait("one", "").await;
+        shim.start("one", "").await.unwrap();
+        io.stdout_with("watching", SOON).await.unwrap();
+        let mut killed = 0;
+        for number in 0..100 {
+            let exec = format!("probe{number}");
+            shim.exec("one", &exec, &bundle.process(&["true"]), &Io::null()).await.unwrap();
+            let waiting = shim.spawn_wait("one", &exec).await;
+            let pid = shim.start("one", &exec).await.unwrap().pid;
+            let status = waiting.await.unwrap().unwrap().exit_status;
+            assert!(pid != 0 && (status == 0 || status == 137), "{pid} {status}");
+            killed += u32::from(status == 137);
+            shim.delete("one", &exec).await.unwrap();
+        }
+        std::fs::write(bundle.rootfs_dir().join("stop"), "").unwrap();
+        ended.await.unwrap().unwrap();
+        assert_ne!(killed, 0, "the attacker was too slow");
+    });
 }
 
 /// CAP_SYS_PTRACE opens /proc/PID/root of a process that is not dumpable too: it must be the container's root already.

@@ -7,6 +7,24 @@ use common::container::Host;
 use serde_json::{Value, json};
 use ttrpc::Code;
 
+/// Its birth takes a process and a descriptor more than it is to have.
+#[test]
+fn an_exec_may_have_the_least_of_limits() {
+    block_on(async {
+        let host = Host::new();
+        let bundle = host.bundle("one").args(&["sleep", "1000"]);
+        let container = host.start(&bundle).await;
+        let mut process = bundle.process(&["sh", "-c", "ulimit -n; ulimit -u"]);
+        process["rlimits"] = json!([
+            {"type": "RLIMIT_NOFILE", "soft": 3, "hard": 3}, {"type": "RLIMIT_NPROC", "soft": 1, "hard": 1},
+        ]);
+        process["user"] = json!({"uid": 4711, "gid": 4711});
+        process["capabilities"] = json!({});
+        assert_eq!(container.exec("limited", &process).await.ok(), "3\n1\n");
+        container.end().await;
+    });
+}
+
 #[test]
 fn an_exec_is_in_the_namespaces_and_cgroups_of_init() {
     for own_cgroup_namespace in [false, true] {

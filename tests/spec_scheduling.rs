@@ -211,6 +211,30 @@ fn an_exec_has_the_containers_scheduler_or_its_own() {
     });
 }
 
+/// Neither goes with a process to its child: an exec's is set in the one that it has at last.
+#[test]
+fn an_exec_has_a_scheduler_that_is_not_inherited() {
+    block_on(async {
+        let host = Host::new();
+        let bundle = with_scheduler(&host, Value::Null).args(&["sleep", "1000"]);
+        let container = host.start(&bundle).await;
+        let mut process = container.bundle.process(&["cat", "/proc/self/stat"]);
+        for (exec, policy, scheduler) in [
+            (
+                "deadline",
+                6,
+                json!({"policy": "SCHED_DEADLINE", "runtime": 1_000_000, "deadline": 50_000_000, "period": 100_000_000}),
+            ),
+            ("reset", 1, json!({"policy": "SCHED_FIFO", "priority": 5, "flags": ["SCHED_FLAG_RESET_ON_FORK"]})),
+        ] {
+            process["scheduler"] = scheduler;
+            let seen = container.exec(exec, &process).await.lines();
+            assert_eq!(scheduling(&seen[0])[2], policy, "{exec}");
+        }
+        container.end().await;
+    });
+}
+
 /// Proves: process.ioPriority.class={IOPRIO_CLASS_BE,IOPRIO_CLASS_RT,IOPRIO_CLASS_IDLE}, process.ioPriority.priority
 #[test]
 fn the_io_priority_is_the_specifications() {

@@ -57,6 +57,44 @@ async fn ended(shim: &Shim, id: &str, exec: &str) -> u32 {
     shim.within(SOON).wait(id, exec).await.unwrap().exit_status
 }
 
+/// Such an init is born last of all, and has its session, its terminal and its limits from then on.
+#[test]
+fn an_init_in_a_joined_pid_namespace_has_a_terminal_and_ends_as_any_other() {
+    block_on(async {
+        let (world, _first) = World::running("first", sleeping).await;
+        let path = format!("/proc/{}/ns/pid", world.connect("first").await.unwrap().task_pid);
+        let joining = |id: &str| {
+            terminal(Bundle::new(&world.scratch, id)).edit(|spec| {
+                let namespaces = spec["linux"]["namespaces"].as_array_mut().unwrap();
+                namespaces.retain(|namespace| namespace["type"] != "pid");
+                namespaces.push(json!({"type": "pid", "path": path}));
+            })
+        };
+        let script =
+            "tty; echo to the tty > /dev/tty; echo to the console > /dev/console; ulimit -n; ls /proc/1/ns | wc -l
+            [ $(cut -d' ' -f6 /proc/$$/stat) = $$ ] && echo leads; exit 3";
+        let bundle = joining("second").script(script);
+        let mut io = Io::terminal(&world.scratch, "second");
+        world.create(&bundle, &io).await.unwrap();
+        world.start("second", "").await.unwrap();
+        assert_eq!(ended(&world, "second", "").await, 3);
+        let seen = io.stdout(SOON).await.unwrap();
+        let lines: Vec<_> = seen.lines().collect();
+        assert_eq!(lines[..4], ["/dev/pts/0", "to the tty", "to the console", "1024"], "{seen}");
+        assert_eq!((lines[4] == "0", lines[5]), (false, "leads"), "{seen}");
+        world.delete("second", "").await.unwrap();
+
+        let failing = joining("failing").args(&["/no/such/program"]);
+        let error = world.create(&failing, &Io::terminal(&world.scratch, "failing")).await;
+        refused(error, Code::INVALID_ARGUMENT, &["/no/such/program"]);
+        let created = joining("created").args(&["sleep", "1000"]);
+        let init = world.create(&created, &Io::terminal(&world.scratch, "created")).await.unwrap().pid;
+        let init = common::driver::open_pid(init as i32).unwrap();
+        world.kill_shim().await.unwrap();
+        common::driver::await_exit(&init, SOON).expect("it has outlived the shim unstarted");
+    });
+}
+
 /// Proves: process.terminal, process.consoleSize.{width,height}
 #[test]
 fn an_init_has_a_terminal_of_the_containers_own_which_is_its_console() {

@@ -11,11 +11,12 @@ use tokio::sync::{Notify, watch};
 
 use crate::cgroup::Cgroup;
 use crate::cgroup::resctrl::Resctrl;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Os, Result};
 use crate::init::plan::Process as ProcessPlan;
 use crate::init::sync::ParentEnd;
 use crate::init::treatment::Treatment;
 use crate::spec::id_map::IdMaps;
+use crate::sys::fork::Child;
 use crate::sys::pidfd;
 use crate::sys::seccomp::Filter;
 use crate::sys::tty::Size;
@@ -131,6 +132,8 @@ pub struct Process {
     /// Where its streams go.
     pub uris: StdioUris,
     state: Cell<State>,
+    /// The child that does the set-up of one that is to be born in a container's pid namespace, until it is.
+    pub maker: RefCell<Option<Child>>,
     pid: Cell<u32>,
     pidfd: OnceCell<OwnedFd>,
     /// An exit that the reaper has seen, before it may be told.
@@ -154,6 +157,7 @@ impl Process {
             exec: exec.to_owned(),
             uris,
             state: Cell::new(state),
+            maker: RefCell::default(),
             pid: Cell::new(0),
             pidfd: OnceCell::new(),
             reaped: Cell::new(None),
@@ -184,8 +188,30 @@ impl Process {
         self.pid.get()
     }
 
+    /// The pid of the child that does its set-up: its own, but for one that is still to be born.
+    pub fn child_pid(&self) -> u32 {
+        self.maker.borrow().as_ref().map_or_else(|| self.pid(), |maker| maker.pid as u32)
+    }
+
+    /// A pidfd of the same.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` before any birth.
+    pub fn child_pidfd(&self) -> Result<OwnedFd> {
+        let maker = self.maker.borrow();
+        let pidfd = maker.as_ref().map_or_else(|| self.pidfd(), |maker| Ok(&maker.pidfd))?;
+        pidfd.try_clone().os(|| "dup")
+    }
+
+    /// It is not to be born any more.
+    pub fn give_up_birth(&self) {
+        if let Some(maker) = &*self.maker.borrow() {
+            let _ = pidfd::kill(&maker.pidfd, libc::SIGKILL as u32); // It may have ended.
+        }
+    }
+
     /// It has been born.
-    pub fn born(&self, child: crate::sys::fork::Child) {
+    pub fn born(&self, child: Child) {
         self.pid.set(child.pid as u32);
         let _ = self.pidfd.set(child.pidfd);
     }

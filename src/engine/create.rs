@@ -33,6 +33,7 @@ use super::capabilities::warn_of_unknown;
 use super::console;
 use super::container::{Container, Process};
 use super::events::{Event, RootfsMount, StdioUris};
+use super::exec::BirthUnderWay;
 use super::helper::Child;
 use super::hooks::Hooks;
 use super::lifecycle::{self, State};
@@ -303,20 +304,18 @@ impl Engine {
 
         let oom = cgroup.watch_oom()?.map(Oom::new);
         let treatment = process.treatment.clone();
-        let mut unborn = plan_init(judged, process, streams, &cgroup)?;
+        let hooks = Hooks::of(&request.id, &request.bundle, &judged.spec)?;
+        let mut unborn = plan_init(judged, process, streams, &cgroup, hooks.as_ref().map(Hooks::plan))?;
         unborn.plan.seccomp = judged.seccomp.clone();
         let outside = Outside::of(&unborn.plan, judged.id_maps.as_ref());
         let sources = unborn.plan.sources();
         let net_devices = unborn.plan.net_devices().to_vec();
-        let hooks = Hooks::of(&request.id, &request.bundle, &judged.spec)?;
-        if let Work::Create(create) = &mut unborn.plan.work {
-            create.hooks = hooks.as_ref().map(Hooks::plan);
-        }
         // Where the birth fails half-way a child may be there that nobody knows.
         remains.kill = true;
+        let _birth = BirthUnderWay::of(self);
         self.birth(&child, unborn)?;
         *init = Some(child.clone());
-        judged.resctrl.as_ref().map_or(Ok(()), |resctrl| resctrl.join(child.pid()))?;
+        judged.resctrl.as_ref().map_or(Ok(()), |resctrl| resctrl.join(child.child_pid()))?;
         let oom_score_adj = judged.spec.process().as_ref().and_then(|process| process.oom_score_adj());
         self.go(&child, oom_score_adj, &outside)?;
         let failed = || "OCI runtime create failed: unable to start container process";
@@ -370,21 +369,26 @@ impl Engine {
         }))
     }
 
-    /// Forks, and takes note of the child in the same breath: no exit can come between.
+    /// Forks, and takes note of the child in the same breath: no exit can come between. One that hops is not yet the process.
     pub(super) fn birth(&self, process: &Rc<Process>, unborn: Unborn) -> Result<()> {
         let place = unborn.place.as_ref();
         let place = place.map(|(target, flags)| Birthplace { target: target.as_fd(), flags: *flags, home: &self.home });
         let (child, sync) = crate::init::spawn(&unborn.plan, place, unborn.cgroup.as_ref().map(AsFd::as_fd))?;
-        self.children.borrow_mut().insert(child.pid, Child::Process(process.clone()));
-        process.born(child);
+        if unborn.plan.hops() {
+            self.children.borrow_mut().insert(child.pid, Child::Maker);
+            process.maker.replace(Some(child));
+        } else {
+            self.children.borrow_mut().insert(child.pid, Child::Process(process.clone()));
+            process.born(child);
+        }
         *process.sync.borrow_mut() = Some(Rc::new(watch(sync, Interest::READABLE)?));
         Ok(())
     }
 
     /// Does the parent's part of the set-up, and lets the child do its own.
     pub(super) fn go(&self, process: &Process, oom_score_adj: Option<i32>, outside: &Outside) -> Result<()> {
-        set_oom_score_adj(process.pid(), oom_score_adj)?;
-        outside.apply(process.pid())?;
+        set_oom_score_adj(process.child_pid(), oom_score_adj)?;
+        outside.apply(process.child_pid())?;
         sync_of(process)?.get_ref().go()
     }
 
@@ -392,7 +396,7 @@ impl Engine {
     ///
     /// # Errors
     /// What the child says; that it died without a word; that the bound was reached.
-    pub(super) async fn heard(&self, process: &Process, bound: Option<Duration>) -> Result<Heard> {
+    pub(super) async fn heard(self: &Rc<Self>, process: &Rc<Process>, bound: Option<Duration>) -> Result<Heard> {
         let sync = sync_of(process)?;
         let listen = async {
             loop {
@@ -400,6 +404,7 @@ impl Engine {
                 match sync.get_ref().receive()? {
                     Heard::Nothing => ready.clear_ready(),
                     Heard::Console(master) => console::connect(process, master)?,
+                    Heard::Born { by, child } => self.adopt(process, by, child)?,
                     Heard::Failed(error) => return Err(error),
                     other => return Ok(other),
                 }
@@ -445,7 +450,10 @@ impl Engine {
     }
 
     async fn undo(&self, init: Option<Rc<Process>>, remains: &mut Remains) -> Result<()> {
-        if let Some(init) = init {
+        if let Some(init) = &init {
+            init.give_up_birth();
+        }
+        if let Some(init) = init.filter(|init| init.pid() != 0) {
             let _ = init.signal(libc::SIGKILL as u32);
             if tokio::time::timeout(KILL_BOUND, init.wait()).await.is_err() {
                 log::error!("{init}: process {} does not end", init.pid());
@@ -471,11 +479,18 @@ fn note_child(
     Ok(())
 }
 
-fn plan_init(judged: &Judged, process: plan::Process, streams: Streams, cgroup: &Cgroup) -> Result<Unborn> {
+fn plan_init(
+    judged: &Judged,
+    process: plan::Process,
+    streams: Streams,
+    cgroup: &Cgroup,
+    hooks: Option<plan::Hooks>,
+) -> Result<Unborn> {
     let views = cgroup_views(cgroup);
     let joined = judged.joined.iter().map(|(kind, fd)| Ok((*kind, fd.try_clone().os(|| "dup")?)));
     let joined = joined.collect::<Result<_>>()?;
     let mut create = plan::create(&judged.spec, &judged.request.bundle, &judged.rootfs, &views, joined)?;
+    create.hooks = hooks;
     if let Some(rootfs) = &mut create.rootfs {
         rootfs.no_pivot = judged.request.options.no_pivot_root;
     }
@@ -484,6 +499,7 @@ fn plan_init(judged: &Judged, process: plan::Process, streams: Streams, cgroup: 
         create.sources = Sources::of(&create, maps)?.map(Rc::new);
     }
     let joined = create.joined.iter().find(|(kind, _)| *kind == Namespace::Pid);
+    let joined = joined.filter(|_| !create.hops());
     let pid_ns = joined.map(|(kind, fd)| fd.try_clone().map(|fd| (fd, kind.flag()))).transpose().os(|| "dup")?;
     unborn(Work::Create(Box::new(create)), process, streams, cgroup, pid_ns)
 }

@@ -1,4 +1,5 @@
-//! Exec: a further process, recorded first and born at its start by one clone into the container.
+//! Exec: a further process, recorded first and born at its start: by a child of ours that has joined the container, as a
+//! sibling of its own, which so is our child too.
 
 use std::rc::Rc;
 
@@ -62,19 +63,38 @@ impl Engine {
         *process.stdio.borrow_mut() = Some(Rc::new(stdio));
         let init = container.init.pidfd()?;
         let work = Work::Exec(plan::Exec { init: init.try_clone().os(|| "dup")?, namespaces: container.namespaces });
-        let place = (init.try_clone().os(|| "dup")?, container.namespaces);
-        let mut unborn = unborn(work, planned, streams, &container.cgroup, Some(place))?;
+        let mut unborn = unborn(work, planned, streams, &container.cgroup, None)?;
         unborn.plan.seccomp = container.seccomp.clone();
         if unborn.plan.process.treatment.initial_cpus.is_some() {
             // It has to be out of the container's cgroup first: it moves itself.
             unborn.cgroup = None;
         }
         let outside = Outside::of(&unborn.plan, container.id_maps.as_ref());
+        let _birth = BirthUnderWay::of(self);
         self.birth(process, unborn)?;
-        container.resctrl.as_ref().map_or(Ok(()), |resctrl| resctrl.join(process.pid()))?;
+        container.resctrl.as_ref().map_or(Ok(()), |resctrl| resctrl.join(process.child_pid()))?;
         self.go(process, oom_score_adj.or(container.oom_score_adj), &outside)?;
         self.executed(container, process, Some(SET_UP_BOUND))
             .await
             .context(|| "OCI runtime exec failed: exec failed: unable to start container process")
+    }
+}
+
+/// While there is one, exits of unknown children are kept: one may be of the process that we are to hear of.
+pub(super) struct BirthUnderWay<'a>(&'a Engine);
+
+impl<'a> BirthUnderWay<'a> {
+    pub fn of(engine: &'a Engine) -> Self {
+        engine.births.update(|births| births + 1);
+        Self(engine)
+    }
+}
+
+impl Drop for BirthUnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.births.update(|births| births - 1);
+        if self.0.births.get() == 0 {
+            self.0.strangers.borrow_mut().clear();
+        }
     }
 }

@@ -26,6 +26,8 @@ use super::events::Exit;
 pub(super) enum Child {
     /// A container's process.
     Process(Rc<Process>),
+    /// One that makes a container's process, and of whose end that process tells.
+    Maker,
     /// A helper, and who waits for it.
     Helper(oneshot::Sender<Exit>),
 }

@@ -95,7 +95,7 @@ fn bound(hooks: &[Hook]) -> Option<Duration> {
 
 impl Engine {
     /// Runs the hooks of create, the child's among them; returns what is heard of the child after them.
-    pub(super) async fn run_create_hooks(&self, hooks: &Hooks, child: &Process) -> Result<Heard> {
+    pub(super) async fn run_create_hooks(self: &Rc<Self>, hooks: &Hooks, child: &Rc<Process>) -> Result<Heard> {
         let pid = Some(child.pid() as i32);
         if !hooks.at_create.is_empty() {
             let work = |shim: BorrowedFd<'_>| run_outside(&hooks.at_create, &hooks.about, pid, Some(shim));

@@ -45,7 +45,7 @@ use crate::cgroup::Hierarchies;
 use crate::error::{Error, Kind, Result};
 use crate::sys::ns::Home;
 use container::{Container, Process};
-use events::Event;
+use events::{Event, Exit};
 
 /// All containers of one shim.
 pub struct Engine {
@@ -66,6 +66,10 @@ pub struct Engine {
     creating: RefCell<HashMap<String, Rc<create::Creating>>>,
     /// Our children by pid, from the moment of their birth until they are reaped.
     children: RefCell<HashMap<i32, helper::Child>>,
+    /// Births that are under way in containers' pid namespaces, of which we hear after the fact.
+    births: Cell<usize>,
+    /// Exits of children that were not known meanwhile.
+    strangers: RefCell<HashMap<i32, Exit>>,
     /// The seccomp filters of its containers.
     filters: filters::Filters,
     /// The capabilities that we have to grant, from the first container on.
@@ -89,6 +93,8 @@ impl Engine {
             closed: Cell::default(),
             creating: RefCell::default(),
             children: RefCell::default(),
+            births: Cell::default(),
+            strangers: RefCell::default(),
             filters: filters::Filters::default(),
             capabilities: OnceCell::new(),
         }))

@@ -1,12 +1,17 @@
 //! The only waiter. SIGCHLD, then waitpid until there is nothing to wait for; each exit goes to the process whose it is.
 //!
 //! A child is in the engine's table from its birth, in the same step of the one thread that forks it, so no exit comes
-//! before its owner is known. What is not in the table is an orphan that the subreaper inherited, and is only reaped.
+//! before its owner is known. The one exception is a process in a joined pid namespace, to which a child of ours gives birth: exits of the
+//! unknown are kept while there is such a birth under way. What else is not in the table is an orphan that the subreaper
+//! inherited, and is only reaped.
 
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
 use rustix::process::{WaitOptions, WaitStatus};
+
+use crate::error::{Error, Kind, Result};
+use crate::sys::{fork, pidfd};
 
 use super::Engine;
 use super::container::{Container, Process};
@@ -26,17 +31,46 @@ impl Engine {
             let exit = Exit { status: exit_status(status), at: SystemTime::now() };
             let child = self.children.borrow_mut().remove(&pid.as_raw_nonzero().get());
             match child {
-                Some(Child::Process(process)) => {
-                    process.reaped.set(Some(exit));
-                    if let Some(stdio) = &*process.stdio.borrow() {
-                        stdio.process_ended();
-                    }
-                    self.exited(&process);
-                }
+                Some(Child::Process(process)) => self.reaped(&process, exit),
+                Some(Child::Maker) => {}
                 Some(Child::Helper(done)) => drop(done.send(exit)),
+                None if self.births.get() > 0 => {
+                    self.strangers.borrow_mut().insert(pid.as_raw_nonzero().get(), exit);
+                }
                 None => {}
             }
         }
+    }
+
+    fn reaped(self: &Rc<Self>, process: &Rc<Process>, exit: Exit) {
+        process.reaped.set(Some(exit));
+        if let Some(stdio) = &*process.stdio.borrow() {
+            stdio.process_ended();
+        }
+        self.exited(process);
+    }
+
+    /// Takes note of a process of which its maker has told; it may have ended since.
+    ///
+    /// # Errors
+    /// `Internal` where it is not the maker who tells: the process itself has the same socket, in reach of who can take it
+    /// over in its container.
+    pub(super) fn adopt(self: &Rc<Self>, process: &Rc<Process>, by: i32, child: fork::Child) -> Result<()> {
+        if process.maker.borrow().as_ref().is_none_or(|maker| maker.pid != by) {
+            return Err(Error::new(
+                Kind::Internal,
+                format!("process {by} tells of a birth that is not its to tell of"),
+            ));
+        }
+        process.maker.take();
+        let pid = child.pid;
+        let ended = pidfd::has_exited(&child.pidfd);
+        process.born(child);
+        match self.strangers.borrow_mut().remove(&pid).filter(|_| ended) {
+            Some(exit) => self.reaped(process, exit),
+            None => drop(self.children.borrow_mut().insert(pid, Child::Process(process.clone()))),
+        }
+        Ok(())
     }
 
     /// Takes note of an exit, as soon as that is in order: after the start that it belongs to.
@@ -54,6 +88,8 @@ impl Engine {
         }
         if process.exec.is_empty() {
             container.init_reaped.set(true);
+            // Their makers are in its cgroup, and not in its pid namespace, which has ended.
+            container.execs.borrow().values().for_each(|exec| exec.give_up_birth());
             container.thaw_to_die().unwrap_or_else(|e| log::warn!("{process}: {e}"));
         }
         // Whoever starts it calls this again when the start event is out. Stopped is an exec that has failed to start: there

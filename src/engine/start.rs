@@ -56,7 +56,7 @@ impl Engine {
         }
     }
 
-    async fn release(&self, container: &Container) -> Result<()> {
+    async fn release(self: &Rc<Self>, container: &Container) -> Result<()> {
         let init = &container.init;
         let bound = container.hooks.borrow().as_ref().map_or(Some(SET_UP_BOUND), |hooks| hooks.start_bound());
         let sync = init.sync.borrow().clone();
@@ -69,13 +69,18 @@ impl Engine {
 
     /// Waits until the child is its program, at most for `bound` between two words of it.
     pub(super) async fn executed(
-        &self,
+        self: &Rc<Self>,
         container: &Container,
-        process: &Process,
+        process: &Rc<Process>,
         bound: Option<Duration>,
     ) -> Result<()> {
         loop {
             match self.heard(process, bound).await? {
+                // The end of the socket alone: its maker was killed on its way.
+                Heard::Executed if process.pid() == 0 => {
+                    let text = "it has died before its birth; is the container's memory limit too low?";
+                    return Err(Error::new(Kind::Internal, text));
+                }
                 Heard::Executed => return Ok(()),
                 Heard::Listener(mailbox) => self.hand_over(container, process, mailbox).await?,
                 other => {
@@ -91,8 +96,11 @@ impl Engine {
     async fn start_failed(self: &Rc<Self>, container: &Container, process: &Rc<Process>) -> Result<()> {
         process.advance(lifecycle::Event::StartFailed)?;
         // Mostly it is ending by itself; one that did not answer in time must not become its program later.
+        process.give_up_birth();
         if process.pid() != 0 {
             let _ = process.signal(libc::SIGKILL as u32);
+        } else if let Some(stdio) = &*process.stdio.borrow() {
+            stdio.process_ended();
         }
         if process.exec.is_empty() {
             self.exited(process);

@@ -100,7 +100,8 @@ impl Engine {
     /// Opens what the init of a new container wants of the host, in its mount namespace, and sends it.
     pub(super) async fn send_sources(&self, init: &Process, sources: &Sources) -> Result<()> {
         let sync = sync_of(init)?;
-        let place = Birthplace { target: init.pidfd()?.as_fd(), flags: Namespace::Mount.flag(), home: &self.home };
+        let child = init.child_pidfd()?;
+        let place = Birthplace { target: child.as_fd(), flags: Namespace::Mount.flag(), home: &self.home };
         let what = "opening the host's sources";
         let path = PathBuf::from(format!("/proc/{}/ns/user", init.pid()));
         let users = sources.want_users().then(|| ns::open_path(Namespace::User, &path)).transpose()?;

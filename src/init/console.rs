@@ -14,12 +14,13 @@ use crate::sys::path::Root;
 use crate::sys::tty;
 
 use super::devices;
+use super::kept::Kept;
 use super::plan::{Streams, Work};
 use super::rootfs;
 use super::steps::Born;
 
-/// Opens the pty, makes it the session's terminal and hands its master to the shim. An init of a container that has its
-/// own mounts gets it as /dev/console too.
+/// Opens the pty, makes it the session's terminal, where that is made by now, and hands its master to the shim. An init of a container that has
+/// its own mounts gets it as /dev/console too.
 pub fn make(born: &mut Born<'_>) -> Result<()> {
     let Streams::Terminal(size) = &born.plan.streams else { return Ok(()) };
     // Of an exec, and of an init in another container's mount namespace, the root is the container's already.
@@ -35,13 +36,20 @@ pub fn make(born: &mut Born<'_>) -> Result<()> {
     }
     // To its user alone: the group is the one that the devpts was mounted with, tty mostly.
     rustix::fs::fchown(&slave, Some(Uid::from_raw(born.plan.process.uid)), None).os(|| "fchown of the terminal")?;
-    tty::take_control(&slave)?;
+    if !born.plan.has_last_part() {
+        tty::take_control(&slave)?;
+    }
     if matches!(born.plan.work, Work::Create(_)) && rootfs::plan(born).is_some() {
         bind_console(born, root, &slave).context(|| "/dev/console")?;
     }
     born.sync.console(&master)?;
     born.console = Some(slave);
     Ok(())
+}
+
+/// Makes the terminal, stdin by now, the session's.
+pub fn take_control(kept: &mut Kept) -> Result<()> {
+    if kept.terminal { tty::take_control(rustix::stdio::stdin()) } else { Ok(()) }
 }
 
 /// Binds the slave onto /dev/console (runtime-spec: config-linux.md, "Default devices"), made where it is missing.

@@ -25,8 +25,10 @@ use rustix::process::{Pid, WaitOptions, WaitStatus};
 use crate::error::{Context, Error, Kind, Os, Result};
 use crate::spec::hooks::{About, Hook};
 use crate::sys::cred;
+use crate::sys::fork::Birth;
 use crate::sys::spawn::{self, Program, Spawned};
 
+use super::kept::Kept;
 use super::plan::{Hooks, Work};
 use super::rootfs;
 use super::seccomp;
@@ -83,7 +85,7 @@ pub fn at_create(born: &mut Born<'_>) -> Result<()> {
     born.sync.wait_for_hooks()?;
     // As with runc: in the root file system as the hook sees it, by the host's path.
     let cwd = rootfs::plan(born).map(|rootfs| rootfs.path.as_path());
-    run_inside(born, hooks, &hooks.create_container, cwd, || {
+    run_inside(born.birth, &born.plan.process.env, &hooks.about, &hooks.create_container, cwd, || {
         // The devices are made with none.
         cred::set_umask(UMASK);
         Ok(())
@@ -91,15 +93,17 @@ pub fn at_create(born: &mut Born<'_>) -> Result<()> {
 }
 
 /// Runs the container's hooks of start: programs of its own, as its user and under its seccomp filter, as with runc.
-pub fn at_start(born: &mut Born<'_>) -> Result<()> {
-    let Some(hooks) = plan(born) else { return Ok(()) };
-    run_inside(born, hooks, &hooks.start_container, None, || seccomp::load_filter(born.plan, born.sync))
+pub fn at_start(kept: &mut Kept) -> Result<()> {
+    let Some(hooks) = &kept.hooks else { return Ok(()) };
+    run_inside(kept.birth, &kept.env, &hooks.about, &hooks.start_container, None, || seccomp::load_filter(kept))
 }
 
-/// Runs hooks in the container's namespaces; `last` is done in each one's process.
+/// Runs hooks in the container's namespaces; `last` is done in each one's process. `env` is the environment of those that
+/// have none of their own.
 fn run_inside(
-    born: &Born<'_>,
-    plan: &Hooks,
+    birth: Birth,
+    env: &[CString],
+    about: &About,
     hooks: &[Hook],
     cwd: Option<&Path>,
     last: impl Fn() -> Result<()>,
@@ -107,11 +111,11 @@ fn run_inside(
     for hook in hooks {
         // Its pid as the container has it (runtime.md, "State").
         let pid = rustix::process::getpid().as_raw_nonzero().get();
-        let start = |program: &Program| spawn::spawn_again(born.birth, program, &last);
-        let env = hook.env.as_ref().unwrap_or(&born.plan.process.env).clone();
+        let start = |program: &Program| spawn::spawn_again(birth, program, &last);
+        let env = hook.env.as_deref().unwrap_or(env).to_vec();
         // This process dies with the shim; what is in the container's pid namespace or cgroup dies with this process.
         let tie = Tie { die_with_parent: true, shim: None };
-        run(hook, env, cwd, tie, &plan.about.state(hook.point, Some(pid)), start)?;
+        run(hook, env, cwd, tie, &about.state(hook.point, Some(pid)), start)?;
     }
     Ok(())
 }

@@ -5,11 +5,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use crate::error::{Context, Error, Kind, Os, Result};
+use crate::sys::cred::Capabilities;
 use crate::sys::{cred, exec};
 
+use super::identity_plan::Rlimit;
+use super::kept::Kept;
 use super::plan::Streams;
-use super::seccomp;
 use super::steps::Born;
+use super::{seccomp, treatment};
 
 /// A session keyring of its own, unless it is to stay in the shim's.
 pub fn session_keyring(born: &mut Born<'_>) -> Result<()> {
@@ -21,10 +24,34 @@ pub fn session_keyring(born: &mut Born<'_>) -> Result<()> {
 /// # Errors
 /// As runc: a limit that cannot be had is an error, EPERM where a hard limit would rise without CAP_SYS_RESOURCE.
 pub fn limits(born: &mut Born<'_>) -> Result<()> {
-    for limit in &born.plan.process.rlimits {
+    match born.plan.has_last_part() {
+        true => raise_limits(born),
+        false => set_limits(&born.plan.process.rlimits),
+    }
+}
+
+fn set_limits(limits: &[Rlimit]) -> Result<()> {
+    for limit in limits {
         cred::set_rlimit(limit.resource, limit.soft, limit.hard).context(|| limit.name.clone())?;
     }
     Ok(())
+}
+
+/// Raises the resource limits that are to be higher, while that is still allowed. To lower them is the last process's: a
+/// hop needs a process and a descriptor more than what it leads to.
+fn raise_limits(born: &mut Born<'_>) -> Result<()> {
+    for limit in &born.plan.process.rlimits {
+        cred::make_room(OWN, limit.resource, limit.hard).context(|| limit.name.clone())?;
+    }
+    Ok(())
+}
+
+/// The caller, for prlimit(2).
+const OWN: u32 = 0;
+
+/// Sets those that are not higher than they were.
+pub fn lower_limits(kept: &mut Kept) -> Result<()> {
+    set_limits(&kept.limits)
 }
 
 /// Ids, capabilities and working directory, in the one order in which each is still allowed.
@@ -51,11 +78,9 @@ pub fn change(born: &mut Born<'_>) -> Result<()> {
     if process.no_new_privileges {
         cred::no_new_privileges()?;
     }
-    match &born.plan.seccomp {
-        // To load it takes one more (`seccomp::load_filter`).
-        Some(_) if !process.no_new_privileges => cred::set_capabilities(&seccomp::with_admin(&process.capabilities)),
-        _ => cred::set_capabilities(&process.capabilities),
-    }
+    // What is still to be done may take some more.
+    let permitted = process.capabilities.permitted | seccomp::needed(born.plan) | treatment::needed(born.plan);
+    cred::set_capabilities(&Capabilities { permitted, ..process.capabilities })
 }
 
 fn chdir(path: &Path) -> Result<()> {
@@ -75,17 +100,30 @@ fn inside_the_root(path: &Path) -> Result<()> {
     Err(Error::new(Kind::InvalidArgument, format!("{} is outside of the container's root", path.display())))
 }
 
+/// Finds the program. As the user that will run it, in the working directory: create fails where start would.
+pub fn find_program(born: &mut Born<'_>) -> Result<()> {
+    if born.plan.has_last_part() {
+        return Ok(());
+    }
+    born.program = program(&born.plan.process.args, &born.plan.process.env)?;
+    Ok(())
+}
+
+/// The same in the container's pid namespace, where its /proc/self is somebody.
+pub fn find_program_last(kept: &mut Kept) -> Result<()> {
+    kept.program = program(&kept.args, &kept.env)?;
+    Ok(())
+}
+
 /// Finds the program as execvp(3) would, but in absolute directories only, by the PATH of the process's own environment, as its own user.
 ///
 /// The messages are Go's exec.LookPath's, which moby and others match to tell 126 from 127.
-pub fn find_program(born: &mut Born<'_>) -> Result<()> {
-    let process = &born.plan.process;
-    let name = process.args[0].clone();
+fn program(args: &[CString], env: &[CString]) -> Result<CString> {
+    let name = &args[0];
     if name.as_bytes().contains(&b'/') {
-        born.program = check(&name).map_err(|e| exec_error(&name, e))?;
-        return Ok(());
+        return check(name).map_err(|e| exec_error(name, e));
     }
-    let path = process.env.iter().rev().find_map(|var| var.as_bytes().strip_prefix(b"PATH="));
+    let path = env.iter().rev().find_map(|var| var.as_bytes().strip_prefix(b"PATH="));
     let mut denied = None;
     for dir in path.unwrap_or_default().split(|&byte| byte == b':') {
         // Not from the working directory, for which an empty entry stands too: it may be a volume that others write to
@@ -99,17 +137,14 @@ pub fn find_program(born: &mut Born<'_>) -> Result<()> {
             continue;
         };
         match check(&candidate) {
-            Ok(found) => {
-                born.program = found;
-                return Ok(());
-            }
+            Ok(found) => return Ok(found),
             Err(e) if e.errno() == Some(libc::EACCES) => denied = Some(e),
             Err(_) => {}
         }
     }
     match denied {
-        Some(e) => Err(exec_error(&name, e)),
-        None => Err(not_found(&name, "executable file not found in $PATH")),
+        Some(e) => Err(exec_error(name, e)),
+        None => Err(not_found(name, "executable file not found in $PATH")),
     }
 }
 

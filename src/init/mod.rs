@@ -1,7 +1,8 @@
 //! Making a process of a container: the plan, the fork, and what the child does until it becomes the program.
 //!
 //! [`plan`] turns a specification into values that the child needs no thought to carry out; [`spawn`] forks;
-//! [`steps`] is the order of things on one screen; [`sync`] is how the two sides talk. What runs after the fork is
+//! [`steps`] is the order of things on one screen; [`kept`] is what is left of the shim in its last part; [`sync`] is how the
+//! two sides talk. What runs after the fork is
 //! straight-line code on prepared data: it cannot import tokio, log or the engine (`scripts/check` sees to that).
 //!
 //! The namespaces other than the pid namespace and the user namespace, which owns it, are made by unshare(2) in the child rather than by flags of clone3: a
@@ -15,6 +16,7 @@ pub mod home;
 pub mod hooks;
 pub mod identity;
 pub mod identity_plan;
+pub mod kept;
 pub mod label;
 pub mod mask;
 pub mod mounts;
@@ -44,7 +46,7 @@ const FAILED: i32 = 1;
 
 /// Forks the process that `plan` describes. It waits for [`ParentEnd::go`] before anything that the parent has a part in.
 ///
-/// `place` is where it is born: the container's namespaces for an exec, or a pid namespace that an init joins.
+/// `place` is where it is born: a pid namespace that an init joins.
 ///
 /// # Errors
 /// What the fork says; `FailedPrecondition` when the pid namespace is dead, that is when its init has exited.
@@ -59,18 +61,20 @@ pub fn spawn(plan: &Plan, place: Option<Birthplace<'_>>, cgroup: Option<Borrowed
     };
     match born {
         Ok(child) => Ok((child, parent)),
-        // setns(2) to a process that has ended, and alloc_pid() of a namespace whose init is gone (clone(2)).
-        Err(e) if matches!(e.errno(), Some(libc::ESRCH | libc::ENOMEM)) && place.is_some() => {
-            Err(e.with_kind(Kind::FailedPrecondition).context("the init of the pid namespace has exited"))
-        }
+        Err(e) if place.is_some() => Err(namespaces::init_has_exited(e)),
         Err(e) => Err(e),
     }
 }
 
-/// The child's whole life in this program. Its error goes to the parent as a record; nothing returns or unwinds from here.
+/// The child's whole life in this program.
 fn child_main(plan: &Plan, sync: &ChildEnd, birth: Birth) -> Infallible {
+    guarded(sync, |at| steps::run(plan, sync, birth, at))
+}
+
+/// Does `body`, which says what it is at. Its error goes to the parent as a record; nothing returns or unwinds from here.
+fn guarded(sync: &ChildEnd, body: impl FnOnce(&mut &'static str) -> Result<Infallible>) -> Infallible {
     let mut at = "being born";
-    let outcome = catch_unwind(AssertUnwindSafe(|| steps::run(plan, sync, birth, &mut at)));
+    let outcome = catch_unwind(AssertUnwindSafe(|| body(&mut at)));
     let error = match outcome {
         Ok(Err(error)) => error,
         Ok(Ok(never)) => match never {},

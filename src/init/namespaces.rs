@@ -1,9 +1,11 @@
 //! Entering cgroups and namespaces, joined or new, and what a new one needs before it is of use.
 
-use crate::error::{Error, Os, Result};
+use crate::error::{Error, Kind, Os, Result};
+use crate::sys::fork::{self, Child};
 use crate::sys::ns::Namespace;
-use crate::sys::{cred, net, ns};
+use crate::sys::{cred, fd, net, ns};
 
+use super::kept::Kept;
 use super::plan::Work;
 use super::steps::Born;
 
@@ -31,8 +33,8 @@ pub fn join(born: &mut Born<'_>) -> Result<()> {
         return Ok(());
     }
     for (kind, fd) in &create.joined {
-        // The parent was in the pid namespace when it cloned us: setns(2) would only move our children.
-        if *kind != Namespace::Pid {
+        // The parent was in the pid namespace when it cloned us; or our child is to be in it.
+        if *kind != Namespace::Pid || born.plan.hops() {
             ns::enter(std::os::fd::AsFd::as_fd(fd), *kind)?;
         }
     }
@@ -48,12 +50,41 @@ pub fn make(born: &mut Born<'_>) -> Result<()> {
     if flags == 0 { Ok(()) } else { ns::unshare(flags) }
 }
 
-/// Enters the container's cgroup namespace, where it has one: all others are those in which an exec is born.
+/// Enters the namespaces in which the container is not the host, but for the user namespace. The pid namespace is its
+/// children's.
 pub fn enter_container(born: &mut Born<'_>) -> Result<()> {
     let Work::Exec(exec) = &born.plan.work else { return Ok(()) };
-    match exec.namespaces & Namespace::Cgroup.flag() {
+    match exec.namespaces & !Namespace::User.flag() {
         0 => Ok(()),
-        flag => ns::enter_process(std::os::fd::AsFd::as_fd(&exec.init), flag),
+        flags => ns::enter_process(std::os::fd::AsFd::as_fd(&exec.init), flags).map_err(init_has_exited),
+    }
+}
+
+/// The process is born anew, in the container's pid namespace: the last that is done outside of it.
+pub fn hop(kept: &mut Kept) -> Result<()> {
+    match kept.hops {
+        false => Ok(()),
+        true => fork::hop(kept.birth, |child| tell(kept, child)).map_err(|e| match e.errno() {
+            // For a moment there are two.
+            Some(libc::EAGAIN) => e.context("the container's limit of processes leaves no room"),
+            _ => init_has_exited(e),
+        }),
+    }
+}
+
+fn tell(kept: &Kept, child: &Child) {
+    let _ = kept.sync.born(child);
+    // The shim waits for the end of the socket, which is not to wait for that of our memory.
+    let _ = fd::close_all_but(&[]);
+}
+
+/// Says what it means that a process is not there (setns(2)), or that its pid namespace takes no other (clone(2)).
+pub(super) fn init_has_exited(error: Error) -> Error {
+    match error.errno() {
+        Some(libc::ESRCH | libc::ENOMEM) => {
+            error.with_kind(Kind::FailedPrecondition).context("the init of the pid namespace has exited")
+        }
+        _ => error,
     }
 }
 

@@ -4,7 +4,7 @@
 //! descriptors.
 
 use std::ffi::CString;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -19,6 +19,7 @@ use crate::spec::net_devices::{self, NetDevice};
 use crate::spec::sysctl::{self, Sysctl};
 use crate::spec::{mounts, namespaces, time};
 use crate::sys::cred::Capabilities;
+use crate::sys::mount::FileSystem;
 use crate::sys::ns::{self, Namespace};
 use crate::sys::path;
 use crate::sys::seccomp::Filter;
@@ -90,10 +91,39 @@ pub struct Create {
     pub hooks: Option<Hooks>,
 }
 
+/// The option of procfs for the pid namespace that it shows (Linux 6.17).
+const PIDNS: &str = "pidns";
+
 impl Create {
     /// It joins a user namespace by path.
     pub fn joins_user_namespace(&self) -> bool {
         self.joined.iter().any(|(kind, _)| *kind == Namespace::User)
+    }
+
+    /// It joins a pid namespace by path, in which others see it, and can be made outside of that. Not with hooks, which are
+    /// told its pid while it is made; nor in a new user namespace, from which it could not join; nor where the kernel mounts a
+    /// procfs of one's own pid namespace alone (before 6.17).
+    pub fn hops(&self) -> bool {
+        let joins = self.joined.iter().any(|(kind, _)| *kind == Namespace::Pid);
+        let mounts = self.rootfs.iter().flat_map(|rootfs| &rootfs.mounts);
+        let mut procs = mounts.filter(|mount| matches!(mount.source, Source::FileSystem { kind: "proc", .. }));
+        let can = self.hooks.is_none() && !self.new.contains(&Namespace::User);
+        joins && can && procs.all(|proc| proc.options.data.iter().any(|(key, _)| key == PIDNS))
+    }
+
+    /// Has each procfs show the pid namespace that is joined, where the kernel can mount one from outside of it.
+    fn show_joined_pid_namespace(&mut self) {
+        let Some((_, pid)) = self.joined.iter().find(|(kind, _)| *kind == Namespace::Pid) else { return };
+        // By the descriptor, which the child has by the same number.
+        let path = format!("/proc/self/fd/{}", pid.as_raw_fd());
+        if !FileSystem::open("proc").is_ok_and(|proc| proc.set(PIDNS, Some(&path)).is_ok()) {
+            return;
+        }
+        for mount in self.rootfs.iter_mut().flat_map(|rootfs| &mut rootfs.mounts) {
+            if matches!(mount.source, Source::FileSystem { kind: "proc", .. }) {
+                mount.options.data.push((PIDNS.to_owned(), Some(path.clone())));
+            }
+        }
     }
 
     /// It is in a user namespace that is not the host's.
@@ -113,6 +143,14 @@ pub struct Hooks {
     pub create_container: Vec<Hook>,
     /// Those in the container.
     pub start_container: Vec<Hook>,
+}
+
+impl Hooks {
+    /// A copy of what is left of them when the container has been created.
+    pub fn of_start(&self) -> Self {
+        let (about, start_container) = (self.about.clone(), self.start_container.clone());
+        Self { about, start_container, ..Self::default() }
+    }
 }
 
 /// What joins a container.
@@ -271,6 +309,19 @@ impl Plan {
         inside.then_some(&create.joined)
     }
 
+    /// It is to be in a container's pid namespace, and born there last of all (`init/steps.rs`).
+    pub fn hops(&self) -> bool {
+        match &self.work {
+            Work::Create(create) => create.hops(),
+            Work::Exec(exec) => exec.namespaces & Namespace::Pid.flag() != 0,
+        }
+    }
+
+    /// What makes a session, and what is set exactly, is left to the last part (`steps`): of an exec, and of who hops.
+    pub fn has_last_part(&self) -> bool {
+        matches!(self.work, Work::Exec(_)) || self.hops()
+    }
+
     /// The offsets of the time namespace to be born in, where that is a new one.
     pub fn time_offsets(&self) -> Option<&str> {
         match &self.work {
@@ -376,6 +427,7 @@ pub fn create(
     if !namespaces::joins_mount_ns(spec) {
         let own_cgroup_ns = create.new.contains(&Namespace::Cgroup);
         create.rootfs = Some(plan_rootfs(spec, bundle, rootfs, cgroups, own_cgroup_ns)?);
+        create.show_joined_pid_namespace();
     }
     Ok(create)
 }

@@ -19,9 +19,10 @@ use crate::spec::seccomp::{ARCHS, FLAGS, notifies};
 use crate::sys::cred::{self, Capabilities};
 use crate::sys::mailbox::Mailbox;
 use crate::sys::seccomp::{Filter, Instruction};
+use crate::sys::{fork, tty};
 
+use super::kept::Kept;
 use super::plan::Plan;
-use super::sync::ChildEnd;
 
 /// Loads the container's filter: the last act before execve, which is all that it need allow.
 ///
@@ -31,17 +32,61 @@ use super::sync::ChildEnd;
 /// The kernel wants no_new_privs or CAP_SYS_ADMIN; without the former the latter was kept, as permitted, until now
 /// (`identity::change`). Nothing of it is left: execve(2) makes the sets anew, and neither the permitted nor the effective
 /// one has a part in that (capabilities(7)).
-pub fn load_filter(plan: &Plan, sync: &ChildEnd) -> Result<()> {
-    let Some(filter) = &plan.seccomp else { return Ok(()) };
+pub fn load_filter(kept: &Kept) -> Result<()> {
+    let Some(filter) = &kept.seccomp else { return Ok(()) };
+    if kept.filter_early {
+        return Ok(());
+    }
+    load_now(filter, kept)
+}
+
+/// Loads the filter before the process is born in the container's pid namespace, where it would take CAP_SYS_ADMIN with it
+/// only to load it: who has CAP_SYS_PTRACE there could take that over.
+pub fn load_filter_early(kept: &mut Kept) -> Result<()> {
+    let Some(filter) = kept.seccomp.as_ref().filter(|_| kept.filter_early) else { return Ok(()) };
+    let before = cred::permitted()?;
+    load_now(filter, kept)?;
+    let permitted = before & (!cred::SYS_ADMIN | kept.capabilities.permitted);
+    cred::capset(&Capabilities { permitted, ..kept.capabilities })
+}
+
+/// Whether the plan's filter can be loaded before the hop: it takes a capability that is better not kept, and lets through
+/// what is left to be done (`steps::LAST` and what follows).
+pub fn is_early(plan: &Plan) -> bool {
+    let calls = [
+        libc::SYS_capset,
+        libc::SYS_sendmsg,
+        libc::SYS_sendto,
+        libc::SYS_recvfrom,
+        libc::SYS_read,
+        libc::SYS_exit_group,
+        libc::SYS_setsid,
+        libc::SYS_prlimit64,
+        libc::SYS_capget,
+        libc::SYS_sched_setattr,
+        libc::SYS_newfstatat,
+        libc::SYS_faccessat2,
+        libc::SYS_mmap,
+        libc::SYS_prctl,
+        libc::SYS_close_range,
+        libc::SYS_execve,
+    ];
+    let allows_all = |filter: &Filter| {
+        fork::may_hop(filter) && tty::may_take_control(filter) && calls.iter().all(|&call| filter.allows(call, &[]))
+    };
+    plan.hops() && needed(plan) != 0 && plan.seccomp.as_deref().is_some_and(allows_all)
+}
+
+fn load_now(filter: &Filter, kept: &Kept) -> Result<()> {
     // Never dropped: closing it is a call.
     let mailbox = filter.has_listener().then(Mailbox::new).transpose()?.map(ManuallyDrop::new);
     if let Some(mailbox) = &mailbox {
-        sync.wait_to_load(mailbox)?;
+        kept.sync.wait_to_load(mailbox)?;
     }
-    let process = &plan.process;
-    if !process.no_new_privileges {
-        let sets = with_admin(&process.capabilities);
-        cred::capset(&Capabilities { effective: sets.effective | cred::SYS_ADMIN, ..sets })?;
+    if !kept.no_new_privileges {
+        let Capabilities { permitted, effective, .. } = kept.capabilities;
+        let (permitted, effective) = (permitted | cred::SYS_ADMIN, effective | cred::SYS_ADMIN);
+        cred::capset(&Capabilities { permitted, effective, ..kept.capabilities })?;
     }
     if let (Some(listener), Some(mailbox)) = (filter.load()?, &mailbox) {
         mailbox.send(listener);
@@ -49,9 +94,9 @@ pub fn load_filter(plan: &Plan, sync: &ChildEnd) -> Result<()> {
     Ok(())
 }
 
-/// The capabilities with the one that loading a filter needs, not in effect yet.
-pub fn with_admin(capabilities: &Capabilities) -> Capabilities {
-    Capabilities { permitted: capabilities.permitted | cred::SYS_ADMIN, ..*capabilities }
+/// The capability that loading the plan's filter takes.
+pub fn needed(plan: &Plan) -> u64 {
+    if plan.seccomp.is_some() && !plan.process.no_new_privileges { cred::SYS_ADMIN } else { 0 }
 }
 
 /// Compiles a profile.

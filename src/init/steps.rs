@@ -4,12 +4,13 @@ use std::convert::Infallible;
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
 
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::sys::fork::Birth;
 use crate::sys::mount::Mount;
 use crate::sys::path::Root;
 use crate::sys::{cred, fd, signal};
 
+use super::kept::{self, Kept};
 use super::plan::{Plan, Work};
 use super::sources::{self, Received};
 use super::sync::ChildEnd;
@@ -44,6 +45,12 @@ pub struct Born<'a> {
 /// One step: its name as errors show it, and what it does.
 pub struct Step(pub &'static str, pub fn(&mut Born<'_>) -> Result<()>);
 
+/// One step of a process that has forgotten the shim's memory ([`kept`]).
+pub struct LastStep(pub &'static str, pub fn(&mut Kept) -> Result<()>);
+
+/// The last of them, which does not return: what follows has a table of its own.
+const FORGETTING: &str = "forgetting the shim";
+
 /// The first process of a container.
 pub const CREATE: &[Step] = &[
     // First act of all: until here every descriptor of the shim's is open in this process.
@@ -56,7 +63,7 @@ pub const CREATE: &[Step] = &[
     Step("joining cgroups", namespaces::join_cgroups),
     // oom_score_adj and the id maps are the parent's to write; everything above ran beside it.
     Step("waiting for the shim", |born| born.sync.wait_for_go()),
-    Step("starting a session", |_| cred::new_session()),
+    Step("starting a session", start_session),
     // As the host's root, whose quota of keys is large.
     Step("making a session keyring", identity::session_keyring),
     // Joined ones first: their files were opened in the host's view.
@@ -102,13 +109,8 @@ pub const CREATE: &[Step] = &[
     // As the user that will run it, in the working directory: create fails where start would.
     Step("finding the program", identity::find_program),
     Step("connecting stdio", identity::stdio),
-    Step("waiting to be started", |born| born.sync.ready(&born.plan.hold)),
-    // As its user, as with runc; the shim's death ends it still.
-    Step("running the startContainer hooks", hooks::at_start),
-    // It lives by itself now. Also the last defence: nothing of ours survives the execve but 0, 1, 2.
-    Step("leaving the shim", leave),
-    // The filter judges every call after it, and need not know ours.
-    Step("loading the seccomp filter", |born| seccomp::load_filter(born.plan, born.sync)),
+    // From here on it is in reach of programs of the container's: those of execs before its start, and its hooks.
+    Step(FORGETTING, |born| kept::go_on(born).map(drop)),
 ];
 
 /// A further process of a container.
@@ -123,11 +125,12 @@ pub const EXEC: &[Step] = &[
     // The cpuset has given it its own.
     Step("setting its CPUs", treatment::final_cpus),
     Step("waiting for the shim", |born| born.sync.wait_for_go()),
-    Step("starting a session", |_| cred::new_session()),
     // As the host's root, whose quota of keys is large.
     Step("making a session keyring", identity::session_keyring),
-    // Born in all others (sys/ns.rs, Visit); this one after its cgroups are joined in the host's view.
-    Step("joining the container's cgroup namespace", namespaces::enter_container),
+    // In the host's view, in which this process has a place in /proc. What it executes has them, by whatever hop.
+    Step("setting security labels", label::set),
+    // After its cgroups, which are joined in the host's view. In no pid namespace of the container's as yet: unseen there.
+    Step("joining the container's namespaces", namespaces::enter_container),
     // Last of them: with the host's capabilities it could enter the others. Before the terminal, which is its root's.
     Step("joining the container's user namespace", namespaces::enter_user),
     // As root, and in the container's mount namespace: its devpts, not the host's.
@@ -135,16 +138,57 @@ pub const EXEC: &[Step] = &[
     Step("finding the home directory", home::find),
     Step("setting resource limits", identity::limits),
     Step("setting scheduling, memory policy and personality", treatment::apply),
-    Step("setting security labels", label::set),
     Step("changing identity", identity::change),
-    Step("finding the program", identity::find_program),
     Step("connecting stdio", identity::stdio),
-    Step("leaving the shim", leave),
-    // The filter judges every call after it, and need not know ours.
-    Step("loading the seccomp filter", |born| seccomp::load_filter(born.plan, born.sync)),
+    Step(FORGETTING, |born| kept::go_on(born).map(drop)),
 ];
 
-/// Does every step, then becomes the program. `at` is the step under way, for the error's sake.
+/// The last part of who hops, and of every exec, before it is what it is to be.
+///
+/// Who joins a pid namespace by its path, as every exec does, is seen there by others from `being born ...` on, in reach of
+/// those who have CAP_SYS_PTRACE or CAP_KILL: a process with the rights, the root and the memory that it is to have, and no
+/// others.
+const LAST: &[LastStep] = &[
+    // Where it can be borne that early, and would take a capability later.
+    LastStep("loading the seccomp filter", seccomp::load_filter_early),
+    LastStep("being born in the container's pid namespace", namespaces::hop),
+    LastStep("starting a session", |_| cred::new_session()),
+    LastStep("taking control of the terminal", console::take_control),
+    LastStep("setting resource limits", identity::lower_limits),
+    LastStep("setting the scheduler", treatment::apply_last),
+    LastStep("finding the program", identity::find_program_last),
+];
+
+/// The first process of a container, from `forgetting the shim` (and `LAST`) on.
+const CREATED: &[LastStep] = &[
+    // The sibling of who hopped is not, as yet.
+    LastStep("tying it to the shim", |_| cred::die_with_parent(true)),
+    LastStep("waiting to be started", |kept| kept.sync.ready(&kept.hold)),
+    // As its user, as with runc; the shim's death ends it still.
+    LastStep("running the startContainer hooks", hooks::at_start),
+    // It lives by itself now. Also the last defence: nothing of ours survives the execve but 0, 1, 2.
+    LastStep("leaving the shim", leave),
+    // The filter judges every call after it, and need not know ours.
+    LastStep("loading the seccomp filter", |kept| seccomp::load_filter(kept)),
+];
+
+/// A further process of a container, from `forgetting the shim` and `LAST` on.
+const JOINED: &[LastStep] = &[
+    LastStep("leaving the shim", leave),
+    // The filter judges every call after it, and need not know ours.
+    LastStep("loading the seccomp filter", |kept| seccomp::load_filter(kept)),
+];
+
+/// What is left to be done after `forgetting the shim`.
+pub fn left(plan: &Plan) -> [&'static [LastStep]; 2] {
+    let last = if plan.has_last_part() { LAST } else { &[] };
+    match plan.work {
+        Work::Create(_) => [last, CREATED],
+        Work::Exec(_) => [last, JOINED],
+    }
+}
+
+/// Does every step; the last becomes the program. `at` is the step under way, for the error's sake.
 pub fn run(plan: &Plan, sync: &ChildEnd, birth: Birth, at: &mut &'static str) -> Result<Infallible> {
     let mut born = Born {
         plan,
@@ -166,10 +210,12 @@ pub fn run(plan: &Plan, sync: &ChildEnd, birth: Birth, at: &mut &'static str) ->
         *at = name;
         step(&mut born)?;
     }
-    *at = "executing the program";
-    let env = home::environment(&plan.process.env, born.home);
-    crate::sys::exec::execve(&born.program, &plan.process.args, &env)
-        .map_err(|e| identity::exec_error(&plan.process.args[0], e))
+    Err(Error::new(Kind::Internal, "the last step returned"))
+}
+
+/// One that hops makes it at last.
+fn start_session(born: &mut Born<'_>) -> Result<()> {
+    if born.plan.has_last_part() { Ok(()) } else { cred::new_session() }
 }
 
 fn close_descriptors(born: &mut Born<'_>) -> Result<()> {
@@ -178,9 +224,7 @@ fn close_descriptors(born: &mut Born<'_>) -> Result<()> {
 
 /// Closed rather than marked close-on-exec, which close_range(2) can do from Linux 5.11 on only. The way to the shim stays
 /// open until execve, and is close-on-exec from its birth.
-fn leave(born: &mut Born<'_>) -> Result<()> {
+fn leave(kept: &mut Kept) -> Result<()> {
     cred::die_with_parent(false)?;
-    // Its descriptor is closed here: a drop, after a failed execve, would be a second time.
-    std::mem::forget(born.root.take());
-    fd::close_all_but(&[std::os::fd::AsFd::as_fd(born.sync)])
+    fd::close_all_but(&[std::os::fd::AsFd::as_fd(&kept.sync)])
 }

@@ -23,6 +23,12 @@
 //!    |<----------- Console + the pty master|  its slave is the session's terminal   } with a
 //!    |  relays to and from it              |                                         } terminal
 //!    |                                     |
+//!    |                                     |  forgets the shim's memory (init/kept.rs)
+//!    |                                     |
+//!    |<-------------- Born + its pidfd ----|  has given birth to a sibling in the    } who joins a pid
+//!    |  it is the process now              |  container's pid namespace, and ends;   } namespace: it
+//!    |                                     |  the sibling goes on                    } hops
+//!    |                                     |
 //!    |<------------------------------ Ready|  created: all done but execve          } init
 //!    |  state is saved, Create answered    |  waits; ends if the shim does           } only
 //!    |  Release -------------------------->|                                         }
@@ -37,6 +43,10 @@
 //!    |                                     |
 //!    |<------------------------------- EOF |  execve: the socket is close-on-exec
 //! ```
+//!
+//! Who hops is seen by nobody in the container while it has rights there that the container has not, and paths, and the
+//! shim's memory; its sibling has none of these (`steps::LAST`). The sibling too has the way to the shim, and may be taken
+//! over in the container: so the shim asks the kernel who it is that says `Born`.
 //!
 //! At any point the child may send `Failed` with the step, the errno and the text, and exit instead. A created init can
 //! also be held by a fifo ([`Hold::Fifo`]): for a creator that exits, whoever opens the fifo and writes a byte releases.
@@ -53,8 +63,9 @@ use rustix::net::{
 };
 
 use crate::error::{Error, Kind, Os, Result};
-use crate::sys::cred;
+use crate::sys::fork::Child;
 use crate::sys::mailbox::{Mailbox, Receiver};
+use crate::sys::{cred, fd};
 
 /// The largest record: a step, a path or two of PATH_MAX, and words.
 const MAX: usize = 16 * 1024;
@@ -64,6 +75,7 @@ const RELEASE: u8 = b'S';
 const READY: u8 = b'R';
 const HOOKS: u8 = b'H';
 const CONSOLE: u8 = b'C';
+const BORN: u8 = b'B';
 const WANT_SOURCES: u8 = b'W';
 const SOURCES: u8 = b'O';
 const WANT_DEVICES: u8 = b'D';
@@ -85,6 +97,16 @@ pub enum Hold {
     Fifo(OwnedFd),
 }
 
+impl Hold {
+    /// The same for a child that forgets where it has been until now.
+    pub(super) fn same(&self) -> Self {
+        match self {
+            Self::Socket => Self::Socket,
+            Self::Fifo(fifo) => Self::Fifo(fd::same(fifo.as_fd())),
+        }
+    }
+}
+
 /// The shim's end. Non-blocking: wait for readability, then [`ParentEnd::receive`].
 #[derive(Debug)]
 pub struct ParentEnd(OwnedFd);
@@ -104,6 +126,13 @@ pub enum Heard {
     WantsDevices,
     /// It is about to load its seccomp filter, and will say by this what number the listener's descriptor has.
     Listener(Receiver),
+    /// It has given birth to the process that it was to become, in the container's pid namespace, and ends.
+    Born {
+        /// Who says so, by the kernel's word.
+        by: i32,
+        /// The new child of ours.
+        child: Child,
+    },
     /// It waits for what the host has to open for it.
     WantsSources,
     /// It is at its hooks, and waits for the shim to run its own.
@@ -121,6 +150,7 @@ pub fn pair() -> Result<(ParentEnd, ChildEnd)> {
     let flags = SockFlag::SOCK_CLOEXEC;
     let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).os(|| "socketpair")?;
     rustix::fs::fcntl_setfl(&ours, rustix::fs::OFlags::NONBLOCK).os(|| "fcntl F_SETFL")?;
+    rustix::net::sockopt::set_socket_passcred(&ours, true).os(|| "setsockopt SO_PASSCRED")?;
     Ok((ParentEnd(ours), ChildEnd(theirs)))
 }
 
@@ -175,7 +205,7 @@ impl ParentEnd {
     /// When the socket fails, or says what no child of ours says.
     pub fn receive(&self) -> Result<Heard> {
         let mut buffer = vec![0; MAX];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1), ScmRights(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
         let received = recvmsg(&self.0, &mut [IoSliceMut::new(&mut buffer)], &mut control, flags);
@@ -188,15 +218,20 @@ impl ParentEnd {
             Err(Errno::CONNRESET) => return self.receive(),
             Err(e) => return Err(Error::os(e, "recvmsg from the child")),
         };
-        let mut descriptors = Vec::new();
+        let (mut descriptors, mut by) = (Vec::new(), 0);
         for message in control.drain() {
-            if let RecvAncillaryMessage::ScmRights(fds) = message {
-                descriptors.extend(fds);
+            match message {
+                RecvAncillaryMessage::ScmRights(fds) => descriptors.extend(fds),
+                RecvAncillaryMessage::ScmCredentials(sender) => by = sender.pid.as_raw_nonzero().get(),
+                _ => {}
             }
         }
         match (&buffer[..length], descriptors.pop()) {
             ([CONSOLE], Some(master)) if descriptors.is_empty() => Ok(Heard::Console(master)),
-            ([LISTENER], Some(memory)) if descriptors.is_empty() => Ok(Heard::Listener(Receiver::new(memory))),
+            ([LISTENER], Some(memory)) if descriptors.is_empty() => Receiver::new(memory).map(Heard::Listener),
+            (&[BORN, a, b, c, d], Some(pidfd)) if descriptors.is_empty() => {
+                Ok(Heard::Born { by, child: Child { pid: i32::from_le_bytes([a, b, c, d]), pidfd } })
+            }
             (_, Some(_)) => Err(no_message()),
             ([], None) => Ok(Heard::Executed),
             ([HOOKS], None) => Ok(Heard::Hooks),
@@ -226,6 +261,11 @@ impl AsRawFd for ParentEnd {
 }
 
 impl ChildEnd {
+    /// The same for a child that forgets where it has been until now.
+    pub(super) fn same(&self) -> Self {
+        Self(fd::same(self.as_fd()))
+    }
+
     /// Waits until the parent has done its part.
     pub fn wait_for_go(&self) -> Result<()> {
         self.wait_for(GO)
@@ -245,21 +285,27 @@ impl ChildEnd {
 
     /// Hands over the master of the terminal.
     pub fn console(&self, master: &OwnedFd) -> Result<()> {
-        self.say_with(CONSOLE, master.as_fd())
+        self.hand_over(&[CONSOLE], master.as_fd())
     }
 
     /// Says that the filter is about to be loaded, and waits until the shim is ready for what comes of that.
     pub fn wait_to_load(&self, mailbox: &Mailbox) -> Result<()> {
-        self.say_with(LISTENER, mailbox.as_fd())?;
+        self.hand_over(&[LISTENER], mailbox.as_fd())?;
         self.wait_for(LOAD)
     }
 
-    fn say_with(&self, word: u8, fd: BorrowedFd<'_>) -> Result<()> {
+    /// Says who has been born in its stead.
+    pub fn born(&self, child: &Child) -> Result<()> {
+        let [a, b, c, d] = child.pid.to_le_bytes();
+        self.hand_over(&[BORN, a, b, c, d], child.pidfd.as_fd())
+    }
+
+    fn hand_over(&self, message: &[u8], fd: BorrowedFd<'_>) -> Result<()> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         let fds = [fd];
         control.push(SendAncillaryMessage::ScmRights(&fds));
-        sendmsg(&self.0, &[IoSlice::new(&[word])], &mut control, SendFlags::NOSIGNAL)
+        sendmsg(&self.0, &[IoSlice::new(message)], &mut control, SendFlags::NOSIGNAL)
             .map(drop)
             .os(|| "sendmsg to the shim")
     }

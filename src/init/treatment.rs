@@ -5,10 +5,13 @@ use oci_spec::runtime::{Linux, Process};
 use crate::error::{Context, Kind, Result};
 use crate::spec::memory_policy::{self, MemoryPolicy};
 use crate::spec::scheduling;
+use crate::sys::cred::{self, Capabilities};
 use crate::sys::lsm;
 use crate::sys::sched::{self, Attributes};
 
+use super::kept::Kept;
 use super::label::Labels;
+use super::plan::Plan;
 use super::steps::Born;
 
 /// What is asked for; `None` leaves a thing as it is inherited, which is the shim's.
@@ -102,11 +105,43 @@ fn scheduler_hint(policy: u32) -> &'static str {
     }
 }
 
+fn set_scheduler(attributes: &Attributes) -> Result<()> {
+    sched::set_attributes(attributes).context(|| scheduler_hint(attributes.policy))
+}
+
+/// The scheduler of a process that hops, where it would not go with it: one of SCHED_DEADLINE has no children, and one may
+/// be asked for that they do not inherit (sched(7)).
+pub fn last(plan: &Plan) -> Option<&Attributes> {
+    const SCHED_DEADLINE: u32 = 6;
+    const SCHED_FLAG_RESET_ON_FORK: u64 = 1;
+    let alone = |s: &&Attributes| s.policy == SCHED_DEADLINE || s.flags & SCHED_FLAG_RESET_ON_FORK != 0;
+    plan.process.treatment.scheduler.as_ref().filter(|_| plan.hops()).filter(alone)
+}
+
+/// The capability that it may take to set that one.
+pub fn needed(plan: &Plan) -> u64 {
+    if last(plan).is_some() { cred::SYS_NICE } else { 0 }
+}
+
+/// Sets it, and gives the capability back.
+pub fn apply_last(kept: &mut Kept) -> Result<()> {
+    let Some(attributes) = &kept.scheduler else { return Ok(()) };
+    let own = cred::permitted()?;
+    let sets = |permitted, more| Capabilities {
+        permitted,
+        effective: kept.capabilities.effective | more,
+        ..kept.capabilities
+    };
+    cred::capset(&sets(own, cred::SYS_NICE))?;
+    set_scheduler(attributes)?;
+    cred::capset(&sets(own & (!cred::SYS_NICE | kept.capabilities.permitted), 0))
+}
+
 /// The rest, while it may still be raised.
 pub fn apply(born: &mut Born<'_>) -> Result<()> {
     let treatment = &born.plan.process.treatment;
-    if let Some(attributes) = &treatment.scheduler {
-        sched::set_attributes(attributes).context(|| scheduler_hint(attributes.policy))?;
+    if let Some(attributes) = treatment.scheduler.as_ref().filter(|_| last(born.plan).is_none()) {
+        set_scheduler(attributes)?;
     }
     if let Some(priority) = treatment.io_priority {
         sched::set_io_priority(priority).context(|| "process.ioPriority")?;

@@ -16,7 +16,7 @@ use tokio::task::LocalSet;
 use crate::engine::ready::watch;
 use crate::engine::{Engine, state};
 use crate::error::{Context, Error, Kind, Os, Result};
-use crate::sys::{cred, fd, heap, seal, signal};
+use crate::sys::{cred, fd, memory, seal, signal};
 
 use super::address::Address;
 use super::listener::connections;
@@ -37,6 +37,8 @@ const ANSWER_BOUND: Duration = Duration::from_millis(20);
 pub fn run(flags: &Flags) -> Result<()> {
     // Signals first: from here on they are read, never handled (a child would inherit the handler).
     signal::block_all()?;
+    // Before there is anything in it that a container's process is to forget.
+    memory::in_one_heap()?;
     if !seal::is_sealed()? {
         return Err(Error::new(
             Kind::FailedPrecondition,
@@ -49,7 +51,6 @@ pub fn run(flags: &Flags) -> Result<()> {
     cred::not_dumpable()?;
     cred::become_subreaper()?;
     cred::set_name(c"dray-shim")?;
-    heap::give_back_large_buffers()?;
     log_to(flags);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().os(|| "epoll_create")?;
     LocalSet::new().block_on(&runtime, serve(flags, socket))

@@ -46,6 +46,9 @@ pub fn limit_bounding(keep: u64) -> Result<()> {
 /// The bit of CAP_SYS_ADMIN.
 pub const SYS_ADMIN: u64 = 1 << 21;
 
+/// The bit of CAP_SYS_NICE.
+pub const SYS_NICE: u64 = 1 << 23;
+
 /// Our own permitted capabilities, as bits.
 pub fn permitted() -> Result<u64> {
     rustix::thread::capabilities(None).map(|sets| sets.permitted.bits()).os(|| "capget")

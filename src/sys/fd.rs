@@ -2,7 +2,16 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
+use rustix::fs::{Mode, OFlags, RawDir};
+
 use crate::error::{Os, Result};
+
+/// The descriptor `fd` for a new owner, where the old one is forgotten with the memory that it is in
+/// ([`super::memory::keep_only`]) and will not be dropped.
+pub fn same(fd: BorrowedFd<'_>) -> OwnedFd {
+    // SAFETY: it is open, and no other value will close it: see above.
+    unsafe { std::os::fd::FromRawFd::from_raw_fd(fd.as_raw_fd()) }
+}
 
 /// Closes every descriptor of this process but 0 to 2 and `keep`, running no destructor.
 ///
@@ -41,15 +50,28 @@ const TRIED: u32 = 1 << 16;
 
 /// The same through /proc/self/fd, for where close_range (Linux 5.9) is taken away.
 fn each_open(first: u32, last: u32) -> Result<()> {
-    let open: Vec<u32> = match std::fs::read_dir("/proc/self/fd") {
-        Ok(entries) => entries.filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok()).collect(),
-        Err(_) => (first..=last.min(TRIED)).collect(),
-    };
-    for fd in open.into_iter().filter(|fd| (first..=last).contains(fd)) {
+    for fd in listed()
+        .unwrap_or_else(|_| (first..=last.min(TRIED)).collect())
+        .into_iter()
+        .filter(|fd| (first..=last).contains(fd))
+    {
         // SAFETY: as above. The directory's own descriptor is in the list and already closed: EBADF is expected.
         unsafe { libc::close(fd as RawFd) };
     }
     Ok(())
+}
+
+/// The open descriptors. Without libc's opendir(3), which allocates behind our back (sys/memory.rs).
+fn listed() -> rustix::io::Result<Vec<u32>> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = rustix::fs::open("/proc/self/fd", flags, Mode::empty())?;
+    let mut space = [std::mem::MaybeUninit::uninit(); 2048];
+    let mut entries = RawDir::new(&directory, &mut space);
+    let mut all = Vec::new();
+    while let Some(entry) = entries.next() {
+        all.extend(entry?.file_name().to_str().ok().and_then(|name| name.parse::<u32>().ok()));
+    }
+    Ok(all)
 }
 
 /// Lets `fd` survive execve(2), for a program that is told its number.

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use crate::error::{Error, Kind, Os, Result};
 use crate::sys::ns::{Birthplace, Namespace, Visit};
+use crate::sys::seccomp::Filter;
 
 /// A child of this process, held by pid and pidfd from its first moment.
 #[derive(Debug)]
@@ -193,6 +194,28 @@ pub fn fork_again<F: FnOnce() -> std::convert::Infallible>(_: Birth, child: F) -
     }
 }
 
+const HOP: u64 = libc::CLONE_PARENT as u64;
+
+/// Whether `filter` would allow a [`hop`].
+pub fn may_hop(filter: &Filter) -> bool {
+    filter.allows(libc::SYS_clone, &[legacy_flags(HOP)])
+}
+
+/// Goes on as a sibling of the calling process, a child of ours, in the pid namespace that it has entered for its children
+/// (setns(2)): returns there. The caller does `tell` with it, and ends.
+///
+/// Who is born in a container's pid namespace is seen by the processes of the container from then on, and with
+/// CAP_SYS_PTRACE taken over. So all that takes more rights than the container's, and memory of the shim's, is done before.
+///
+/// # Errors
+/// What clone(2) says, to the caller: ENOMEM where the init of the pid namespace has exited.
+pub fn hop(_: Birth, tell: impl FnOnce(&Child)) -> Result<()> {
+    // The older call: it says all that is to be said, and a container's filter, which may be loaded, knows it.
+    let Some(child) = clone_legacy(HOP).os(|| "clone")? else { return Ok(()) };
+    let _ = catch_unwind(AssertUnwindSafe(|| tell(&child)));
+    exit_now(0)
+}
+
 /// `None` in the child.
 fn clone(namespaces: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<(Option<Child>, Birth)> {
     if let Some(cgroup) = cgroup {
@@ -237,11 +260,15 @@ fn clone3(namespaces: u64, cgroup: Option<BorrowedFd<'_>>) -> std::result::Resul
 /// clone(2), for where clone3 is taken away (a seccomp profile that predates it answers ENOSYS).
 fn clone_legacy(namespaces: u64) -> std::result::Result<Option<Child>, i32> {
     let mut pidfd: libc::c_int = -1;
-    let flags = namespaces | libc::CLONE_PIDFD as u64 | libc::SIGCHLD as u64;
+    let flags = legacy_flags(namespaces);
     // SAFETY: as for clone3; a null stack means the copy of ours, CLONE_PIDFD stores through the third argument, and
     // the zero arguments behind it are unused without CLONE_SETTLS and CLONE_CHILD_*TID on every architecture.
     let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0usize, &raw mut pidfd, 0usize, 0usize) };
     finish(pid, pidfd)
+}
+
+fn legacy_flags(namespaces: u64) -> u64 {
+    namespaces | libc::CLONE_PIDFD as u64 | libc::SIGCHLD as u64
 }
 
 fn finish(pid: libc::c_long, pidfd: libc::c_int) -> std::result::Result<Option<Child>, i32> {

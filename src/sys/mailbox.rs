@@ -83,9 +83,11 @@ fn trap() -> ! {
 }
 
 impl Receiver {
-    /// Of the descriptor that the sender has handed over.
-    pub fn new(file: OwnedFd) -> Self {
-        Self(file)
+    /// Of the descriptor that the sender has handed over. It is one of memory, which alone has seals (F_GET_SEALS): a file
+    /// of somebody else's might make us wait.
+    pub fn new(file: OwnedFd) -> Result<Self> {
+        rustix::fs::fcntl_get_seals(&file).os(|| "a mailbox that is none: fcntl F_GET_SEALS")?;
+        Ok(Self(file))
     }
 
     /// What has been sent, if it has.
@@ -113,7 +115,7 @@ mod tests {
     #[test]
     fn the_sender_goes_on_when_its_number_has_been_taken() {
         let mailbox = Mailbox::new().unwrap();
-        let receiver = Receiver::new(mailbox.as_fd().try_clone_to_owned().unwrap());
+        let receiver = Receiver::new(mailbox.as_fd().try_clone_to_owned().unwrap()).unwrap();
         assert_eq!(receiver.number().unwrap(), None);
         let sender = std::thread::spawn(move || mailbox.send(7));
         let number = loop {
@@ -126,5 +128,11 @@ mod tests {
         assert!(!sender.is_finished(), "not held");
         receiver.taken().unwrap();
         sender.join().unwrap();
+    }
+
+    #[test]
+    fn a_pipe_is_no_mailbox() {
+        let (read, _write) = std::io::pipe().unwrap();
+        assert_eq!(Receiver::new(read.into()).unwrap_err().errno(), Some(libc::EINVAL));
     }
 }

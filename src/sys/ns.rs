@@ -178,11 +178,8 @@ pub struct Birthplace<'a> {
 
 /// While it lives this thread is in other namespaces, so that its children are born there; then it comes back.
 ///
-/// An exec's process is seen in the container's pid namespace from the moment of its birth, by processes that may stop
-/// it there (CAP_KILL). Were it the one to leave the host's mount namespace, they could read the host's mounts in its
-/// /proc/PID/mountinfo meanwhile, which asks for no permission; and with CAP_SYS_PTRACE, before which being
-/// non-dumpable is no defence (the mm's user namespace is the container's own), walk through its /proc/PID/root. The
-/// shim is in no pid namespace of a container's and cannot be seen there.
+/// For a helper that is to open paths where a container's process is; and for an init in a joined pid namespace that cannot
+/// be made outside of it. Every other process joins by itself, unseen there ([`super::fork::hop`]).
 ///
 /// It must come back whatever happens: a shim that cannot is one that would put the next container into this one's
 /// namespaces, so the guard tries twice and then aborts. Nothing may resolve a path while it lives.

@@ -8,6 +8,7 @@ use rustix::termios::Winsize;
 
 use crate::error::{Error, Kind, Os, Result};
 use crate::sys::path;
+use crate::sys::seccomp::Filter;
 
 /// linux/magic.h
 const DEVPTS_SUPER_MAGIC: u32 = 0x1cd1;
@@ -68,6 +69,11 @@ pub fn open_slave(master: impl AsFd) -> Result<OwnedFd> {
 /// EPERM where the caller leads no session, or the terminal is another session's.
 pub fn take_control(slave: impl AsFd) -> Result<()> {
     rustix::process::ioctl_tiocsctty(slave).os(|| "ioctl TIOCSCTTY")
+}
+
+/// Whether `filter` would allow [`take_control`].
+pub fn may_take_control(filter: &Filter) -> bool {
+    filter.allows(libc::SYS_ioctl, &[0, libc::TIOCSCTTY])
 }
 
 /// Sets the size of the window; a change sends SIGWINCH to the foreground processes.

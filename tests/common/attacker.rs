@@ -64,6 +64,14 @@ pub fn watch_newcomers(mut look: impl FnMut(u32)) -> usize {
     seen
 }
 
+/// Inside: counts those that `caught` says yes of, and says so.
+pub fn watch(caught: impl Fn(u32) -> bool) {
+    println!("watching");
+    let mut found = 0;
+    let seen = watch_newcomers(|pid| found += u32::from(caught(pid)));
+    println!("seen={seen} caught={found}");
+}
+
 /// With CAP_SYS_PTRACE, to which processes that are not dumpable are open.
 pub fn with_ptrace(bundle: Bundle) -> Bundle {
     with_capability(bundle, "CAP_SYS_PTRACE")

@@ -14,6 +14,7 @@ pub mod events;
 pub mod floor;
 pub mod fuse;
 pub mod listener;
+pub mod memory;
 pub mod mountinfo;
 pub mod pty;
 pub mod scratch;
