@@ -217,6 +217,67 @@ const CGROUP: &str = r#"{"destination": "/sys/fs/cgroup", "type": "cgroup", "sou
                         "options": ["nosuid", "noexec", "nodev", "relatime", "ro"]}"#;
 
 /// A directory for each hierarchy; each shows the container's own cgroup at its top, with or without a cgroup namespace.
+/// What is not in the list of known types is the kernel's to know (runtime-spec: config.md, "Mounts").
+#[test]
+fn any_file_system_of_the_kernels_is_mounted_with_its_parameters() {
+    for user_namespace in [false, true] {
+        block_on(async {
+            let host = Host::new();
+            let [lower, upper, work] = ["lower", "upper", "work"].map(|name| host_dir(&host, name));
+            fs::write(lower.join("below"), "below\n").unwrap();
+            fs::remove_file(work.join("file")).unwrap();
+            let mut bundle = host.bundle("one");
+            if user_namespace {
+                bundle = bundle.user_namespace(100_000);
+                for path in [&lower, &upper, &work] {
+                    std::os::unix::fs::chown(path, Some(100_000), Some(100_000)).unwrap();
+                }
+            }
+            let layers = [("lowerdir", &lower), ("upperdir", &upper), ("workdir", &work)];
+            let mut options: Vec<_> = layers.map(|(key, path)| format!("{key}={}", path.display())).into();
+            options.push("nosuid".into());
+            let bundle = bundle.edit(|spec| {
+                add(spec, json!({"destination": "/o", "type": "overlay", "source": "layers", "options": options}));
+                add(spec, json!({"destination": "/r", "type": "ramfs", "options": ["mode=751", "ro"]}));
+            });
+            let script = "cat /o/below /o/file; echo new > /o/new; touch /r/x; stat -c %a /r; cat /proc/self/mountinfo";
+            let ended = host.run(&bundle.script(script)).await;
+            assert_eq!(ended.stderr, "touch: /r/x: Read-only file system\n", "{ended:#?}");
+            assert!(ended.stdout.starts_with("below\nof upper\n751\n"), "{ended:#?}");
+            let table: String = ended.stdout.split_inclusive('\n').skip(3).collect();
+            let (overlay, ram) = (at(&table, "/o"), at(&table, "/r"));
+            assert_eq!(
+                (overlay.fstype.as_str(), overlay.source.as_str(), ram.fstype.as_str()),
+                ("overlay", "layers", "ramfs")
+            );
+            assert!(overlay.has(&["rw", "nosuid"]) && ram.has(&["ro"]), "{ended:#?}");
+            assert_eq!(fs::read_to_string(upper.join("new")).unwrap(), "new\n");
+            assert_eq!(host.scratch.leftovers(), [""; 0]);
+        });
+    }
+}
+
+/// One of which the kernel knows nothing, a parameter that it does not know, and what needs the host's root.
+#[test]
+fn a_file_system_that_cannot_be_mounted_is_named() {
+    block_on(async {
+        let refused = async |user_namespace: bool, mount: Value| {
+            let host = Host::new();
+            let mut bundle = host.bundle("one");
+            if user_namespace {
+                bundle = bundle.user_namespace(100_000);
+            }
+            host.refused(&bundle.edit(|spec| add(spec, mount))).await
+        };
+        let none = refused(false, json!({"destination": "/x", "type": "no-such-fs", "source": "x"})).await;
+        none.names(Code::INVALID_ARGUMENT, &["/x", "fsopen no-such-fs", "no such device"]);
+        let word = refused(false, json!({"destination": "/x", "type": "overlay", "options": ["no-such-word"]})).await;
+        assert!(["/x", "overlay no-such-word"].iter().all(|text| word.message.contains(text)), "{word:?}");
+        let host_s = refused(true, json!({"destination": "/x", "type": "securityfs", "source": "x"})).await;
+        assert!(["/x", "securityfs"].iter().all(|text| host_s.message.contains(text)), "{host_s:?}");
+    });
+}
+
 /// Proves: mounts.type=cgroup
 #[test]
 fn a_cgroup_mount_shows_the_containers_own_cgroups() {

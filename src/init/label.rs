@@ -4,11 +4,12 @@
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Linux, Process};
-use rustix::fs::OFlags;
+use rustix::fs::{Mode, OFlags, XattrFlags};
 
 use crate::error::{Context, Error, Kind, Os, Result};
+use crate::spec::mount_options::MountOptions;
 use crate::sys::lsm::Lsm;
-use crate::sys::mount::FileSystem;
+use crate::sys::mount::{FileSystem, Mount};
 use crate::sys::path::{self, Root};
 
 use super::plan::{MountPlan, Source};
@@ -75,16 +76,31 @@ fn asked(field: &str, label: &Option<String>, lsm: Lsm, enabled: impl Fn(Lsm) ->
 /// The option by which SELinux labels a whole file system (mount(8), "context").
 pub const CONTEXT: &str = "context";
 
-/// Labels what is made for the container alone. Not proc and sysfs, whose labels are the kernel's, nor what is bound.
-pub(super) fn label_mount(mount: &mut MountPlan, label: Option<&str>) {
+/// Labels what is made for the container alone. Not proc and sysfs, whose labels are the kernel's, nor what is bound, nor
+/// the queues of the host's ipc namespace, where the container has that (`host_ipc`).
+pub(super) fn label_mount(mount: &mut MountPlan, label: Option<&str>, host_ipc: bool) {
     match mount.source {
-        Source::FileSystem { kind: "tmpfs" | "devpts" | "mqueue", .. } | Source::CgroupV1(_) => {}
+        Source::FileSystem { kind: "mqueue", .. } if host_ipc => return,
+        Source::FileSystem { kind: "tmpfs" | "devpts" | "mqueue", .. } | Source::Other(..) | Source::CgroupV1(_) => {}
         _ => return,
     }
     // What the mount says itself wins.
     if !mount.options.data.iter().any(|(key, _)| key == CONTEXT) {
         mount.options.data.extend(label.map(|label| (CONTEXT.to_owned(), Some(label.to_owned()))));
     }
+}
+
+/// The context that a mount is to have.
+pub(super) fn context(options: &MountOptions) -> Option<&str> {
+    options.data.iter().find(|(key, _)| key == CONTEXT).and_then(|(_, value)| value.as_deref())
+}
+
+/// Labels the root of a mount that takes no context as an option, as runc does.
+pub(super) fn label_root(mount: &Mount, label: &str) -> Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::openat(mount, ".", flags, Mode::empty()).os(|| "openat")?;
+    rustix::fs::fsetxattr(&root, "security.selinux", label.as_bytes(), XattrFlags::empty())
+        .os(|| format!("fsetxattr security.selinux {label:?}"))
 }
 
 /// Has the kernel label this process at its execve. The startContainer hooks, which it runs before, run as the container
@@ -143,7 +159,6 @@ fn write(proc: &Root, process: &Path, labels: &Labels) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::mount_options::MountOptions;
     use serde_json::{Value, json};
     use std::fs;
 
@@ -214,7 +229,7 @@ mod tests {
 
     #[test]
     fn file_systems_of_the_containers_own_are_labelled() {
-        let labelled = |source: Source, words: &[&str]| {
+        let labelled_in = |source: Source, words: &[&str], host_ipc| {
             let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
             let mut mount = MountPlan {
                 destination: "/x".into(),
@@ -222,10 +237,11 @@ mod tests {
                 options: MountOptions::parse(&words).unwrap(),
                 mapped: None,
             };
-            label_mount(&mut mount, None);
-            label_mount(&mut mount, Some("a:b:c1,c2"));
+            label_mount(&mut mount, None, false);
+            label_mount(&mut mount, Some("a:b:c1,c2"), host_ipc);
             mount.options.data.into_iter().filter(|(key, _)| key == CONTEXT).map(|(_, value)| value).collect::<Vec<_>>()
         };
+        let labelled = |source, words| labelled_in(source, words, false);
         let new = |kind| Source::FileSystem { kind, name: kind.to_owned() };
         let ours = [Some("a:b:c1,c2".to_owned())];
         for kind in ["tmpfs", "devpts", "mqueue"] {
@@ -236,6 +252,8 @@ mod tests {
         for source in [new("proc"), new("sysfs"), Source::Bind("/y".into())] {
             assert_eq!(labelled(source, &[]), []);
         }
+        assert_eq!(labelled_in(new("mqueue"), &[], true), []);
+        assert_eq!(labelled_in(new("tmpfs"), &[], true), ours);
     }
 
     /// An exec that says nothing has the container's: without it, it would have none.

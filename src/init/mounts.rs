@@ -10,7 +10,7 @@ use crate::sys::mount::{self, FileSystem, Mount};
 use crate::sys::path::{self, Root};
 
 use super::copy_up;
-use super::label::CONTEXT;
+use super::label::{self, CONTEXT};
 use super::plan::{CgroupHierarchy, Mapped, MountPlan, Rootfs, Source};
 use super::rootfs;
 use super::sources::Received;
@@ -92,6 +92,10 @@ fn mount_one(place: &Place<'_>, plan: &MountPlan, shared: Option<Mount>, sources
             let made = file_system(place, plan, kind, name);
             if sources.is_some() { made.map_err(|e| foreign(e, kind)) } else { made }
         }
+        Source::Other(kind, name) => file_system(place, plan, kind, name).map_err(|e| match e.errno() {
+            Some(libc::ENODEV) => e.with_kind(Kind::InvalidArgument),
+            _ => e,
+        }),
         Source::CgroupV1(hierarchies) => cgroup_v1(place, plan, hierarchies),
     }
 }
@@ -192,33 +196,43 @@ fn file_system(place: &Place<'_>, plan: &MountPlan, kind: &str, name: &str) -> R
     refuse_by_link(root, plan, &target)?;
     refuse_in_proc(plan, &target, kind == "proc")?;
     let fs = FileSystem::open(kind)?;
-    configure(&fs, &plan.options, name)?;
+    configure(&fs, kind, &plan.options, name)?;
+    if matches!(plan.source, Source::Other(..)) && plan.options.top().set & libc::MOUNT_ATTR_RDONLY != 0 {
+        // As mount(2) has it: what is on a device that is read-only, or must not be written to, is not to try.
+        fs.set("ro", None)?;
+    }
     if kind == "tmpfs" && covers && !plan.options.data.iter().any(|(key, _)| key == "mode") {
         // A tmpfs that replaces a directory keeps its mode (runc does): /tmp stays sticky. Where there was none it has
         // tmpfs' own, 1777, so that any user of the container can write to it.
         fs.set("mode", Some(&format!("{:o}", path::stat(&target)?.st_mode & 0o7777)))?;
     }
     let attrs = postponed(plan, plan.options.top()).set;
-    if !plan.options.tmpcopyup || !covers {
+    let copies = plan.options.tmpcopyup && covers;
+    let label = (kind == "mqueue").then(|| label::context(&plan.options)).flatten();
+    if !copies && label.is_none() {
         let mount = fs.mount(attrs)?;
         place.on(&target, || mount.attach(target.as_fd()))?;
         return propagate(&mount, &plan.options);
     }
     // Seen by nobody before it is complete.
     let mount = fs.mount(attrs & !libc::MOUNT_ATTR_RDONLY)?;
-    copy_up::copy(&target, &mount).context(|| "tmpcopyup")?;
+    if copies {
+        copy_up::copy(&target, &mount).context(|| "tmpcopyup")?;
+    }
+    label.map_or(Ok(()), |label| label::label_root(&mount, label))?;
     place.on(&target, || mount.attach_with(target.as_fd(), attrs & libc::MOUNT_ATTR_RDONLY, 0))?;
     propagate(&mount, &plan.options)
 }
 
-fn configure(fs: &FileSystem, options: &MountOptions, name: &str) -> Result<()> {
+fn configure(fs: &FileSystem, kind: &str, options: &MountOptions, name: &str) -> Result<()> {
     if !name.is_empty() {
         fs.set("source", Some(name))?;
     }
     for flag in &options.sb_flags {
         fs.set(flag, None)?;
     }
-    for (key, value) in &options.data {
+    // The queues of an ipc namespace have been there since it was made, and take no label as an option any more.
+    for (key, value) in options.data.iter().filter(|(key, _)| kind != "mqueue" || key != CONTEXT) {
         fs.set(key, value.as_deref())?;
     }
     Ok(())

@@ -221,6 +221,8 @@ pub enum Source {
         /// What /proc/mounts shows as its source.
         name: String,
     },
+    /// Another one, of which nothing is known here: its type, and what it is mounted of.
+    Other(String, String),
     /// The container's cgroups, version 1.
     CgroupV1(Vec<CgroupHierarchy>),
 }
@@ -482,9 +484,10 @@ fn plan_rootfs(
         label: linux.and_then(|linux| linux.mount_label().clone()).filter(|label| !label.is_empty()),
         ..Rootfs::default()
     };
+    let host_ipc = namespaces::namespace(spec, LinuxNamespaceType::Ipc).is_none();
     for (index, mount) in spec.mounts().iter().flatten().enumerate() {
         let mut mount = plan_mount(mount, bundle, cgroups, own_cgroup_ns).context(|| format!("mounts[{index}]"))?;
-        label::label_mount(&mut mount, plan.label.as_deref());
+        label::label_mount(&mut mount, plan.label.as_deref(), host_ipc);
         plan.mounts.push(mount);
     }
     let host_dev = plan
@@ -507,7 +510,7 @@ fn plan_mount(
     let kind = MountKind::of(mount, &options)
         .ok_or_else(|| Error::new(Kind::Unimplemented, format!("type {:?} is not supported", mount.typ())))?;
     let name = mount.source().as_ref().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default();
-    let file_system = |kind| Source::FileSystem { kind, name };
+    let file_system = |kind| Source::FileSystem { kind, name: name.clone() };
     let source = match kind {
         MountKind::Bind => Source::Bind(bundle.join(mount.source().as_deref().unwrap_or(Path::new("")))),
         MountKind::Remount => Source::Remount,
@@ -516,6 +519,7 @@ fn plan_mount(
         MountKind::Tmpfs => file_system("tmpfs"),
         MountKind::Devpts => file_system("devpts"),
         MountKind::Mqueue => file_system("mqueue"),
+        MountKind::Other => Source::Other(mount.typ().clone().unwrap_or_default(), name.clone()),
         MountKind::Cgroup => {
             let seen = |hierarchy: &CgroupHierarchy| CgroupHierarchy {
                 options: hierarchy.options.clone().filter(|_| own_cgroup_ns),

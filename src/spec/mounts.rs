@@ -26,6 +26,8 @@ pub enum MountKind {
     Mqueue,
     /// `cgroup`: the container's view of its own cgroups, whatever the host's version is.
     Cgroup,
+    /// Any other file system that the kernel has (runtime-spec: config.md, "Mounts": those of /proc/filesystems).
+    Other,
 }
 
 const KINDS: &[(&str, MountKind)] = &[
@@ -44,7 +46,7 @@ pub fn types() -> impl Iterator<Item = &'static str> {
 }
 
 impl MountKind {
-    /// The kind of a mount; `None` for a type that is not supported. With the options `bind` or `rbind` the type is a
+    /// The kind of a mount; `None` for one without a type, and for a type that is not supported. With the options `bind` or `rbind` the type is a
     /// dummy (runtime-spec, "Mounts": often `none`); the type `bind` is a bind without the option, too.
     pub fn of(mount: &Mount, options: &MountOptions) -> Option<Self> {
         if options.remount {
@@ -54,7 +56,12 @@ impl MountKind {
             return Some(Self::Bind);
         }
         let typ = mount.typ().as_deref()?;
-        KINDS.iter().find(|(name, _)| *name == typ).map(|(_, kind)| *kind)
+        match typ {
+            "" | "none" => None,
+            // Is the container's own view of a hierarchy that is not there yet.
+            "cgroup2" => None,
+            _ => Some(KINDS.iter().find(|(name, _)| *name == typ).map_or(Self::Other, |(_, kind)| *kind)),
+        }
     }
 }
 
@@ -96,6 +103,7 @@ pub(super) fn validate(mount: &Mount, user_namespace: bool) -> Result<()> {
     let words = mount.options().as_deref().unwrap_or_default();
     words.iter().try_for_each(|word| no_nul("options", word))?;
     let options = MountOptions::parse(words).context(|| "options")?;
+    mount.typ().iter().try_for_each(|typ| no_nul("type", typ))?;
     let kind = MountKind::of(mount, &options);
     match kind {
         Some(MountKind::Bind) => validate_bind(mount, &options)?,
@@ -163,7 +171,8 @@ mod tests {
         assert_eq!(kind(json!({ "destination": "/x", "type": "cgroup" })), Some(MountKind::Cgroup));
         let remount = json!({ "destination": "/x", "type": "bind", "options": ["bind", "remount"] });
         assert_eq!(kind(remount), Some(MountKind::Remount));
-        assert_eq!(kind(json!({ "destination": "/x", "type": "ext4" })), None);
+        assert_eq!(kind(json!({ "destination": "/x", "type": "ext4" })), Some(MountKind::Other));
+        assert_eq!(kind(json!({ "destination": "/x", "type": "cgroup2" })), None);
     }
 
     #[test]
@@ -195,9 +204,8 @@ mod tests {
             (json!({ "destination": "/a", "options": ["bind", "sync"], "source": "/" }), Kind::InvalidArgument, "sync"),
             (json!({ "destination": "/a" }), Kind::InvalidArgument, "bind"),
             (json!({ "destination": "/a", "type": "none" }), Kind::InvalidArgument, "bind"),
-            (json!({ "destination": "/a", "type": "ext4" }), Kind::Unimplemented, "ext4"),
+            (json!({ "destination": "/a", "type": "e\u{0}" }), Kind::InvalidArgument, "type"),
             (json!({ "destination": "/a", "type": "cgroup2" }), Kind::Unimplemented, "cgroup2"),
-            (json!({ "destination": "/a", "type": "overlay" }), Kind::Unimplemented, "overlay"),
             (json!({ "destination": "/a", "type": "tmpfs", "options": ["iversion"] }), Kind::Unimplemented, "iversion"),
             (json!({ "destination": "/a", "options": ["remount", "size=1"] }), Kind::InvalidArgument, "size"),
             (json!({ "destination": "/a", "options": ["remount", "sync"] }), Kind::InvalidArgument, "sync"),
