@@ -539,6 +539,7 @@ fn a_start_container_hook_ends_with_init() {
             };
             futures::join!(starting, killing);
             until("the hook's end", || running("1000.875").is_empty()).await;
+            world.wait("one", "").await.unwrap();
             world.delete("one", "").await.unwrap();
             world.close().await;
         }

@@ -25,7 +25,7 @@ const VERSION: u32 = 1;
 
 /// How often a directory is made again for which the last container of the namespace, another shim's, has just removed
 /// the parent.
-const TRIES: usize = 16;
+const TRIES: usize = 1000;
 
 const FILE: &str = "state.json";
 
@@ -165,7 +165,11 @@ impl StateDir {
         let parent = self.0.parent().unwrap_or(Path::new("/"));
         match builder.create(&self.0) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                builder.recursive(true).create(parent).os(|| format!("mkdir {}", parent.display())).map(|()| false)
+                match builder.recursive(true).create(parent) {
+                    // Made and removed by others, in the midst of it.
+                    Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
+                    made => made.os(|| format!("mkdir {}", parent.display())).map(|()| false),
+                }
             }
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(true),
             made => made.os(|| format!("mkdir {}", self.0.display())).map(|()| true),

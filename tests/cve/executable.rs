@@ -132,16 +132,18 @@ fn cve_2019_5736_no_executable_of_an_exec_can_be_overwritten() {
 /// Inside: holds the executables of all that appear, but its own and the image's, and writes to them.
 pub fn overwrite_all() {
     let (mut held, mut written) = (Vec::new(), 0);
+    let is_shim = |path: &str| fs::read_link(path).is_ok_and(|link| link.to_string_lossy().contains("containerd-shim"));
+    // What it is that was opened: a process that was the shim may have become its program, which is the container's.
+    let of_shim = |file: &File| is_shim(&format!("/proc/self/fd/{}", file.as_raw_fd()));
     let mut write = |path: &str| {
-        let opened = OpenOptions::new().write(true).open(path);
-        written += u32::from(opened.and_then(|mut file| file.write_all(b"#!evil")).is_ok());
+        let opened = OpenOptions::new().write(true).open(path).ok().filter(of_shim);
+        written += u32::from(opened.is_some_and(|mut file| file.write_all(b"#!evil").is_ok()));
     };
     fs::write("/watching", "").unwrap();
     watch_newcomers(|pid| {
         let exe = format!("/proc/{pid}/exe");
-        let link = fs::read_link(&exe).unwrap_or_default();
-        if link.to_string_lossy().contains("containerd-shim") {
-            held.extend(File::open(&exe));
+        if is_shim(&exe) {
+            held.extend(File::open(&exe).ok().filter(of_shim));
             write(&exe);
         }
     });
