@@ -18,7 +18,7 @@ use common::seccomp;
 use dray::engine::Engine;
 use dray::engine::create::Request;
 use dray::engine::events::{RootfsMount, StdioUris};
-use dray::error::Kind;
+use dray::error::{Error, Kind};
 use dray::init::plan::{Plan, Process, Streams, Work};
 use dray::init::sync::{Heard, Hold, ParentEnd};
 use dray::sys::fork::{Child, PANICKED, exit_now, fork, fork_inside, hop};
@@ -46,6 +46,7 @@ const TESTS: &[(&str, fn())] = &[
     ("the_end_of_the_socket_ends_a_parked_child", the_end_of_the_socket_ends_a_parked_child),
     ("a_parked_child_has_forgotten_its_parents_memory", a_parked_child_has_forgotten_its_parents_memory),
     ("who_hops_is_our_child_and_tells_us_so", who_hops_is_our_child_and_tells_us_so),
+    ("who_hops_and_cannot_be_told_of_ends", who_hops_and_cannot_be_told_of_ends),
     ("clone_serves_where_clone3_is_missing", clone_serves_where_clone3_is_missing),
     ("a_child_is_born_inside_of_a_joined_user_namespace", a_child_is_born_inside_of_a_joined_user_namespace),
     ("a_cgroup_that_takes_no_birth_is_left_to_the_child", a_cgroup_that_takes_no_birth_is_left_to_the_child),
@@ -446,7 +447,7 @@ fn who_hops_is_our_child_and_tells_us_so() {
     let (ours, theirs) = dray::init::sync::pair().unwrap();
     let maker = fork(0, None, None, |birth| {
         ns::unshare(Namespace::Pid.flag()).unwrap();
-        hop(birth, |child| theirs.born(child).unwrap()).unwrap();
+        hop(birth, |child| theirs.born(child)).unwrap();
         exit_now(std::process::id() as i32 + 6)
     })
     .unwrap();
@@ -460,6 +461,23 @@ fn who_hops_is_our_child_and_tells_us_so() {
     theirs.born(&child).unwrap();
     let Heard::Born { by, .. } = hear(&ours) else { panic!("nobody is born") };
     assert_eq!(by, std::process::id() as i32);
+}
+
+/// Nobody would wait for it, nor know that it runs.
+fn who_hops_and_cannot_be_told_of_ends() {
+    let (ours, theirs) = dray::init::sync::pair().unwrap();
+    let maker = fork(0, None, None, |birth| {
+        ns::unshare(Namespace::Pid.flag()).unwrap();
+        // A maker that is killed here leaves the same.
+        let tell = |child: &_| theirs.born(child).and(Err(Error::new(Kind::Internal, "the shim is gone")));
+        hop(birth, tell).unwrap();
+        exit_now(7)
+    })
+    .unwrap();
+    let Heard::Born { child, .. } = hear(&ours) else { panic!("nobody is born") };
+    gone(&child.pidfd, "it goes on");
+    exited(&child, 0);
+    exited(&maker, 0);
 }
 
 fn clone_serves_where_clone3_is_missing() {

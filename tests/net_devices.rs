@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use common::block_on;
 use common::bundle::Bundle;
 use common::container::{Ended, Host, refused};
+use common::stdio::Io;
+use common::world::World;
 use serde_json::{Value, json};
 use ttrpc::Code;
 
@@ -246,6 +248,31 @@ fn a_joined_namespace_keeps_its_devices() {
     let address = netns.ip("-o -4 address show");
     assert!(address.contains("inet 192.0.2.7/25 brd 192.0.2.127 scope global eth"), "{address}");
     assert!(is_here(&first.stays) && is_here(&second.stays));
+}
+
+/// An init that joins a pid namespace is born last of all: it is its maker who has the network namespace meanwhile.
+#[test]
+fn an_init_in_a_joined_pid_namespace_has_its_devices() {
+    if lacks_pairs("an_init_in_a_joined_pid_namespace_has_its_devices") {
+        return;
+    }
+    let pair = Pair::with_addresses();
+    block_on(async {
+        let (world, first) = World::with("first", |bundle| bundle.args(&["sleep", "1000"])).await;
+        let path = format!("/proc/{}/ns/pid", world.run(&first).await);
+        let bundle = Bundle::new(&world.scratch, "second").args(&["sleep", "1000"]).edit(|spec| {
+            let namespaces = spec["linux"]["namespaces"].as_array_mut().unwrap();
+            namespaces.retain(|namespace| namespace["type"] != "pid");
+            namespaces.push(json!({"type": "pid", "path": path}));
+        });
+        let init = world.create(&with(json!({&pair.moved: {"name": "eth7"}}))(bundle), &Io::null()).await.unwrap().pid;
+        let table = fs::read_to_string(format!("/proc/{init}/net/dev")).unwrap();
+        assert!(table.contains("eth7:") && !is_here(&pair.moved), "{table}");
+        world.start("second", "").await.unwrap();
+        world.end("second").await;
+        world.end("first").await;
+        world.close().await;
+    });
 }
 
 /// The second of two cannot be had: the first is where it was and as it was.

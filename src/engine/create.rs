@@ -19,6 +19,7 @@ use crate::cgroup::{self, Cgroup};
 use crate::error::{Context, Error, Kind, Os, Result};
 use crate::init::label;
 use crate::init::namespaces::UNIFIED;
+use crate::init::net_devices::Owner;
 use crate::init::plan::{self, Plan, Streams, Work};
 use crate::init::sources::Sources;
 use crate::init::sync::{Heard, Hold, ParentEnd};
@@ -312,7 +313,7 @@ impl Engine {
         let net_devices = unborn.plan.net_devices().to_vec();
         // Where the birth fails half-way a child may be there that nobody knows.
         remains.kill = true;
-        let _birth = BirthUnderWay::of(self);
+        let _birth = unborn.plan.hops().then(|| BirthUnderWay::of(self));
         self.birth(&child, unborn)?;
         *init = Some(child.clone());
         judged.resctrl.as_ref().map_or(Ok(()), |resctrl| resctrl.join(child.child_pid()))?;
@@ -321,7 +322,9 @@ impl Engine {
         let failed = || "OCI runtime create failed: unable to start container process";
         let mut heard = self.heard(&child, Some(SET_UP_BOUND)).await.context(failed)?;
         if let Heard::WantsDevices = heard {
-            self.move_devices(&child, &net_devices).await.context(failed)?;
+            let joins = judged.joined.iter().any(|(kind, _)| *kind == Namespace::Network);
+            let owner = if joins { Owner::Others } else { Owner::Container };
+            self.move_devices(&child, &net_devices, owner).await.context(failed)?;
             heard = self.heard(&child, Some(SET_UP_BOUND)).await.context(failed)?;
         }
         if let (Heard::WantsSources, Some(sources)) = (&heard, sources) {

@@ -8,7 +8,7 @@
 
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -107,8 +107,11 @@ impl Engine {
         let late = |_| Err(Error::new(Kind::DeadlineExceeded, "the seccomp filter was not loaded in time"));
         let number = loaded.unwrap_or_else(late)?;
         let descriptor = pidfd::descriptor(process.pidfd()?, number)?;
+        is_notification(&descriptor)?;
         send(&connection, state.as_bytes(), descriptor.as_fd()).context(|| listener.name())?;
-        mailbox.taken()
+        // By a helper: who has taken the child over in its container can hold whoever writes to its memory.
+        let file = [mailbox.as_fd()];
+        self.in_child_at("letting the process go on", LOAD_BOUND, None, &file, || mailbox.taken()).await
     }
 
     /// A connection to it that takes a message of `length` bytes at once. The listener sees a helper of ours as its peer.
@@ -123,6 +126,16 @@ impl Engine {
         let work = || connect(&socket, &address).os(|| "connect");
         self.in_child_at("connecting", CONNECT_BOUND, None, &[socket.as_fd()], work).await?;
         Ok(socket)
+    }
+}
+
+/// A process that has been taken over in its container may say any number: what goes to the listener, which may have more
+/// rights, is what it expects.
+fn is_notification(descriptor: &OwnedFd) -> Result<()> {
+    let path = format!("/proc/self/fd/{}", descriptor.as_raw_fd());
+    match std::fs::read_link(&path).os(|| format!("readlink {path}"))?.as_os_str().as_encoded_bytes() {
+        b"anon_inode:seccomp notify" => Ok(()),
+        _ => Err(Error::new(Kind::Internal, "the process has another file where its seccomp listener is to be")),
     }
 }
 

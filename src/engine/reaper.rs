@@ -64,9 +64,10 @@ impl Engine {
         }
         process.maker.take();
         let pid = child.pid;
-        let ended = pidfd::has_exited(&child.pidfd);
+        // Where it has ended and can still be waited for, an exit of that number was another's.
+        let reaped = pidfd::has_exited(&child.pidfd) && !pidfd::can_be_waited_for(&child.pidfd);
         process.born(child);
-        match self.strangers.borrow_mut().remove(&pid).filter(|_| ended) {
+        match self.strangers.borrow_mut().remove(&pid).filter(|_| reaped) {
             Some(exit) => self.reaped(process, exit),
             None => drop(self.children.borrow_mut().insert(pid, Child::Process(process.clone()))),
         }

@@ -74,6 +74,7 @@ impl Engine {
         process: &Rc<Process>,
         bound: Option<Duration>,
     ) -> Result<()> {
+        let mut handed_over = false;
         loop {
             match self.heard(process, bound).await? {
                 // The end of the socket alone: its maker was killed on its way.
@@ -82,7 +83,11 @@ impl Engine {
                     return Err(Error::new(Kind::Internal, text));
                 }
                 Heard::Executed => return Ok(()),
-                Heard::Listener(mailbox) => self.hand_over(container, process, mailbox).await?,
+                // Once: a process that has been taken over in its container may say so for ever.
+                Heard::Listener(mailbox) if !handed_over => {
+                    self.hand_over(container, process, mailbox).await?;
+                    handed_over = true;
+                }
                 other => {
                     let text = format!("the child said {other:?} instead of executing");
                     return Err(Error::new(Kind::Internal, text));

@@ -103,7 +103,7 @@ impl Engine {
         let child = init.child_pidfd()?;
         let place = Birthplace { target: child.as_fd(), flags: Namespace::Mount.flag(), home: &self.home };
         let what = "opening the host's sources";
-        let path = PathBuf::from(format!("/proc/{}/ns/user", init.pid()));
+        let path = PathBuf::from(format!("/proc/{}/ns/user", init.child_pid()));
         let users = sources.want_users().then(|| ns::open_path(Namespace::User, &path)).transpose()?;
         let users = users.as_ref().map(AsFd::as_fd);
         let keep: Vec<_> = sources.users().chain(users).chain([sync.get_ref().as_fd()]).collect();

@@ -1,9 +1,9 @@
 //! Entering cgroups and namespaces, joined or new, and what a new one needs before it is of use.
 
 use crate::error::{Error, Kind, Os, Result};
-use crate::sys::fork::{self, Child};
+use crate::sys::fork;
 use crate::sys::ns::Namespace;
-use crate::sys::{cred, fd, net, ns};
+use crate::sys::{cred, net, ns};
 
 use super::kept::Kept;
 use super::plan::Work;
@@ -64,18 +64,12 @@ pub fn enter_container(born: &mut Born<'_>) -> Result<()> {
 pub fn hop(kept: &mut Kept) -> Result<()> {
     match kept.hops {
         false => Ok(()),
-        true => fork::hop(kept.birth, |child| tell(kept, child)).map_err(|e| match e.errno() {
+        true => fork::hop(kept.birth, |child| kept.sync.born(child)).map_err(|e| match e.errno() {
             // For a moment there are two.
             Some(libc::EAGAIN) => e.context("the container's limit of processes leaves no room"),
             _ => init_has_exited(e),
         }),
     }
-}
-
-fn tell(kept: &Kept, child: &Child) {
-    let _ = kept.sync.born(child);
-    // The shim waits for the end of the socket, which is not to wait for that of our memory.
-    let _ = fd::close_all_but(&[]);
 }
 
 /// Says what it means that a process is not there (setns(2)), or that its pid namespace takes no other (clone(2)).

@@ -13,6 +13,16 @@ use crate::spec::net_devices::NetDevice;
 use crate::sys::netlink::{Address, Link, Route};
 use crate::sys::ns::{self, Namespace};
 
+/// Whose the container's network namespace is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// The container's alone, of which no process runs yet.
+    Container,
+    /// One that it joins. Who has CAP_NET_ADMIN there may rename devices, and put others of the same hardware address in
+    /// their places.
+    Others,
+}
+
 /// A network namespace.
 struct Side {
     namespace: OwnedFd,
@@ -32,7 +42,7 @@ struct Moving<'a> {
 ///
 /// # Errors
 /// With the device's name. All devices are where they were then, as far as the kernel lets them.
-pub fn move_all(devices: &[NetDevice], pid: u32) -> Result<()> {
+pub fn move_all(devices: &[NetDevice], pid: u32, owner: Owner) -> Result<()> {
     let path = |pid: &str| Path::new("/proc").join(pid).join("ns/net");
     let host = Side { namespace: ns::open_path(Namespace::Network, &path("self"))?, route: Route::open()? };
     let inside = ns::open_path(Namespace::Network, &path(&pid.to_string()))?;
@@ -45,7 +55,7 @@ pub fn move_all(devices: &[NetDevice], pid: u32) -> Result<()> {
         let before = inside.route.links()?;
         let Err(error) = move_in(device, &before, &host, &inside) else { continue };
         let error = error.with_kind(Kind::FailedPrecondition).context(name(device.wanted));
-        let backwards = moving[..=at].iter().rev().map(|device| move_back(device, &host, &inside));
+        let backwards = moving[..=at].iter().rev().map(|device| move_back(device, &host, &inside, owner));
         return match backwards.filter_map(Result::err).next() {
             None => Err(error),
             Some(stuck) => Err(error.context(format!("({stuck})"))),
@@ -84,8 +94,11 @@ fn move_in(device: &Moving<'_>, before: &[Link], host: &Side, inside: &Side) -> 
     inside.route.set_up(arrived.index)
 }
 
-/// To where it was, from wherever it is.
-fn move_back(device: &Moving<'_>, host: &Side, inside: &Side) -> Result<()> {
+/// To where it was, from wherever it is. From a namespace of others only what is certainly the same: a device of the
+/// machine's, by its place on a bus. Another in its place would be somebody's way into the host's network.
+fn move_back(device: &Moving<'_>, host: &Side, inside: &Side, owner: Owner) -> Result<()> {
+    let certain =
+        |link: &Link| owner == Owner::Container || (device.link.parent.is_some() && link.parent == device.link.parent);
     let there = |link: &Link| link.hardware == device.link.hardware;
     if host.route.links()?.iter().any(|link| link.index == device.link.index && there(link)) {
         return Ok(());
@@ -94,8 +107,9 @@ fn move_back(device: &Moving<'_>, host: &Side, inside: &Side) -> Result<()> {
     let names = [&device.wanted.name, &device.wanted.host];
     let template = device.wanted.name.split('%').next().filter(|_| device.wanted.is_template());
     let called = |link: &Link| names.contains(&&link.name) || template.is_some_and(|head| link.name.starts_with(head));
-    let link = all.iter().find(|link| there(link) && called(link));
-    let link = link.ok_or_else(|| Error::new(Kind::Internal, format!("{} is lost", device.wanted.host)))?;
+    let link = all.iter().find(|link| there(link) && called(link) && certain(link));
+    let lost = || format!("{} stays in the container's network namespace, or is lost", device.wanted.host);
+    let link = link.ok_or_else(|| Error::new(Kind::Internal, lost()))?;
     inside
         .route
         .move_to(link.index, host.namespace.as_fd(), &device.wanted.host)

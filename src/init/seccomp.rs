@@ -55,6 +55,9 @@ pub fn load_filter_early(kept: &mut Kept) -> Result<()> {
 pub fn is_early(plan: &Plan) -> bool {
     let calls = [
         libc::SYS_capset,
+        libc::SYS_pipe2,
+        libc::SYS_write,
+        libc::SYS_close,
         libc::SYS_sendmsg,
         libc::SYS_sendto,
         libc::SYS_recvfrom,
@@ -67,12 +70,14 @@ pub fn is_early(plan: &Plan) -> bool {
         libc::SYS_newfstatat,
         libc::SYS_faccessat2,
         libc::SYS_mmap,
-        libc::SYS_prctl,
         libc::SYS_close_range,
         libc::SYS_execve,
     ];
     let allows_all = |filter: &Filter| {
-        fork::may_hop(filter) && tty::may_take_control(filter) && calls.iter().all(|&call| filter.allows(call, &[]))
+        fork::may_hop(filter)
+            && tty::may_take_control(filter)
+            && calls.iter().all(|&call| filter.allows(call, &[]))
+            && filter.allows(libc::SYS_prctl, &[libc::PR_SET_PDEATHSIG as u64])
     };
     plan.hops() && needed(plan) != 0 && plan.seccomp.as_deref().is_some_and(allows_all)
 }

@@ -147,7 +147,8 @@ pub const EXEC: &[Step] = &[
 ///
 /// Who joins a pid namespace by its path, as every exec does, is seen there by others from `being born ...` on, in reach of
 /// those who have CAP_SYS_PTRACE or CAP_KILL: a process with the rights, the root and the memory that it is to have, and no
-/// others.
+/// others. But for one: where no_new_privs is not set, a filter that cannot be loaded that early (it has a listener, or
+/// forbids one of the calls that are left) is loaded with a CAP_SYS_ADMIN that is permitted until then.
 const LAST: &[LastStep] = &[
     // Where it can be borne that early, and would take a capability later.
     LastStep("loading the seccomp filter", seccomp::load_filter_early),

@@ -201,18 +201,30 @@ pub fn may_hop(filter: &Filter) -> bool {
     filter.allows(libc::SYS_clone, &[legacy_flags(HOP)])
 }
 
-/// Goes on as a sibling of the calling process, a child of ours, in the pid namespace that it has entered for its children
-/// (setns(2)): returns there. The caller does `tell` with it, and ends.
+/// Goes on as a sibling of the calling process, a child of the same parent, in the pid namespace that it has entered for its
+/// children (setns(2)): returns there when the caller has done `tell` with it, and ends where that has failed, or the caller
+/// has died before: of a process that nobody has been told of nobody would hear again. The caller ends.
 ///
 /// Who is born in a container's pid namespace is seen by the processes of the container from then on, and with
 /// CAP_SYS_PTRACE taken over. So all that takes more rights than the container's, and memory of the shim's, is done before.
 ///
 /// # Errors
 /// What clone(2) says, to the caller: ENOMEM where the init of the pid namespace has exited.
-pub fn hop(_: Birth, tell: impl FnOnce(&Child)) -> Result<()> {
+pub fn hop(_: Birth, tell: impl FnOnce(&Child) -> Result<()>) -> Result<()> {
+    let (told, telling) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).os(|| "pipe2")?;
     // The older call: it says all that is to be said, and a container's filter, which may be loaded, knows it.
-    let Some(child) = clone_legacy(HOP).os(|| "clone")? else { return Ok(()) };
-    let _ = catch_unwind(AssertUnwindSafe(|| tell(&child)));
+    let Some(child) = clone_legacy(HOP).os(|| "clone")? else {
+        drop(telling);
+        return match rustix::io::retry_on_intr(|| rustix::io::read(&told, &mut [0u8; 1])) {
+            Ok(1) => Ok(()),
+            _ => exit_now(0),
+        };
+    };
+    if let Ok(Ok(())) = catch_unwind(AssertUnwindSafe(|| tell(&child))) {
+        let _ = rustix::io::write(&telling, b"t");
+    }
+    // The shim waits for the end of the socket, which is not to wait for that of our memory.
+    let _ = super::fd::close_all_but(&[]);
     exit_now(0)
 }
 

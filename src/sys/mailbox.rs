@@ -83,8 +83,8 @@ fn trap() -> ! {
 }
 
 impl Receiver {
-    /// Of the descriptor that the sender has handed over. It is one of memory, which alone has seals (F_GET_SEALS): a file
-    /// of somebody else's might make us wait.
+    /// Of the descriptor that the sender has handed over. It is one of memory, which alone has seals (F_GET_SEALS) and is
+    /// read without waiting: a file of somebody else's might make us wait.
     pub fn new(file: OwnedFd) -> Result<Self> {
         rustix::fs::fcntl_get_seals(&file).os(|| "a mailbox that is none: fcntl F_GET_SEALS")?;
         Ok(Self(file))
@@ -101,7 +101,13 @@ impl Receiver {
         }
     }
 
-    /// Lets the sender go on.
+    /// What the number is read from.
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    /// Lets the sender go on. May wait for who writes to the same memory, as a sender that is not what it was may do for as
+    /// long as it likes (userfaultfd(2)): for a process that has nothing else to do.
     pub fn taken(&self) -> Result<()> {
         let done = rustix::io::pwrite(&self.0, &1i32.to_ne_bytes(), (TAKEN * NUMBER) as u64);
         done.map(drop).os(|| "pwrite mailbox")

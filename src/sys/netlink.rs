@@ -6,7 +6,7 @@ use std::cell::Cell;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::net::netlink::SocketAddrNetlink;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recv, send, socket_with};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recvfrom, send, socket_with};
 
 use crate::error::{Error, Kind, Os, Result};
 
@@ -27,6 +27,9 @@ const KEPT_FLAGS: u32 = libc::IFA_F_NODAD
 const IFA_RT_PRIORITY: u16 = 9;
 const IFA_PROTO: u16 = 11;
 
+/// linux/if_link.h
+const IFLA_PARENT_DEV_NAME: u16 = 56;
+
 /// An rtnetlink socket. It is of the network namespace in which it was opened, wherever its process goes.
 #[derive(Debug)]
 pub struct Route {
@@ -45,6 +48,8 @@ pub struct Link {
     pub up: bool,
     /// Its hardware address; empty where it has none.
     pub hardware: Vec<u8>,
+    /// The device of the machine's that it is of ("0000:00:03.0"); none of one that is software. From Linux 5.14 on.
+    pub parent: Option<Vec<u8>>,
 }
 
 /// An address of a device, as RTM_NEWADDR takes it but for the device.
@@ -171,8 +176,15 @@ impl Route {
     /// The next messages; those that answer an earlier request are left out.
     fn receive(&self, what: &str) -> Result<Vec<Message>> {
         let mut buffer = vec![0; LONGEST];
-        let length = rustix::io::retry_on_intr(|| recv(&self.socket, &mut buffer[..], RecvFlags::TRUNC));
-        let (_, length) = length.os(|| format!("recv {what}"))?;
+        let length = loop {
+            let got = rustix::io::retry_on_intr(|| recvfrom(&self.socket, &mut buffer[..], RecvFlags::TRUNC));
+            let (_, length, sender) = got.os(|| format!("recvfrom {what}"))?;
+            // Who has CAP_NET_ADMIN in the namespace may send here too, and say that it is an answer.
+            let sender = sender.and_then(|sender| SocketAddrNetlink::try_from(sender).ok());
+            if sender.is_some_and(|sender| sender.pid() == 0) {
+                break length;
+            }
+        };
         let mut rest = buffer.get(..length).ok_or_else(|| nonsense(what))?;
         let mut all = Vec::new();
         while !rest.is_empty() {
@@ -230,11 +242,13 @@ fn link(body: &[u8]) -> Result<Link> {
     let what = "RTM_NEWLINK";
     let index = i32::from_ne_bytes(number(body, 4).ok_or_else(|| nonsense(what))?);
     let flags = u32::from_ne_bytes(number(body, 8).ok_or_else(|| nonsense(what))?);
-    let mut link = Link { index, name: String::new(), up: flags & libc::IFF_UP as u32 != 0, hardware: Vec::new() };
+    let up = flags & libc::IFF_UP as u32 != 0;
+    let mut link = Link { index, name: String::new(), up, hardware: Vec::new(), parent: None };
     for (kind, value) in attributes(body.get(16..).unwrap_or_default()) {
         match kind {
             libc::IFLA_IFNAME => link.name = String::from_utf8_lossy(value.strip_suffix(&[0]).unwrap_or(value)).into(),
             libc::IFLA_ADDRESS => link.hardware = value.to_vec(),
+            IFLA_PARENT_DEV_NAME => link.parent = Some(value.to_vec()),
             _ => {}
         }
     }

@@ -45,6 +45,13 @@ pub fn has_exited(pidfd: impl AsFd) -> bool {
     matches!(poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(n) if n > 0)
 }
 
+/// True when a child of ours has ended and has not been reaped (waitid(2), P_PIDFD); it still is not.
+pub fn can_be_waited_for(pidfd: impl AsFd) -> bool {
+    use rustix::process::{WaitId, WaitIdOptions, waitid};
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    matches!(waitid(WaitId::PidFd(pidfd.as_fd()), options), Ok(Some(_)))
+}
+
 /// When the process started, in clock ticks after boot: with the pid it names one process for all time (proc(5),
 /// /proc/pid/stat field 22).
 ///
