@@ -139,7 +139,7 @@ fn unknown_values_of_known_fields_are_refused_by_name() {
             Code::INVALID_ARGUMENT,
             ["linux.resources.devices[0]", "'x'"],
         ),
-        ("mounts.1.type", json!("luckyfs"), Code::UNIMPLEMENTED, ["mounts[1]", "luckyfs"]),
+        ("mounts.1.type", json!("luckyfs"), Code::INVALID_ARGUMENT, ["mounts[1]", "luckyfs"]),
         (
             "mounts.1",
             json!({"destination": "/x", "type": "bind", "source": "/tmp", "options": ["rbind", "lucky"]}),

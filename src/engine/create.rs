@@ -18,6 +18,7 @@ use crate::cgroup::resctrl::Resctrl;
 use crate::cgroup::{self, Cgroup};
 use crate::error::{Context, Error, Kind, Os, Result};
 use crate::init::label;
+use crate::init::mounts;
 use crate::init::namespaces::UNIFIED;
 use crate::init::net_devices::Owner;
 use crate::init::plan::{self, Plan, Streams, Work};
@@ -187,6 +188,7 @@ impl Engine {
         let spec = load::load(&request.bundle, &mut unknown)?;
         warn_of_unknown(&format!("container {}", request.id), &unknown);
         let process = validate::validate(&spec)?;
+        mounts::refuse_unknown(&spec)?;
         let rootfs_mounts = rootfs::plan(&request.rootfs)?;
         let joined = plan::joined(&spec)?;
         let id_maps = userns::maps(&spec, &joined)?;

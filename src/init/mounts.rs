@@ -4,8 +4,11 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use oci_spec::runtime::Spec;
+
 use crate::error::{Context, Error, Kind, Os, Result};
 use crate::spec::mount_options::{Attributes, MountOptions, Propagation};
+use crate::spec::mounts::MountKind;
 use crate::sys::mount::{self, FileSystem, Mount};
 use crate::sys::path::{self, Root};
 
@@ -45,6 +48,25 @@ impl Place<'_> {
     fn on(&self, target: &OwnedFd, attach: impl FnOnce() -> Result<()>) -> Result<()> {
         if self.shares { mount::attach_unseen(target.as_fd(), false, attach) } else { attach() }
     }
+}
+
+/// Refuses file systems that the kernel does not have, before anything is done. It looks for a module by itself.
+///
+/// # Errors
+/// `InvalidArgument`, with the mount's place and the type.
+pub fn refuse_unknown(spec: &Spec) -> Result<()> {
+    for (index, mount) in spec.mounts().iter().flatten().enumerate() {
+        let options = MountOptions::parse(mount.options().as_deref().unwrap_or_default())?;
+        if MountKind::of(mount, &options) != Some(MountKind::Other) {
+            continue;
+        }
+        let opened = FileSystem::open(mount.typ().as_deref().unwrap_or_default());
+        opened.context(|| format!("mounts[{index}]")).map_err(|e| match e.errno() {
+            Some(libc::ENODEV) => e.with_kind(Kind::InvalidArgument),
+            _ => e,
+        })?;
+    }
+    Ok(())
 }
 
 /// Mounts everything.
@@ -92,10 +114,7 @@ fn mount_one(place: &Place<'_>, plan: &MountPlan, shared: Option<Mount>, sources
             let made = file_system(place, plan, kind, name);
             if sources.is_some() { made.map_err(|e| foreign(e, kind)) } else { made }
         }
-        Source::Other(kind, name) => file_system(place, plan, kind, name).map_err(|e| match e.errno() {
-            Some(libc::ENODEV) => e.with_kind(Kind::InvalidArgument),
-            _ => e,
-        }),
+        Source::Other(kind, name) => file_system(place, plan, kind, name),
         Source::CgroupV1(hierarchies) => cgroup_v1(place, plan, hierarchies),
     }
 }
