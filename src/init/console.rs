@@ -19,8 +19,8 @@ use super::plan::{Streams, Work};
 use super::rootfs;
 use super::steps::Born;
 
-/// Opens the pty, makes it the session's terminal, where that is made by now, and hands its master to the shim. An init of a container that has
-/// its own mounts gets it as /dev/console too.
+/// Opens the pty, makes it the session's terminal, where that is made by now, and hands its master to the shim. An init of a
+/// container that has its own mounts gets it as /dev/console too.
 pub fn make(born: &mut Born<'_>) -> Result<()> {
     let Streams::Terminal(size) = &born.plan.streams else { return Ok(()) };
     // Of an exec, and of an init in another container's mount namespace, the root is the container's already.

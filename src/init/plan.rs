@@ -510,16 +510,16 @@ fn plan_mount(
     let kind = MountKind::of(mount, &options)
         .ok_or_else(|| Error::new(Kind::Unimplemented, format!("type {:?} is not supported", mount.typ())))?;
     let name = mount.source().as_ref().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default();
-    let file_system = |kind| Source::FileSystem { kind, name: name.clone() };
+    let file_system = |kind, name| Source::FileSystem { kind, name };
     let source = match kind {
         MountKind::Bind => Source::Bind(bundle.join(mount.source().as_deref().unwrap_or(Path::new("")))),
         MountKind::Remount => Source::Remount,
-        MountKind::Proc => file_system("proc"),
-        MountKind::Sysfs => file_system("sysfs"),
-        MountKind::Tmpfs => file_system("tmpfs"),
-        MountKind::Devpts => file_system("devpts"),
-        MountKind::Mqueue => file_system("mqueue"),
-        MountKind::Other => Source::Other(mount.typ().clone().unwrap_or_default(), name.clone()),
+        MountKind::Proc => file_system("proc", name),
+        MountKind::Sysfs => file_system("sysfs", name),
+        MountKind::Tmpfs => file_system("tmpfs", name),
+        MountKind::Devpts => file_system("devpts", name),
+        MountKind::Mqueue => file_system("mqueue", name),
+        MountKind::Other => Source::Other(mount.typ().clone().unwrap_or_default(), name),
         MountKind::Cgroup => {
             let seen = |hierarchy: &CgroupHierarchy| CgroupHierarchy {
                 options: hierarchy.options.clone().filter(|_| own_cgroup_ns),
