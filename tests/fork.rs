@@ -92,7 +92,7 @@ fn plan(args: &[&str]) -> Plan {
         cwd: "/".into(),
         uid: 0,
         gid: 0,
-        groups: Vec::new(),
+        groups: Some(Vec::new()),
         umask: 0o022,
         capabilities: Default::default(),
         rlimits: Vec::new(),

@@ -6,13 +6,15 @@ use rustix::fs::CWD;
 
 use super::file;
 use super::hierarchy::Hierarchy;
+use super::rootless::is_denied;
 use crate::error::{Os, Result};
 
-/// Hands down to the cgroup `path` every controller that the root of `unified` has.
+/// Hands down to the cgroup `path` every controller that the root of `unified` has. Who is `rootless` may not above what
+/// it has been given, where it finds them enabled or does without.
 ///
 /// # Errors
 /// What the kernel says: EBUSY where a cgroup above has processes of its own.
-pub(super) fn enable_above(unified: &Hierarchy, path: &Path) -> Result<()> {
+pub(super) fn enable_above(unified: &Hierarchy, path: &Path, rootless: bool) -> Result<()> {
     let mut above: Vec<&Path> = path.ancestors().skip(1).collect();
     let mut buf = Vec::new();
     while let Some(level) = above.pop() {
@@ -23,7 +25,10 @@ pub(super) fn enable_above(unified: &Hierarchy, path: &Path) -> Result<()> {
         let hands_down = words(file::read(CWD, &name, &mut buf).os(|| format!("read {}", name.display()))?);
         let missing: Vec<String> = has.iter().filter(|c| !hands_down.contains(c)).map(|c| format!("+{c}")).collect();
         if !missing.is_empty() {
-            file::write(&dir, "cgroup.subtree_control", &missing.join(" "))?;
+            match file::write(&dir, "cgroup.subtree_control", &missing.join(" ")) {
+                Err(e) if rootless && is_denied(&e) => {}
+                written => written?,
+            }
         }
     }
     Ok(())

@@ -25,34 +25,47 @@ impl Cgroup {
         hierarchies.refuse_own(path)?;
         let mut made = Made(Vec::new());
         let mut existing = Vec::new();
-        for hierarchy in hierarchies.all() {
+        let (allowed, mut denied) = hierarchies.where_allowed(|hierarchy| {
+            hierarchies.refuse_unreachable(hierarchy, path)?;
             if !made.make(hierarchy, path)? {
+                hierarchies.refuse_others(hierarchy, path)?;
                 existing.push(hierarchy);
             }
-        }
+            Ok(())
+        })?;
         if !existing.is_empty() {
             // All are looked at before the first is touched: one that is in use in a single hierarchy is in use.
             existing.iter().try_for_each(|hierarchy| refuse_used(hierarchy, path))?;
             existing.iter().try_for_each(|hierarchy| made.replace(hierarchy, path))?;
         }
-        for hierarchy in hierarchies.all() {
-            if hierarchy.has("cpuset") {
-                inherit_cpuset(hierarchy, path)?;
-            }
-            if hierarchy.has("memory") {
-                count_below(&hierarchy.dir(path))?;
-            }
-            // A process that joins would stop before it could say anything, and the create with it.
-            if frozen(hierarchy, path)? {
-                return Err(refused(path, hierarchy, "a cgroup above it is frozen"));
-            }
-        }
-        if let (Version::V2, Some(unified)) = (hierarchies.version(), &hierarchies.unified) {
-            controllers::enable_above(unified, path)?;
-        }
+        let (hierarchies, more) = allowed.where_allowed(|hierarchy| {
+            // One that cannot be used is no more: it is new, and nobody is in it.
+            prepare(&allowed, hierarchy, path).inspect_err(|_| {
+                let _ = rustix::fs::rmdir(hierarchy.dir(path));
+            })
+        })?;
+        denied.extend(more);
         made.0.clear();
-        Ok(Self { hierarchies: hierarchies.clone(), path: path.to_owned() })
+        Ok(Self { hierarchies, path: path.to_owned(), denied })
     }
+}
+
+/// Makes a new cgroup one that can be joined and limited.
+fn prepare(hierarchies: &Hierarchies, hierarchy: &Hierarchy, path: &Path) -> Result<()> {
+    if hierarchy.has("cpuset") {
+        inherit_cpuset(hierarchy, path)?;
+    }
+    if hierarchy.has("memory") {
+        count_below(&hierarchy.dir(path))?;
+    }
+    // A process that joins would stop before it could say anything, and the create with it.
+    if frozen(hierarchy, path)? {
+        return Err(refused(path, hierarchy, "a cgroup above it is frozen"));
+    }
+    if hierarchy.is_unified() && hierarchies.version() == Version::V2 {
+        controllers::enable_above(hierarchy, path, hierarchies.rootless)?;
+    }
+    Ok(())
 }
 
 /// The leaves made so far. Dropped, they are removed again.

@@ -38,8 +38,13 @@ impl Hierarchy {
     }
 
     /// The full name of the cgroup `path`, as /proc/PID/cgroup has it.
-    fn full(&self, path: &Path) -> PathBuf {
+    pub(super) fn full(&self, path: &Path) -> PathBuf {
         self.root.join(path.strip_prefix("/").unwrap_or(path))
+    }
+
+    /// The path of the cgroup with this full name; `None` where the mount does not show it.
+    pub(super) fn below<'p>(&self, full: &'p Path) -> Option<&'p Path> {
+        full.strip_prefix(&self.root).ok()
     }
 }
 
@@ -58,6 +63,10 @@ pub enum Version {
 pub struct Hierarchies {
     pub(super) v1: Arc<[Hierarchy]>,
     pub(super) unified: Option<Arc<Hierarchy>>,
+    /// Where the host's controllers are, whichever of them are left here.
+    version: Version,
+    /// The caller is root of a user namespace alone: it does without what it may not do.
+    pub(super) rootless: bool,
 }
 
 impl Hierarchies {
@@ -79,13 +88,15 @@ impl Hierarchies {
         if v1.is_empty() && unified.is_none() {
             return Err(Error::new(Kind::FailedPrecondition, "no cgroup hierarchy is mounted"));
         }
-        Ok(Self { v1: v1.into(), unified: unified.map(Arc::new) })
+        // A named v1 hierarchy (systemd's) has no controllers.
+        let controllers = v1.iter().any(|h| !h.name.starts_with("name="));
+        let version = if controllers || unified.is_none() { Version::V1 } else { Version::V2 };
+        Ok(Self { v1: v1.into(), unified: unified.map(Arc::new), version, rootless: false })
     }
 
-    /// A named v1 hierarchy (systemd's) has no controllers.
+    /// Where the host's controllers are.
     pub fn version(&self) -> Version {
-        let controllers = self.v1.iter().any(|h| !h.name.starts_with("name="));
-        if controllers || self.unified.is_none() { Version::V1 } else { Version::V2 }
+        self.version
     }
 
     /// The hierarchy of `controller`: on v2 always the unified one, whose cgroups may have it or not.
@@ -207,14 +218,14 @@ mod tests {
         /// As on a host without the v1 controller.
         pub(in crate::cgroup) fn without(&self, controller: &str) -> Self {
             let v1 = self.v1.iter().filter(|h| !h.has(controller)).cloned().collect();
-            Self { v1, unified: self.unified.clone() }
+            Self { v1, ..self.clone() }
         }
 
         /// As on a host that has the v1 controller, and that at `mount`.
         pub(in crate::cgroup) fn with(&self, controller: &str, mount: &Path) -> Self {
             let others = self.without(controller);
             let added = hierarchy(controller, &mount.to_string_lossy(), "/");
-            Self { v1: others.v1.iter().cloned().chain([added]).collect(), unified: others.unified }
+            Self { v1: others.v1.iter().cloned().chain([added]).collect(), ..others }
         }
     }
 

@@ -6,7 +6,7 @@ use oci_spec::runtime::LinuxResources;
 
 use super::devices::device_knobs;
 use super::knobs::{Knob, limit_knobs};
-use super::{Cgroup, hugepages, read_or_gone};
+use super::{Cgroup, Unset, hugepages, read_or_gone};
 use crate::error::Result;
 
 /// The file's first line is `oom_kill_disable 0`, where the others hold their value alone.
@@ -26,7 +26,8 @@ impl Cgroup {
         if resources.memory().and_then(|memory| memory.disable_oom_killer()) == Some(false) {
             knobs.push(Knob::new("memory", OOM_CONTROL, 0));
         }
-        if let Some(rules) = resources.devices().as_deref().filter(|rules| !rules.is_empty()) {
+        let rules = resources.devices().as_deref().filter(|rules| !rules.is_empty() && !self.hierarchies.rootless);
+        if let Some(rules) = rules {
             let rules = device_knobs(rules)?;
             if !self.in_force(&rules)? {
                 // The last, for they cannot be taken back.
@@ -36,7 +37,7 @@ impl Cgroup {
         hugepages::check(resources)?;
         self.hierarchies.check_controllers(&knobs)?;
         let before = self.present(&knobs)?;
-        self.turn_all(&knobs).inspect_err(|_| self.restore(before))
+        self.turn_all(&knobs).and_then(Unset::refuse).inspect_err(|_| self.restore(before))
     }
 
     /// Whether devices.list is what these rules make it. With an exception from "allow all" it does not tell: no.

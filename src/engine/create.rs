@@ -29,6 +29,7 @@ use crate::spec::{load, namespaces, validate};
 use crate::sys::lsm;
 use crate::sys::ns::{Birthplace, Namespace};
 use crate::sys::seccomp::Filter;
+use crate::sys::userns::Own;
 
 use super::Engine;
 use super::capabilities::warn_of_unknown;
@@ -204,7 +205,9 @@ impl Engine {
         console::agree(request.stdio.terminal, process.terminal())?;
         let mut process = plan::process(process, linux)?;
         linux.map(|linux| label::mount_label(linux, lsm::enabled)).transpose()?;
-        self.take_ungrantable(&format!("container {}", request.id), id_maps.as_ref(), &mut process.capabilities);
+        let name = format!("container {}", request.id);
+        self.take_ungrantable(&name, id_maps.as_ref(), &mut process.capabilities);
+        self.leave_groups(&name, &mut process.groups);
         process.session_keyring = !request.options.no_new_keyring;
         let rootfs = load::rootfs(&request.bundle, &spec);
         let mount_point = request.bundle.join("rootfs");
@@ -301,14 +304,14 @@ impl Engine {
         // Without resources too: devices are denied by default.
         let resources = judged.spec.linux().as_ref().and_then(|linux| linux.resources().clone());
         let resources = resources.unwrap_or_default();
-        cgroup.apply(&resources)?;
+        super::update::warn_of_unset(&request.id, &cgroup, &cgroup.apply(&resources)?);
         super::update::warn_of_ignored(&request.id, &cgroup, &resources);
         judged.resctrl.as_ref().map_or(Ok(()), |resctrl| resctrl.make(&mut remains.resctrl))?;
 
         let oom = cgroup.watch_oom()?.map(Oom::new);
         let treatment = process.treatment.clone();
         let hooks = Hooks::of(&request.id, &request.bundle, &judged.spec)?;
-        let mut unborn = plan_init(judged, process, streams, &cgroup, hooks.as_ref().map(Hooks::plan))?;
+        let mut unborn = plan_init(self.own, judged, process, streams, &cgroup, hooks.as_ref().map(Hooks::plan))?;
         unborn.plan.seccomp = judged.seccomp.clone();
         let outside = Outside::of(&unborn.plan, judged.id_maps.as_ref());
         let sources = unborn.plan.sources();
@@ -478,6 +481,7 @@ fn note_child(
 ) -> Result<()> {
     saved.init = Some(Identity::of(child.pid() as i32)?);
     saved.cgroup_inode = cgroup.inode()?;
+    saved.cgroup = cgroup.is_anywhere().then(|| judged.cgroup.clone());
     judged.state.save(saved)?;
     remains.poststop = saved.poststop.clone();
     remains.kill = !namespaces::has_private_pid_ns(&judged.spec);
@@ -485,6 +489,7 @@ fn note_child(
 }
 
 fn plan_init(
+    own: Own,
     judged: &Judged,
     process: plan::Process,
     streams: Streams,
@@ -498,6 +503,7 @@ fn plan_init(
     create.hooks = hooks;
     if let Some(rootfs) = &mut create.rootfs {
         rootfs.no_pivot = judged.request.options.no_pivot_root;
+        rootfs.host_devices = own.rootless;
     }
     userns::map_owners(&mut create, judged.id_maps.as_ref())?;
     if let Some(maps) = &judged.id_maps {

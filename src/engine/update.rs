@@ -2,13 +2,26 @@
 
 use oci_spec::runtime::LinuxResources;
 
-use crate::cgroup::Cgroup;
+use crate::cgroup::{Cgroup, Unset};
 use crate::cgroup::stats::Stats;
 use crate::error::{Context, Error, Kind, Result};
 use crate::spec::{load, validate};
 
 use super::Engine;
 use super::lifecycle::State;
+
+/// Says, once for a container `id`, what the host has not given us the right to set.
+pub(super) fn warn_of_unset(id: &str, cgroup: &Cgroup, unset: &Unset) {
+    if !cgroup.is_anywhere() {
+        log::warn!("container {id}: rootless, without a cgroup: it cannot be paused, and is measured and killed by no more than its init");
+    }
+    if !cgroup.denied().is_empty() {
+        log::warn!("container {id}: rootless, cgroups that are not given to it: {}", cgroup.denied().join("; "));
+    }
+    if !unset.files().is_empty() {
+        log::warn!("container {id}: rootless, limits that could not be set: {}", unset.files().join(", "));
+    }
+}
 
 /// Says which of the limits that a container `id` has been given the kernel does nothing about.
 pub(super) fn warn_of_ignored(id: &str, cgroup: &Cgroup, resources: &LinuxResources) {

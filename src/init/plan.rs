@@ -177,6 +177,8 @@ pub struct Rootfs {
     pub mounts: Vec<MountPlan>,
     /// The nodes of /dev; `None` where /dev is the host's, by a bind mount.
     pub devices: Option<Vec<Device>>,
+    /// They are the host's, bound: the shim may make none (rootless).
+    pub host_devices: bool,
     /// SELinux' context of the file systems that are made for it.
     pub label: Option<String>,
     /// Paths to be covered.
@@ -272,8 +274,8 @@ pub struct Process {
     pub uid: u32,
     /// Group.
     pub gid: u32,
-    /// Supplementary groups.
-    pub groups: Vec<u32>,
+    /// Supplementary groups; `None` where they stay the shim's, as nobody may set them.
+    pub groups: Option<Vec<u32>>,
     /// File mode creation mask.
     pub umask: u32,
     /// Capabilities; none where the specification has none (runtime-spec: config.md, "capabilities").
@@ -600,7 +602,7 @@ pub fn process(spec: &SpecProcess, linux: Option<&Linux>) -> Result<Process> {
         cwd: spec.cwd().clone(),
         uid: user.uid(),
         gid: user.gid(),
-        groups: user.additional_gids().clone().unwrap_or_default(),
+        groups: Some(user.additional_gids().clone().unwrap_or_default()),
         umask: user.umask().unwrap_or(0o022),
         capabilities: identity_plan::capabilities(spec.capabilities().as_ref()),
         rlimits: identity_plan::rlimits(spec.rlimits().as_deref().unwrap_or_default()),
