@@ -2,27 +2,31 @@
 
 mod common;
 
-use common::bundle::Bundle;
+use common::containerd::Containerd;
+use common::containerd::version::{Driven, V1_6};
 use common::rootless::{Cgroups, Ids, rootless};
-use common::stdio::Io;
-use common::world::{SOON, World};
-use common::block_on;
+
+fn ctr_runs() {
+        let containerd = Containerd::start(&V1_6, V1_6.bin().unwrap(), "x".into());
+        let out = containerd.run("a", &[], &["sh", "-c", "echo hi; id; exit 7"]);
+        println!("{out:?}");
+        let pid = containerd.run_detached("b", &[], &["sleep", "1000"]);
+        println!("{pid}");
+        let out = containerd.exec("b", "e", &[], &["sh", "-c", "cat /proc/self/cgroup; exit 3"]);
+        println!("{out:?}");
+        containerd.remove("b");
+        containerd.assert_nothing_left();
+}
 
 #[test]
-fn a_container_runs_without_any_cgroup() {
-    rootless(Ids::Many, Cgroups::Denied, || {
-        block_on(async {
-            let (world, bundle) = World::with("one", |b: Bundle| b.script("id -u; cat /proc/self/uid_map; ls -l /dev /sys/fs/cgroup; exit 7")).await;
-            let mut io = Io::fifos(&world.scratch, "one");
-            world.create(&bundle, &io).await.unwrap_or_else(|e| panic!("{e}\n{}", bundle.log()));
-            let waiting = world.spawn_wait("one", "").await;
-            world.start("one", "").await.unwrap();
-            assert_eq!(waiting.await.unwrap().unwrap().exit_status, 7);
-            println!("{}", io.stdout(SOON).await.unwrap());
-            println!("{}", io.stderr(SOON).await.unwrap());
-            println!("LOG {}", bundle.log());
-            world.delete("one", "").await.unwrap();
-            world.close().await;
-        });
-    });
+fn ctr_many() {
+    rootless(Ids::Many, Cgroups::Denied, ctr_runs);
+}
+#[test]
+fn ctr_one() {
+    rootless(Ids::One, Cgroups::Denied, ctr_runs);
+}
+#[test]
+fn ctr_deleg() {
+    rootless(Ids::Many, Cgroups::Delegated, ctr_runs);
 }

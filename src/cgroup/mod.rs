@@ -46,7 +46,7 @@ pub use hierarchy::{Hierarchies, Version};
 pub use kill::Killed;
 pub use oom::OomWatch;
 pub use path::cgroup_path;
-pub use rootless::Unset;
+pub use rootless::{Denied, Unset};
 pub use view::View;
 
 /// One cgroup in all hierarchies. Only what [`Cgroup::create`] made, in this process or in one before, is ever
@@ -55,8 +55,8 @@ pub use view::View;
 pub struct Cgroup {
     hierarchies: Hierarchies,
     path: PathBuf,
-    /// Why it is not in the others.
-    denied: Vec<String>,
+    /// Those in which it is not.
+    denied: Denied,
 }
 
 /// How a process gets into the cgroup.
@@ -128,7 +128,7 @@ impl Cgroup {
     /// a kill against the host.
     pub fn open(hierarchies: &Hierarchies, path: &Path) -> Result<Self> {
         hierarchies.refuse_own(path)?;
-        Ok(Self { hierarchies: hierarchies.ours(path), path: path.to_owned(), denied: Vec::new() })
+        Ok(Self { hierarchies: hierarchies.ours(path), path: path.to_owned(), denied: Denied::default() })
     }
 
     /// What tells this cgroup from an earlier or later one of the same path: the inode of its directory in the unified

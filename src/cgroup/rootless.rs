@@ -13,6 +13,36 @@ use super::knobs::Knob;
 use super::Cgroup;
 use crate::error::{Error, Kind, Os, Result};
 
+/// The hierarchies in which a cgroup is not, as the caller may not make one there. None for the host's root.
+#[derive(Clone, Debug, Default)]
+pub struct Denied {
+    names: Vec<String>,
+    why: String,
+}
+
+impl Denied {
+    fn add(&mut self, hierarchy: &Hierarchy, error: &Error) {
+        if self.names.is_empty() {
+            self.why = error.to_string();
+        }
+        self.names.push(if hierarchy.is_unified() { "cgroup2".to_owned() } else { hierarchy.name.clone() });
+    }
+
+    /// With those that were denied later.
+    pub(super) fn and(mut self, later: Self) -> Self {
+        if self.names.is_empty() {
+            return later;
+        }
+        self.names.extend(later.names);
+        self
+    }
+
+    /// All of them, and why the first.
+    pub fn text(&self) -> Option<String> {
+        (!self.names.is_empty()).then(|| format!("{} ({})", self.names.join(", "), self.why))
+    }
+}
+
 /// Limits that were asked for and have not been set, by their files. Always none for the host's root.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Unset(Vec<String>);
@@ -34,8 +64,8 @@ impl Unset {
 }
 
 impl Cgroup {
-    /// In which hierarchies it is not, and why.
-    pub fn denied(&self) -> &[String] {
+    /// In which hierarchies it is not.
+    pub fn denied(&self) -> &Denied {
         &self.denied
     }
 
@@ -57,13 +87,13 @@ impl Hierarchies {
     pub(super) fn where_allowed<'h>(
         &'h self,
         mut attempt: impl FnMut(&'h Hierarchy) -> Result<()>,
-    ) -> Result<(Self, Vec<String>)> {
-        let mut denied = Vec::new();
+    ) -> Result<(Self, Denied)> {
+        let mut denied = Denied::default();
         let mut names = Vec::new();
         for hierarchy in self.all() {
             match attempt(hierarchy) {
                 Err(e) if self.rootless && is_denied(&e) => {
-                    denied.push(e.to_string());
+                    denied.add(hierarchy, &e);
                     names.push(&hierarchy.name);
                 }
                 tried => tried?,

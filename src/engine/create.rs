@@ -207,7 +207,7 @@ impl Engine {
         linux.map(|linux| label::mount_label(linux, lsm::enabled)).transpose()?;
         let name = format!("container {}", request.id);
         self.take_ungrantable(&name, id_maps.as_ref(), &mut process.capabilities);
-        self.leave_groups(&name, &mut process.groups);
+        self.leave_groups(&name, &mut process);
         process.session_keyring = !request.options.no_new_keyring;
         let rootfs = load::rootfs(&request.bundle, &spec);
         let mount_point = request.bundle.join("rootfs");

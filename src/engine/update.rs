@@ -13,10 +13,10 @@ use super::lifecycle::State;
 /// Says, once for a container `id`, what the host has not given us the right to set.
 pub(super) fn warn_of_unset(id: &str, cgroup: &Cgroup, unset: &Unset) {
     if !cgroup.is_anywhere() {
-        log::warn!("container {id}: rootless, without a cgroup: it cannot be paused, and is measured and killed by no more than its init");
+        log::warn!("container {id}: rootless, and without any cgroup: it has no limits and cannot be paused");
     }
-    if !cgroup.denied().is_empty() {
-        log::warn!("container {id}: rootless, cgroups that are not given to it: {}", cgroup.denied().join("; "));
+    if let Some(denied) = cgroup.denied().text() {
+        log::warn!("container {id}: rootless, cgroups that could not be made: {denied}");
     }
     if !unset.files().is_empty() {
         log::warn!("container {id}: rootless, limits that could not be set: {}", unset.files().join(", "));

@@ -118,6 +118,9 @@ impl Place {
     /// What rootlesskit has by `--copy-up=/run`, and a /tmp that nobody else sees.
     fn mount(&self) {
         let mut script = String::from("set -e\nmount -t tmpfs -o mode=755 run /run\nmount -t tmpfs -o mode=1777 tmp /tmp\n");
+        if !self.cgroups.is_empty() {
+            script += "mount -t tmpfs -o mode=755 cgroup /sys/fs/cgroup\n";
+        }
         for dir in &self.cgroups {
             let root = dir.parent().expect("a hierarchy");
             let name = root.file_name().expect("a name").to_string_lossy();
@@ -126,7 +129,7 @@ impl Place {
                 true if name == "systemd" => "-t cgroup -o none,name=systemd".to_owned(),
                 true => format!("-t cgroup -o {name}"),
             };
-            script += &format!("mount {options} cgroup {}\n", root.display());
+            script += &format!("mkdir -p {0}; mount {options} cgroup {0}\n", root.display());
         }
         let output = self.command("sh").args(["-c", &script]).output().expect("sh");
         assert!(output.status.success(), "{script}: {output:?}");
