@@ -30,3 +30,8 @@ fn ctr_one() {
 fn ctr_deleg() {
     rootless(Ids::Many, Cgroups::Delegated, ctr_runs);
 }
+#[test]
+#[ignore]
+fn explore() {
+    common::rootless::explore(Ids::Many, Cgroups::Delegated, &std::env::var("BINS").unwrap());
+}

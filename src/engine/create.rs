@@ -503,7 +503,7 @@ fn plan_init(
     create.hooks = hooks;
     if let Some(rootfs) = &mut create.rootfs {
         rootfs.no_pivot = judged.request.options.no_pivot_root;
-        rootfs.host_devices = own.rootless;
+        rootfs.rootless = own.rootless;
     }
     userns::map_owners(&mut create, judged.id_maps.as_ref())?;
     if let Some(maps) = &judged.id_maps {

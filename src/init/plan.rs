@@ -177,8 +177,8 @@ pub struct Rootfs {
     pub mounts: Vec<MountPlan>,
     /// The nodes of /dev; `None` where /dev is the host's, by a bind mount.
     pub devices: Option<Vec<Device>>,
-    /// They are the host's, bound: the shim may make none (rootless).
-    pub host_devices: bool,
+    /// The shim is root of a user namespace alone: devices are the host's, bound, for it may make none.
+    pub rootless: bool,
     /// SELinux' context of the file systems that are made for it.
     pub label: Option<String>,
     /// Paths to be covered.

@@ -25,7 +25,7 @@ const INSIDE: &str = "DRAY_ROOTLESS";
 /// The ids that are mapped.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Ids {
-    /// Root, and 65536 more as newuidmap(1) gives them.
+    /// Root, and others as newuidmap(1) gives them: enough for a container that maps 65536 of them anew.
     Many,
     /// Root alone, and no groups: what a user can have without any help.
     One,
@@ -105,7 +105,7 @@ impl Place {
             fs::write(&path, value).unwrap_or_else(|e| panic!("{path}: {e}"));
         };
         let map = match self.ids {
-            Ids::Many => format!("0 {USER} 1\n1 100000 65536\n"),
+            Ids::Many => format!("0 {USER} 1\n1 100000 262144\n"),
             Ids::One => {
                 write("setgroups", "deny");
                 format!("0 {USER} 1\n")
@@ -240,4 +240,16 @@ fn delegate(root: &Path) -> PathBuf {
 
 fn done(result: libc::c_int) -> Result<()> {
     if result == 0 { Ok(()) } else { Err(Error::last_os_error()) }
+}
+
+/// Temporary: runs other test binaries there.
+pub fn explore(ids: Ids, cgroups: Cgroups, binaries: &str) {
+    let place = Place::make(ids, cgroups);
+    for binary in binaries.split_whitespace() {
+        let (binary, filter) = binary.split_once('=').unwrap_or((binary, ""));
+        let mut command = place.command("timeout");
+        command.args(["150", binary, "--test-threads=2", filter]).env("DRAY_SHIM", std::env::var("DRAY_SHIM").unwrap());
+        let output = command.stdin(Stdio::null()).output().unwrap();
+        println!("=== {binary}\n{}{}", text(&output.stdout), text(&output.stderr));
+    }
 }
