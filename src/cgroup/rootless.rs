@@ -8,9 +8,9 @@ use std::path::{Component, Path};
 
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 
+use super::Cgroup;
 use super::hierarchy::{Hierarchies, Hierarchy};
 use super::knobs::Knob;
-use super::Cgroup;
 use crate::error::{Error, Kind, Os, Result};
 
 /// The hierarchies in which a cgroup is not, as the caller may not make one there. None for the host's root.
@@ -142,7 +142,9 @@ impl Hierarchies {
         // From the root of the mount, outside of which nothing can be looked at.
         match shared.as_deref().and_then(|shared| hierarchy.below(shared)) {
             Some(above) => may_write(&hierarchy.dir(above)),
-            None => Err(Error::os(libc::EACCES, format!("the runtime's own cgroup {own} is outside of what is mounted"))),
+            None => {
+                Err(Error::os(libc::EACCES, format!("the runtime's own cgroup {own} is outside of what is mounted")))
+            }
         }
     }
 
@@ -175,7 +177,8 @@ fn shared(own: &Path, other: &Path) -> Option<std::path::PathBuf> {
     Some(common.map(|(part, _)| part).collect())
 }
 
-/// What the kernel says to one who may not: no right, or a file system that is read-only.
+/// What the kernel says to one who may not: no right, a file system that is read-only, or (ENOENT, where a directory is made)
+/// that is hidden by what has been mounted above it.
 pub(super) fn is_denied(error: &Error) -> bool {
-    matches!(error.errno(), Some(libc::EACCES | libc::EPERM | libc::EROFS))
+    matches!(error.errno(), Some(libc::EACCES | libc::EPERM | libc::EROFS | libc::ENOENT))
 }

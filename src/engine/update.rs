@@ -2,8 +2,8 @@
 
 use oci_spec::runtime::LinuxResources;
 
-use crate::cgroup::{Cgroup, Unset};
 use crate::cgroup::stats::Stats;
+use crate::cgroup::{Cgroup, Unset};
 use crate::error::{Context, Error, Kind, Result};
 use crate::spec::{load, validate};
 

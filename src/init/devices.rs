@@ -37,7 +37,9 @@ pub fn make(born: &mut Born<'_>) -> Result<()> {
     for device in devices {
         let made = match &mut sources {
             Some(sources) if is_made_by_host(device) => bind_device(root, device, sources.take()?),
-            None if plan.rootless && is_made_by_host(device) => bind_device(root, device, host_node(device)?),
+            None if plan.rootless && is_made_by_host(device) => {
+                host_node(device).and_then(|node| bind_device(root, device, node))
+            }
             _ => make_device(root, device),
         };
         made.context(|| device.path.display().to_string())?;
@@ -59,7 +61,8 @@ fn bind_device(root: &Root, device: &Device, node: OwnedFd) -> Result<()> {
 
 /// The host's node for a device, where we may make none: the same device at the same path, whatever its owner and mode are.
 pub(super) fn host_node(device: &Device) -> Result<OwnedFd> {
-    let node = OwnedFd::from(Mount::clone_path(None, &device.path, false).context(|| "a rootless runtime binds the host's")?);
+    let node =
+        OwnedFd::from(Mount::clone_path(None, &device.path, false).context(|| "a rootless runtime binds the host's")?);
     let stat = path::stat(&node)?;
     let number = rustix::fs::makedev(device.major, device.minor);
     if FileType::from_raw_mode(stat.st_mode) != device.kind || stat.st_rdev != number {

@@ -115,7 +115,9 @@ mod tests {
     #[test]
     fn a_map_of_all_ids_onto_themselves_is_no_confinement() {
         assert!(is_whole("         0          0 4294967295\n"));
-        for map in ["", "0 1000 1\n", "0 1000 1\n1 100000 65536\n", "0 0 65536\n", "0 1 4294967295\n", "0 0 4294967295 \n 1"] {
+        for map in
+            ["", "0 1000 1\n", "0 1000 1\n1 100000 65536\n", "0 0 65536\n", "0 1 4294967295\n", "0 0 4294967295 \n 1"]
+        {
             assert!(!is_whole(map), "{map:?}");
         }
     }

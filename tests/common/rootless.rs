@@ -22,6 +22,9 @@ const USER: u32 = 1000;
 /// Says to a test that it is there already.
 const INSIDE: &str = "DRAY_ROOTLESS";
 
+/// A mount of the host's with nosuid, nodev and noexec, which are locked there.
+pub const LOCKED: &std::ffi::CStr = c"/mnt";
+
 /// The ids that are mapped.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Ids {
@@ -86,6 +89,10 @@ impl Place {
             keeper.pre_exec(move || {
                 // In them when the cgroup namespace is made, whose root they then are.
                 joins.iter().try_for_each(|procs| fs::write(procs, "0"))?;
+                done(libc::unshare(libc::CLONE_NEWNS))?;
+                let (none, locked) = (std::ptr::null(), libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC);
+                done(libc::mount(none, c"/".as_ptr(), none, libc::MS_SLAVE | libc::MS_REC, none.cast()))?;
+                done(libc::mount(c"locked".as_ptr(), LOCKED.as_ptr(), c"tmpfs".as_ptr(), locked, none.cast()))?;
                 done(libc::unshare(flags))
             });
         }
@@ -117,10 +124,8 @@ impl Place {
 
     /// What rootlesskit has by `--copy-up=/run`, and a /tmp that nobody else sees.
     fn mount(&self) {
-        let mut script = String::from("set -e\nmount -t tmpfs -o mode=755 run /run\nmount -t tmpfs -o mode=1777 tmp /tmp\n");
-        if !self.cgroups.is_empty() {
-            script += "mount -t tmpfs -o mode=755 cgroup /sys/fs/cgroup\n";
-        }
+        let mut script =
+            String::from("set -e\nmount -t tmpfs -o mode=755 run /run\nmount -t tmpfs -o mode=1777 tmp /tmp\n");
         for dir in &self.cgroups {
             let root = dir.parent().expect("a hierarchy");
             let name = root.file_name().expect("a name").to_string_lossy();
@@ -129,7 +134,8 @@ impl Place {
                 true if name == "systemd" => "-t cgroup -o none,name=systemd".to_owned(),
                 true => format!("-t cgroup -o {name}"),
             };
-            script += &format!("mkdir -p {0}; mount {options} cgroup {0}\n", root.display());
+            // Over something else: the same file system is not mounted twice in one place.
+            script += &format!("mount -t tmpfs cgroup {0}; mount {options} cgroup {0}\n", root.display());
         }
         let output = self.command("sh").args(["-c", &script]).output().expect("sh");
         assert!(output.status.success(), "{script}: {output:?}");
@@ -141,7 +147,10 @@ impl Place {
         let joins: Vec<PathBuf> = self.cgroups.iter().map(|dir| dir.join("daemons/cgroup.procs")).collect();
         let groups = self.ids == Ids::Many;
         let mut command = Command::new(program);
-        command.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin").current_dir("/");
+        command
+            .env_clear()
+            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+            .current_dir("/");
         let mut flags = libc::CLONE_NEWUSER | libc::CLONE_NEWNS | libc::CLONE_NEWNET;
         if !joins.is_empty() {
             flags |= libc::CLONE_NEWCGROUP;
@@ -240,16 +249,4 @@ fn delegate(root: &Path) -> PathBuf {
 
 fn done(result: libc::c_int) -> Result<()> {
     if result == 0 { Ok(()) } else { Err(Error::last_os_error()) }
-}
-
-/// Temporary: runs other test binaries there.
-pub fn explore(ids: Ids, cgroups: Cgroups, binaries: &str) {
-    let place = Place::make(ids, cgroups);
-    for binary in binaries.split_whitespace() {
-        let (binary, filter) = binary.split_once('=').unwrap_or((binary, ""));
-        let mut command = place.command("timeout");
-        command.args(["150", binary, "--test-threads=2", filter]).env("DRAY_SHIM", std::env::var("DRAY_SHIM").unwrap());
-        let output = command.stdin(Stdio::null()).output().unwrap();
-        println!("=== {binary}\n{}{}", text(&output.stdout), text(&output.stderr));
-    }
 }
