@@ -10,10 +10,11 @@ use common::bundle::Bundle;
 use common::container::{Host, refused as refused_create, run, run_script};
 use common::containerd::version::{Driven, Version};
 use common::containerd::{Containerd, cgroup_hierarchies};
-use common::rootless::{Cgroups, Ids, LOCKED, rootless};
+use common::rootless::{Cgroups, INSIDE, Ids, LOCKED, rootless};
+use common::scratch::{cgroup_mounts, remove_cgroup};
 use common::stdio::Io;
 use common::user::as_user;
-use common::world::{SOON, World, refused};
+use common::world::{Bystander, SOON, World, refused};
 use common::{block_on, linux, shim_binary, skipped};
 use containerd_shim_protos::api;
 use serde_json::{Value, json};
@@ -289,24 +290,41 @@ fn what_has_been_delegated_of_a_hybrid_host_is_used() {
     });
 }
 
-/// The directory is somebody else's, and what is in it too.
+/// The directory is the host's, and so is what is in it: it is neither used nor taken for a container's of the same path.
 #[test]
 fn a_cgroup_of_somebody_else_is_left_alone() {
+    const PATH: &str = "/dray-rootless-others";
+    let mut other = std::env::var_os(INSIDE).is_none().then(Bystander::new);
+    let dirs: Vec<PathBuf> = cgroup_mounts().iter().map(|root| root.join(&PATH[1..])).collect();
+    if let Some(other) = &other {
+        dirs.iter().for_each(|dir| fs::create_dir_all(dir).unwrap());
+        // A new v1 cpuset takes nobody.
+        let takes: Vec<_> = dirs.iter().filter(|dir| !dir.join("cpuset.cpus").exists()).collect();
+        other.join(&takes);
+    }
     rootless(Ids::Many, Cgroups::Denied, || {
-        let own = fs::read_to_string("/proc/self/cgroup").unwrap();
-        // One in which there are processes, the host's: any that is not ours.
-        let path = "/dray-rootless-others";
-        assert!(!own.contains(path));
-        let ended = run(|bundle| {
-            bundle.script("cat /proc/self/cgroup").edit(|spec| spec["linux"]["cgroupsPath"] = path.into())
+        let script = "cat /proc/self/cgroup; sleep 1000";
+        let at = |bundle: Bundle| bundle.edit(|spec| spec["linux"]["cgroupsPath"] = PATH.into());
+        block_on(async {
+            let host = Host::new();
+            let bundle = at(without_pid_namespace(host.bundle("one"))).script(script);
+            let mut container = host.start(&bundle).await;
+            container.says("::/").await;
+            assert!(!container.proc("cgroup").contains(PATH));
+            container.end().await;
         });
-        assert!(!ended.ok().contains(path));
+        survives_its_shim(at);
     });
+    if let Some(other) = &mut other {
+        assert!(other.is_alive());
+        drop(std::mem::replace(other, Bystander::new()));
+        dirs.iter().for_each(|dir| remove_cgroup(dir));
+    }
 }
 
-fn survives_its_shim() {
+fn survives_its_shim(change: impl FnOnce(Bundle) -> Bundle) {
     block_on(async {
-        let (world, bundle) = World::running("one", sleeping).await;
+        let (world, bundle) = World::running("one", |bundle| change(sleeping(bundle))).await;
         let pid = world.pids("one").await.unwrap()[0];
         world.kill_shim().await.unwrap();
         let deleted = world.shim.delete_action().unwrap();
@@ -319,12 +337,12 @@ fn survives_its_shim() {
 
 #[test]
 fn what_a_killed_shim_leaves_is_removed() {
-    rootless(Ids::Many, Cgroups::Delegated, survives_its_shim);
+    rootless(Ids::Many, Cgroups::Delegated, || survives_its_shim(|bundle| bundle));
 }
 
 #[test]
 fn what_a_killed_shim_leaves_is_removed_without_a_cgroup() {
-    rootless(Ids::Many, Cgroups::Denied, survives_its_shim);
+    rootless(Ids::Many, Cgroups::Denied, || survives_its_shim(|bundle| bundle));
 }
 
 /// Nobody makes a device in a user namespace: they are the host's, if those are the same.
@@ -406,7 +424,7 @@ fn a_user_that_is_not_mapped_is_an_error() {
         let error = refused_create(|bundle| bundle.edit(no_tty_group).edit(user));
         error.names(Code::INTERNAL, &["setresuid 1000"]);
         // The default of a terminal's group, as clients for a rootless place leave it out.
-        refused_create(|bundle| bundle).names(Code::INTERNAL, &["/dev/pts", "gid=5"]);
+        refused_create(|bundle| bundle).names(Code::INTERNAL, &["/dev/pts", "gid= must be mapped"]);
     });
 }
 
@@ -458,8 +476,8 @@ fn what_only_the_hosts_root_may_mount_is_an_error_that_says_why() {
             let mount = json!({"destination": "/mnt", "type": "bind", "source": "/usr", "options": ["rbind", "idmap"],
                 "uidMappings": [{"containerID": 0, "hostID": 1, "size": 10}],
                 "gidMappings": [{"containerID": 0, "hostID": 1, "size": 10}]});
-            let error = refused_create(|bundle| bundle.mount(mount));
-            error.names(Code::INTERNAL, &["/mnt", "mount_setattr"]);
+            let error = refused_create(|bundle| bundle.mount(mount)).message;
+            assert!(error.contains("/mnt") && error.contains("MOUNT_ATTR_IDMAP"), "{error}");
         }
     });
 }
@@ -493,6 +511,46 @@ fn names_parameters_and_filters_are_set() {
         });
         assert_eq!(ended.stdout, "deep\n1\n1\nSeccomp:\t2\n");
         assert!(ended.stderr.contains("not supported"), "{ended:?}");
+    });
+}
+
+/// The shim could leave its pid and time namespaces, which are the host's, and not come back.
+#[test]
+fn new_and_joined_namespaces_that_the_shim_may_not_come_back_from() {
+    rootless(Ids::Many, Cgroups::Denied, || {
+        let time = |spec: &mut Value| {
+            spec["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "time"}));
+            spec["linux"]["timeOffsets"] = json!({"boottime": {"secs": 1_000_000, "nanosecs": 0}});
+        };
+        let uptime = run_script("cut -d . -f 1 /proc/uptime", time).ok();
+        assert!(uptime.trim().parse::<u64>().unwrap() > 1_000_000, "{uptime}");
+        let before = |spec: &mut Value| {
+            time(spec);
+            spec["linux"]["timeOffsets"] = json!({"boottime": {"secs": -1_000_000_000, "nanosecs": 0}});
+        };
+        refused_create(|bundle| bundle.edit(before)).names(Code::INVALID_ARGUMENT, &["linux.timeOffsets"]);
+
+        block_on(async {
+            let (first, second) = (Host::new(), Host::new());
+            let bundle = first.bundle("one").args(&["sleep", "1000"]);
+            let container = first.start(&bundle).await;
+            let joins = |spec: &mut Value| {
+                let namespaces = spec["linux"]["namespaces"].as_array_mut().unwrap();
+                let pid = namespaces.iter_mut().find(|namespace| namespace["type"] == "pid").unwrap();
+                pid["path"] = format!("/proc/{}/ns/pid", container.pid).into();
+            };
+            // With a hook, which is told its pid, it is born there at once; else last of all.
+            let hook = |spec: &mut Value| spec["hooks"]["createContainer"] = json!([{"path": "/bin/true"}]);
+            let both = |spec: &mut Value| {
+                joins(spec);
+                hook(spec);
+            };
+            for (id, change) in [("two", &joins as &dyn Fn(&mut Value)), ("three", &both)] {
+                let bundle = second.bundle(id).script("readlink /proc/self/ns/pid; cat /proc/1/comm").edit(change);
+                assert_eq!(second.run(&bundle).await.lines(), [container.namespace("pid"), "sleep".into()]);
+            }
+            container.end().await;
+        });
     });
 }
 

@@ -25,7 +25,7 @@ impl Cgroup {
         hierarchies.refuse_own(path)?;
         let mut made = Made(Vec::new());
         let mut existing = Vec::new();
-        let (allowed, denied) = hierarchies.where_allowed(|hierarchy| {
+        let allowed = hierarchies.where_allowed(|hierarchy| {
             hierarchies.refuse_unreachable(hierarchy, path)?;
             if !made.make(hierarchy, path)? {
                 hierarchies.refuse_others(hierarchy, path)?;
@@ -38,14 +38,14 @@ impl Cgroup {
             existing.iter().try_for_each(|hierarchy| refuse_used(hierarchy, path))?;
             existing.iter().try_for_each(|hierarchy| made.replace(hierarchy, path))?;
         }
-        let (hierarchies, later) = allowed.where_allowed(|hierarchy| {
+        let hierarchies = allowed.where_allowed(|hierarchy| {
             // One that cannot be used is no more: it is new, and nobody is in it.
             prepare(&allowed, hierarchy, path).inspect_err(|_| {
                 let _ = rustix::fs::rmdir(hierarchy.dir(path));
             })
         })?;
         made.0.clear();
-        Ok(Self { hierarchies, path: path.to_owned(), denied: denied.and(later) })
+        Ok(Self { hierarchies, path: path.to_owned() })
     }
 }
 

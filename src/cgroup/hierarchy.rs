@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use cgroups_rs::fs::hierarchies::mountinfo_self;
 
+use super::rootless::Denied;
 use crate::error::{Error, Kind, Os, Result};
 
 /// One hierarchy, as it is mounted.
@@ -64,9 +65,11 @@ pub struct Hierarchies {
     pub(super) v1: Arc<[Hierarchy]>,
     pub(super) unified: Option<Arc<Hierarchy>>,
     /// Where the host's controllers are, whichever of them are left here.
-    version: Version,
+    pub(super) version: Version,
     /// The caller is root of a user namespace alone: it does without what it may not do.
     pub(super) rootless: bool,
+    /// Those of the host's in which it may not.
+    pub(super) denied: Denied,
 }
 
 impl Hierarchies {
@@ -91,7 +94,7 @@ impl Hierarchies {
         // A named v1 hierarchy (systemd's) has no controllers.
         let controllers = v1.iter().any(|h| !h.name.starts_with("name="));
         let version = if controllers || unified.is_none() { Version::V1 } else { Version::V2 };
-        Ok(Self { v1: v1.into(), unified: unified.map(Arc::new), version, rootless: false })
+        Ok(Self { v1: v1.into(), unified: unified.map(Arc::new), version, rootless: false, denied: Denied::default() })
     }
 
     /// Where the host's controllers are.

@@ -55,8 +55,6 @@ pub use view::View;
 pub struct Cgroup {
     hierarchies: Hierarchies,
     path: PathBuf,
-    /// Those in which it is not.
-    denied: Denied,
 }
 
 /// How a process gets into the cgroup.
@@ -128,7 +126,7 @@ impl Cgroup {
     /// a kill against the host.
     pub fn open(hierarchies: &Hierarchies, path: &Path) -> Result<Self> {
         hierarchies.refuse_own(path)?;
-        Ok(Self { hierarchies: hierarchies.ours(path), path: path.to_owned(), denied: Denied::default() })
+        Ok(Self { hierarchies: hierarchies.ours(path), path: path.to_owned() })
     }
 
     /// What tells this cgroup from an earlier or later one of the same path: the inode of its directory in the unified

@@ -28,15 +28,6 @@ impl Denied {
         self.names.push(if hierarchy.is_unified() { "cgroup2".to_owned() } else { hierarchy.name.clone() });
     }
 
-    /// With those that were denied later.
-    pub(super) fn and(mut self, later: Self) -> Self {
-        if self.names.is_empty() {
-            return later;
-        }
-        self.names.extend(later.names);
-        self
-    }
-
     /// All of them, and why the first.
     pub fn text(&self) -> Option<String> {
         (!self.names.is_empty()).then(|| format!("{} ({})", self.names.join(", "), self.why))
@@ -66,7 +57,7 @@ impl Unset {
 impl Cgroup {
     /// In which hierarchies it is not.
     pub fn denied(&self) -> &Denied {
-        &self.denied
+        &self.hierarchies.denied
     }
 
     /// Whether there is a directory of it: else nobody is in it, and it is good for nothing.
@@ -82,13 +73,10 @@ impl Hierarchies {
         self
     }
 
-    /// Those for which `attempt` succeeds, and why it did not for the others. To the host's root the first failure is the
+    /// Those for which `attempt` succeeds, which know why it did not for the others. To the host's root the first failure is the
     /// end.
-    pub(super) fn where_allowed<'h>(
-        &'h self,
-        mut attempt: impl FnMut(&'h Hierarchy) -> Result<()>,
-    ) -> Result<(Self, Denied)> {
-        let mut denied = Denied::default();
+    pub(super) fn where_allowed<'h>(&'h self, mut attempt: impl FnMut(&'h Hierarchy) -> Result<()>) -> Result<Self> {
+        let mut denied = self.denied.clone();
         let mut names = Vec::new();
         for hierarchy in self.all() {
             match attempt(hierarchy) {
@@ -99,7 +87,7 @@ impl Hierarchies {
                 tried => tried?,
             }
         }
-        Ok((self.only(|hierarchy| !names.contains(&&hierarchy.name)), denied))
+        Ok(Self { denied, ..self.only(|hierarchy| !names.contains(&&hierarchy.name)) })
     }
 
     /// Those in which a cgroup of ours can be at `path`: a directory that is not ours to write to is another's.

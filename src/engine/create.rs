@@ -501,16 +501,18 @@ fn plan_init(
     let joined = joined.collect::<Result<_>>()?;
     let mut create = plan::create(&judged.spec, &judged.request.bundle, &judged.rootfs, &views, joined)?;
     create.hooks = hooks;
+    create.rootless = own.rootless;
     if let Some(rootfs) = &mut create.rootfs {
         rootfs.no_pivot = judged.request.options.no_pivot_root;
-        rootfs.rootless = own.rootless;
+        rootfs.host_devices = own.rootless;
     }
     userns::map_owners(&mut create, judged.id_maps.as_ref())?;
     if let Some(maps) = &judged.id_maps {
         create.sources = Sources::of(&create, maps)?.map(Rc::new);
     }
     let joined = create.joined.iter().find(|(kind, _)| *kind == Namespace::Pid);
-    let joined = joined.filter(|_| !create.hops());
+    // Who is rootless has a helper enter it (`Plan::born_inside`).
+    let joined = joined.filter(|_| !create.hops() && !own.rootless);
     let pid_ns = joined.map(|(kind, fd)| fd.try_clone().map(|fd| (fd, kind.flag()))).transpose().os(|| "dup")?;
     unborn(Work::Create(Box::new(create)), process, streams, cgroup, pid_ns)
 }

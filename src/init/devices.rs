@@ -37,7 +37,7 @@ pub fn make(born: &mut Born<'_>) -> Result<()> {
     for device in devices {
         let made = match &mut sources {
             Some(sources) if is_made_by_host(device) => bind_device(root, device, sources.take()?),
-            None if plan.rootless && is_made_by_host(device) => {
+            None if plan.host_devices && is_made_by_host(device) => {
                 host_node(device).and_then(|node| bind_device(root, device, node))
             }
             _ => make_device(root, device),

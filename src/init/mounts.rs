@@ -75,7 +75,7 @@ pub fn refuse_unknown(spec: &Spec) -> Result<()> {
 pub fn mount_all(born: &mut Born<'_>) -> Result<()> {
     let mut sources = born.sources.take();
     let (Some(plan), Some(root)) = (rootfs::plan(born), &born.root) else { return Ok(()) };
-    let confined = sources.is_some() || plan.rootless;
+    let confined = sources.is_some() || born.plan.is_rootless();
     let place = Place { root, confined, shares: born.shares };
     let mut shared = std::mem::take(&mut born.shared).into_iter().peekable();
     for (index, mount) in plan.mounts.iter().enumerate() {
@@ -195,6 +195,9 @@ fn foreign(error: Error, kind: &str) -> Error {
         "proc" => "pid",
         "sysfs" => "network",
         "mqueue" => "ipc",
+        "devpts" | "tmpfs" if error.errno() == Some(libc::EINVAL) => {
+            return error.context("uid= and gid= must be mapped in the user namespace");
+        }
         _ => return error,
     };
     match error.errno() {

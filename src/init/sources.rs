@@ -85,7 +85,7 @@ impl Sources {
             rootfs: rootfs.path.clone(),
             binds: rootfs.mounts.iter().filter_map(bind).collect(),
             devices: devices.map(outside).collect::<Result<_>>()?,
-            host_devices: rootfs.rootless,
+            host_devices: rootfs.host_devices,
         }))
     }
 

@@ -20,7 +20,7 @@ use super::scratch::{cgroup_mounts, remove_cgroup};
 const USER: u32 = 1000;
 
 /// Says to a test that it is there already.
-const INSIDE: &str = "DRAY_ROOTLESS";
+pub const INSIDE: &str = "DRAY_ROOTLESS";
 
 /// A mount of the host's with nosuid, nodev and noexec, which are locked there.
 pub const LOCKED: &std::ffi::CStr = c"/mnt";
