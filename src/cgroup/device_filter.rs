@@ -1,16 +1,27 @@
 //! The device program of a cgroup2 cgroup: put there, and replaced.
 
 use std::ffi::CStr;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use oci_spec::runtime::LinuxDeviceCgroup;
+use rustix::fs::CWD;
 
 use super::device_program::device_program;
-use crate::error::{Context, Error, Kind, Result};
+use super::{Cgroup, file};
+use crate::error::{Context, Error, Kind, Os, Result};
 use crate::sys::bpf::Program;
 
 /// What our program is told by from those of others (systemd's for DeviceAllow=), which stay: all of them must allow.
 const NAME: &CStr = c"dray_devices";
+
+impl Cgroup {
+    /// The device rules of a cgroup2 host.
+    pub(super) fn filter_devices(&self, rules: &[LinuxDeviceCgroup]) -> Result<()> {
+        let Some(dir) = self.dir_of("devices") else { return Ok(()) };
+        let fd = file::open_dir(CWD, &dir).os(|| format!("open {}", dir.display()))?;
+        filter(fd.as_fd(), rules)
+    }
+}
 
 /// Makes `rules` those of the cgroup `dir`: by a program of ours, in the place of the one that it has of us. There is no
 /// moment without the one or the other. One that answers the same stays.

@@ -198,3 +198,193 @@ fn code(answers: &Answers) -> Result<Vec<Instruction>> {
     }
     Ok(parts.into_iter().rev().flatten().collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::devices::{Devices, device_knobs};
+    use super::super::knobs::Knob;
+    use super::*;
+    use crate::error::Kind;
+
+    /// Rules as "+c 1:3 rw,-a *:* rwm".
+    fn rules(text: &str) -> Vec<LinuxDeviceCgroup> {
+        let rule = |rule: &str| {
+            let (sign, rest) = rule.split_at(1);
+            let words: Vec<&str> = rest.split([' ', ':']).collect();
+            let number = |word: &str| word.parse::<i64>().unwrap_or(-1);
+            serde_json::from_value(serde_json::json!({
+                "allow": sign == "+", "type": words[0], "access": words[3],
+                "major": number(words[1]), "minor": number(words[2]),
+            }))
+            .unwrap()
+        };
+        text.split(',').filter(|part| !part.is_empty()).map(rule).collect()
+    }
+
+    fn program(text: &str) -> Vec<Instruction> {
+        device_program(&rules(text)).unwrap()
+    }
+
+    /// What the kernel would get of a program, and how many instructions that takes (RFC 9669).
+    fn run(program: &[Instruction], context: [u32; 3]) -> (u32, usize) {
+        let mut registers = [0xdead_beef_u32; 6];
+        let (mut at, mut steps) = (0usize, 0);
+        loop {
+            let Instruction { code, registers: names, offset, immediate } = program[at];
+            let (to, from) = (usize::from(names & 15), usize::from(names >> 4));
+            let immediate = immediate.cast_unsigned();
+            let mut jump = 0;
+            match code {
+                0x61 => {
+                    assert_eq!(from, 1, "what is read is the context");
+                    registers[to] = context[offset as usize / 4];
+                }
+                0xb4 => registers[to] = immediate,
+                0xbc => registers[to] = registers[from],
+                0x54 => registers[to] &= immediate,
+                0x74 => registers[to] >>= immediate,
+                0x05 => jump = offset,
+                0x56 if registers[to] != immediate => jump = offset,
+                0x56 => {}
+                0x95 => return (registers[0], steps + 1),
+                _ => panic!("instruction {code:#x}"),
+            }
+            at = at.checked_add_signed(isize::from(jump)).unwrap() + 1;
+            steps += 1;
+        }
+    }
+
+    /// Whether it lets somebody do all of `access` (of "rwm").
+    fn allows(program: &[Instruction], device: Devices, access: &str) -> bool {
+        let bit = |letter| match letter {
+            'm' => MAKE,
+            'r' => READ,
+            _ => WRITE,
+        };
+        let bits = access.chars().fold(0, |bits, letter| bits | bit(letter));
+        let kind = if device.kind == 'b' { 1 } else { 2 };
+        run(program, [bits << 16 | kind, device.major.unwrap(), device.minor.unwrap()]).0 == 1
+    }
+
+    fn device(kind: char, major: u32, minor: u32) -> Devices {
+        Devices { kind, major: Some(major), minor: Some(minor) }
+    }
+
+    const REQUESTS: [&str; 5] = ["r", "w", "m", "rw", ""];
+
+    /// The meaning of the rules, read off them.
+    fn should_allow(rules: &[Rule], device: Devices, access: &str) -> bool {
+        access.chars().all(|letter| {
+            let bit = Access::parse(&letter.to_string()).unwrap().0;
+            let speaks = |rule: &&Rule| rule.access.0 & bit != 0 && rule.devices().any(|of| of.covers(&device));
+            rules.iter().rev().find(speaks).is_some_and(|rule| rule.allow)
+        })
+    }
+
+    /// What v1's controller answers with these lines in it (linux: security/device_cgroup.c).
+    fn v1_allows(lines: &[Knob], device: Devices, access: &str) -> bool {
+        let by_default = lines[0].file == "devices.allow";
+        let speaks_of_it = |value: &str| {
+            let words: Vec<&str> = value.split([' ', ':']).collect();
+            let is = |word: &str, number: Option<u32>| word == "*" || word.parse().ok() == number;
+            let of = words[0].starts_with(device.kind) && is(words[1], device.major) && is(words[2], device.minor);
+            let has = |letter: char| words[3].contains(letter);
+            of && if by_default { access.chars().any(has) } else { access.chars().all(has) }
+        };
+        lines[1..].iter().any(|line| speaks_of_it(&line.value)) != by_default
+    }
+
+    #[test]
+    fn the_default_rules_make_a_small_program() {
+        let program = program("");
+        assert!(program.len() < 50, "{}", program.len());
+        assert!(allows(&program, device('c', 1, 3), "rwm") && allows(&program, device('c', 136, 77), "rw"));
+        assert!(allows(&program, device('b', 8, 0), "m") && !allows(&program, device('b', 8, 0), "r"));
+        assert!(!allows(&program, device('c', 5, 1), "r") && !allows(&program, device('b', 1, 3), "r"));
+    }
+
+    #[test]
+    fn rules_that_mean_the_same_make_the_same_program() {
+        assert_eq!(program("+a *:* rwm").len(), PROLOGUE.len() + 2);
+        for (one, other) in [
+            ("", "-a *:* rwm"),
+            ("+c 240:1 rw", "-a *:* rwm,+c 240:1 r,+b 8:0 r,-b 8:* r,+c 240:1 w"),
+            ("+c 240:* rw", "+c 240:1 rw,+c 240:* rw,+c 240:2 w"),
+            ("+a *:* rwm", "-c 240:* rw,+a *:* rwm,+c 1:3 r"),
+            ("+c 240:1 rw,+c 240:2 r", "+c 240:2 r,+c 240:1 rw"),
+        ] {
+            assert_eq!(program(one), program(other), "{one} and {other}");
+        }
+        assert_ne!(program("+c 240:1 rw"), program("+c 240:1 r"));
+    }
+
+    #[test]
+    fn numbers_above_the_sign_bit_are_numbers_like_others() {
+        let program = program("+c 4294967294:4294967295 rw");
+        assert!(allows(&program, device('c', u32::MAX - 1, u32::MAX), "rw"));
+        assert!(!allows(&program, device('c', u32::MAX, u32::MAX), "rw"));
+    }
+
+    /// Rules by chance over a few numbers: the program answers as the rules say, and as v1 wherever that has an answer.
+    #[test]
+    fn any_rules_are_answered_as_they_are_meant_and_as_v1_does() {
+        let mut seed = 1u64;
+        let mut chance = |n: u64| {
+            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (seed >> 33) % n
+        };
+        let mut compared = 0;
+        for _ in 0..1000 {
+            let one = |chance: &mut dyn FnMut(u64) -> u64| {
+                let number = |n: u64| if n < 2 { "*".to_owned() } else { n.to_string() };
+                let kind = ["a", "b", "c", "c"][chance(4) as usize];
+                let access = ["rwm", "rwm", "r", "w", "m", "rw", "wm"][chance(7) as usize];
+                let sign = if chance(2) == 0 { '+' } else { '-' };
+                format!("{sign}{kind} {}:{} {access}", number(chance(5)), number(chance(5)))
+            };
+            let count = chance(7);
+            let text: Vec<String> = (0..count).map(|_| one(&mut chance)).collect();
+            let text = text.join(",");
+            let (listed, program) = (rules(&text), program(&text));
+            let ordered = in_order(&listed).unwrap();
+            let lines = device_knobs(&listed).ok();
+            for (kind, major, minor) in
+                ['b', 'c'].into_iter().flat_map(|k| (1..6).flat_map(move |a| (1..6).map(move |i| (k, a, i))))
+            {
+                let device = device(kind, major, minor);
+                for access in REQUESTS {
+                    let answer = allows(&program, device, access);
+                    assert_eq!(answer, should_allow(&ordered, device, access), "{text}: {device} {access:?}");
+                    if let Some(lines) = &lines {
+                        assert_eq!(answer, v1_allows(lines, device, access), "v1, {text}: {device} {access:?}");
+                        compared += 1;
+                    }
+                }
+            }
+        }
+        assert!(compared > 50_000, "{compared}");
+    }
+
+    #[test]
+    fn what_is_no_rule_or_too_much_is_refused() {
+        let kind = |text: &str| device_program(&rules(text)).unwrap_err().kind();
+        for bad in ["+c 1:3 x", "+p 1:3 r", "+c 4294967296:1 r"] {
+            assert_eq!(kind(bad), Kind::InvalidArgument, "{bad}");
+        }
+        let many: Vec<String> = (0..20_000).map(|n| format!("+c {n}:1 rw")).collect();
+        assert_eq!(kind(&many.join(",")), Kind::InvalidArgument);
+        let crossed: Vec<String> = (0..300).flat_map(|n| [format!("+c {n}:* rw"), format!("+c *:{n} r")]).collect();
+        assert_eq!(kind(&crossed.join(",")), Kind::InvalidArgument);
+    }
+
+    /// What is tested first is what is in front: one device costs a comparison for each major, not for each device.
+    #[test]
+    fn a_thousand_devices_are_a_thousand_comparisons_at_most() {
+        let many: Vec<String> = (0..1000).map(|n| format!("+c {}:{n} rw", 300 + n % 100)).collect();
+        let program = program(&many.join(","));
+        assert!(program.len() < 6000, "{}", program.len());
+        let (answer, steps) = run(&program, [6 << 16 | 2, 399, 999]);
+        assert_eq!(answer, 1);
+        assert!(steps < 150, "{steps}");
+    }
+}

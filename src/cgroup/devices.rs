@@ -42,7 +42,7 @@ pub(super) struct Devices {
 }
 
 impl Devices {
-    fn covers(&self, other: &Devices) -> bool {
+    pub(super) fn covers(&self, other: &Devices) -> bool {
         let covers = |a: Option<u32>, b: Option<u32>| a.is_none() || a == b;
         self.kind == other.kind && covers(self.major, other.major) && covers(self.minor, other.minor)
     }
@@ -76,7 +76,7 @@ impl Access {
     pub(super) const ALL: Access = Access(7);
     const LETTERS: [(u8, char); 3] = [(1, 'r'), (2, 'w'), (4, 'm')];
 
-    fn parse(text: &str) -> Option<Access> {
+    pub(super) fn parse(text: &str) -> Option<Access> {
         let bits = text
             .chars()
             .try_fold(0, |bits, c| Self::LETTERS.iter().find(|(_, letter)| *letter == c).map(|(bit, _)| bits | bit))?;
