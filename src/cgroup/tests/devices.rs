@@ -112,6 +112,11 @@ const NODES: &str = "DRAY_TEST_NODES";
 
 impl Inside {
     fn new(cgroup: &Path) -> Self {
+        Self::through(&[], cgroup)
+    }
+
+    /// As what the program `through` runs.
+    fn through(through: &[&str], cgroup: &Path) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let next = NEXT.fetch_add(1, Ordering::Relaxed);
         let nodes = std::env::temp_dir().join(format!("dray-test-nodes-{}-{next}", std::process::id()));
@@ -125,6 +130,7 @@ impl Inside {
         let mut child = Command::new("/bin/sh")
             .args(["-c", "echo 0 > \"$1/cgroup.procs\" && shift && exec \"$@\"", "sh"])
             .arg(cgroup)
+            .args(through)
             .arg(std::env::current_exe().unwrap())
             .args(["--exact", "cgroup::tests::devices::inside", "--nocapture", "--test-threads=1"])
             .env(NODES, &nodes)
@@ -173,6 +179,10 @@ fn inside() {
             "accesses" => {
                 let accesses = DEVICES.map(|(kind, major, minor)| access(nodes, kind, major, minor));
                 println!("answer: {}", accesses.join(" "));
+            }
+            "filter" => {
+                let e = filter(std::io::stdin().as_fd(), &[]).unwrap_err();
+                println!("answer: {:?} {:?} {e}", e.kind(), e.errno());
             }
             "go on" => {
                 println!("answer: begun");
@@ -311,4 +321,23 @@ fn thousands_of_rules_are_one_program() {
         filter(fd.as_fd(), &rules).unwrap_or_else(|e| panic!("{size} instructions: {e}"));
         assert_eq!(inside.accesses(), expected, "{size} instructions");
     }
+}
+
+/// A rootless shim gives up its rules by what this says, and names it.
+#[test]
+fn without_the_right_the_error_says_so() {
+    let scratch = Scratch::new();
+    let (dir, _) = unified(&scratch);
+    let mut inside = Inside::through(&["unshare", "--user", "--map-root-user"], &dir);
+    inside.ask("filter");
+    let answer = inside.answer();
+    assert!(answer.starts_with("FailedPrecondition Some(1) linux.resources.devices: "), "{answer}");
+    assert!(answer.contains("CAP_BPF") && answer.contains("BPF_PROG_LOAD"), "{answer}");
+}
+
+#[test]
+fn what_is_no_cgroup_has_no_program() {
+    let root = file::open_dir(CWD, "/").unwrap();
+    let e = filter(root.as_fd(), &[]).unwrap_err();
+    assert_eq!((e.kind(), e.errno()), (Kind::FailedPrecondition, Some(libc::EBADF)), "{e}");
 }
