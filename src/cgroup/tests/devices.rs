@@ -341,3 +341,39 @@ fn what_is_no_cgroup_has_no_program() {
     let e = filter(root.as_fd(), &[]).unwrap_err();
     assert_eq!((e.kind(), e.errno()), (Kind::FailedPrecondition, Some(libc::EBADF)), "{e}");
 }
+
+/// A host whose controllers are cgroup2's.
+fn v2(scratch: &Scratch) -> Hierarchies {
+    Hierarchies { v1: [].into(), unified: scratch.all.unified.clone() }
+}
+
+fn only_devices(rules: &str) -> LinuxResources {
+    serde_json::from_value(serde_json::json!({ "devices": listed(rules) })).unwrap()
+}
+
+#[test]
+fn on_cgroup2_all_of_it_is_by_a_program() {
+    let scratch = Scratch::new();
+    let cgroup = Cgroup::create(&v2(&scratch), &scratch.at("c")).unwrap();
+    let (dir, fd) = unified(&scratch);
+    cgroup.apply(&LinuxResources::default()).unwrap();
+    let mut inside = Inside::new(&dir);
+    assert_eq!(inside.accesses(), "m m m m", "without rules too");
+    cgroup.update(&only_devices("+c 240:* rw,-c 240:1 w")).unwrap();
+    assert_eq!(inside.accesses(), "rm rwm m m");
+    let before = ids(&fd);
+    for (changes_nothing, kind) in [("", None), ("+c 1:3 x", Some(Kind::InvalidArgument))] {
+        assert_eq!(cgroup.update(&only_devices(changes_nothing)).err().map(|e| e.kind()), kind);
+        assert_eq!(ids(&fd), before, "{changes_nothing}");
+    }
+}
+
+#[test]
+fn rules_are_looked_at_before_there_is_a_cgroup() {
+    let scratch = Scratch::new();
+    let v2 = v2(&scratch);
+    check(&v2, &only_devices("+c 240:* rw,-c 240:1 w")).unwrap();
+    for bad in ["+c 240:1 x", "+p 240:1 r", "+c 4294967296:1 r"] {
+        assert_eq!(check(&v2, &only_devices(bad)).unwrap_err().kind(), Kind::InvalidArgument, "{bad}");
+    }
+}
