@@ -281,10 +281,10 @@ mod tests {
     fn the_limit_of_locked_memory_is_lifted_for_the_load_only() {
         let before = getrlimit(Resource::Memlock);
         let low = Rlimit { current: Some(1 << 12), ..before };
-        setrlimit(Resource::Memlock, low.clone()).unwrap();
+        setrlimit(Resource::Memlock, low).unwrap();
         let during = unlimited(|| getrlimit(Resource::Memlock));
         let after = getrlimit(Resource::Memlock);
-        setrlimit(Resource::Memlock, before.clone()).unwrap();
+        setrlimit(Resource::Memlock, before).unwrap();
         // Without CAP_SYS_RESOURCE the hard limit is the highest.
         assert!(during.current.is_none() || during.current == before.maximum, "{during:?}");
         assert_eq!(after, low);
