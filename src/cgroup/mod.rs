@@ -9,6 +9,8 @@
 
 mod controllers;
 mod create;
+mod device_filter;
+mod device_program;
 mod devices;
 mod file;
 mod freezer;
@@ -103,6 +105,9 @@ pub fn join(hierarchies: &Hierarchies, path: &Path) -> Result<()> {
 /// Those of [`Cgroup::apply`], but for what only the kernel can judge.
 pub fn check(hierarchies: &Hierarchies, resources: &LinuxResources) -> Result<()> {
     let knobs = knobs::knobs(resources, hierarchies.version())?;
+    if hierarchies.version() == Version::V2 {
+        device_program::device_program(resources.devices().as_deref().unwrap_or_default())?;
+    }
     hugepages::check(resources)?;
     // Who is rootless learns later what cannot be set, and goes on.
     if hierarchies.rootless { Ok(()) } else { hierarchies.check_controllers(&knobs) }
@@ -156,9 +161,14 @@ impl Cgroup {
     /// controller or file this host has not: a limit that is asked for and cannot be set is never passed over, but where
     /// the caller is rootless. Those are what is returned.
     pub fn apply(&self, resources: &LinuxResources) -> Result<Unset> {
-        let mut knobs = knobs::knobs(resources, self.hierarchies.version())?;
-        // Rules for devices are for the host's root to set. In a user namespace nobody makes a device.
-        knobs.retain(|knob| !self.hierarchies.rootless || knob.controller != "devices");
+        let version = self.hierarchies.version();
+        let mut knobs = knobs::knobs(resources, version)?;
+        if self.hierarchies.rootless {
+            // Rules for devices are for the host's root to set. In a user namespace nobody makes a device.
+            knobs.retain(|knob| knob.controller != "devices");
+        } else if version == Version::V2 {
+            self.filter_devices(resources.devices().as_deref().unwrap_or_default())?;
+        }
         self.turn_all(&knobs)
     }
 
