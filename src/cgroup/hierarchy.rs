@@ -87,7 +87,7 @@ impl Hierarchies {
         Self::new(choose(v1), choose(mountinfo.split(|b| *b == b'\n').filter_map(cgroup2_mount)).pop())
     }
 
-    fn new(v1: Vec<Hierarchy>, unified: Option<Hierarchy>) -> Result<Self> {
+    pub(super) fn new(v1: Vec<Hierarchy>, unified: Option<Hierarchy>) -> Result<Self> {
         if v1.is_empty() && unified.is_none() {
             return Err(Error::new(Kind::FailedPrecondition, "no cgroup hierarchy is mounted"));
         }

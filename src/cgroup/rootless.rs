@@ -170,3 +170,59 @@ fn shared(own: &Path, other: &Path) -> Option<std::path::PathBuf> {
 pub(super) fn is_denied(error: &Error) -> bool {
     matches!(error.errno(), Some(libc::EACCES | libc::EPERM | libc::EROFS | libc::ENOENT))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn denied(of: &str) -> impl Fn(&Hierarchy) -> Result<()> {
+        move |hierarchy| if hierarchy.name == of { Err(Error::os(libc::EACCES, "mkdir /c")) } else { Ok(()) }
+    }
+
+    fn names(all: &Hierarchies) -> Vec<&str> {
+        all.all().map(|hierarchy| &*hierarchy.name).collect()
+    }
+
+    #[test]
+    fn a_hierarchy_that_is_denied_is_an_error_or_done_without() {
+        let host = Hierarchies::discover().unwrap();
+        let first = host.all().next().unwrap().name.clone();
+        assert_eq!(host.where_allowed(denied(&first)).unwrap_err().errno(), Some(libc::EACCES), "to the host's root");
+        let host = host.rootless(true);
+        let left = host.where_allowed(denied(&first)).unwrap();
+        assert_eq!(names(&left), names(&host)[1..]);
+        assert_eq!(left.version(), host.version());
+        assert!(left.denied.text().unwrap().contains("(mkdir /c: permission denied)"));
+        // Whatever else is wrong is wrong for everybody.
+        let wrong = host.where_allowed(|_| Err(Error::os(libc::ENOSPC, "mkdir /c")));
+        assert_eq!(wrong.unwrap_err().errno(), Some(libc::ENOSPC));
+    }
+
+    #[test]
+    fn a_limit_that_is_not_to_be_had_is_an_error_or_noted_once() {
+        let host = Hierarchies::discover().unwrap();
+        let knob = Knob::new("memory", "memory.max", 1);
+        let missing = || Err(Error::new(Kind::FailedPrecondition, "controller memory: not mounted"));
+        let mut unset = Unset::default();
+        assert!(host.pass_over(&knob, missing(), &mut unset).is_err() && unset.files().is_empty());
+        let host = host.rootless(true);
+        for _ in 0..2 {
+            host.pass_over(&knob, missing(), &mut unset).unwrap();
+        }
+        assert_eq!(unset.files(), ["memory.max"]);
+        assert!(unset.clone().refuse().unwrap_err().to_string().contains("memory.max"));
+        // The kernel has taken a look at the value.
+        let busy = Err(Error::os(libc::EBUSY, "write").with_kind(Kind::FailedPrecondition));
+        assert!(host.pass_over(&knob, busy, &mut unset).is_err());
+    }
+
+    #[test]
+    fn the_nearest_cgroup_above_both_is_found() {
+        let above = |own: &str, other: &str| shared(Path::new(own), Path::new(other));
+        assert_eq!(above("/user/daemons", "/user/one").unwrap(), Path::new("/user"));
+        assert_eq!(above("/daemons", "/default/one").unwrap(), Path::new("/"));
+        assert_eq!(above("/user", "/user/one").unwrap(), Path::new("/user"));
+        assert_eq!(above("/users", "/user/one").unwrap(), Path::new("/"));
+        assert_eq!(above("/../elsewhere", "/one"), None);
+    }
+}
