@@ -506,7 +506,7 @@ fn plan_init(
     let joined = create.joined.iter().find(|(kind, _)| *kind == Namespace::Pid);
     let joined = joined.filter(|_| !create.hops());
     let pid_ns = joined.map(|(kind, fd)| fd.try_clone().map(|fd| (fd, kind.flag()))).transpose().os(|| "dup")?;
-    unborn(Work::Create(Box::new(create)), process, streams, cgroup, pid_ns)
+    unborn(Work::Create(Box::new(create)), process, streams, cgroup.joins()?, pid_ns)
 }
 
 /// Puts a plan together: work, program, streams, cgroups.
@@ -514,10 +514,9 @@ pub(super) fn unborn(
     work: Work,
     process: plan::Process,
     streams: Streams,
-    cgroup: &Cgroup,
+    joins: cgroup::Joins,
     place: Option<(OwnedFd, u64)>,
 ) -> Result<Unborn> {
-    let joins = cgroup.joins()?;
     let mut cgroup_files = joins.tasks;
     if let Some(unified) = &joins.unified {
         // For a kernel that does not give birth into it.
@@ -549,14 +548,22 @@ fn set_oom_score_adj(pid: u32, wanted: Option<i32>) -> Result<()> {
 }
 
 /// The hierarchies as a mount of type cgroup shows them.
-fn cgroup_views(cgroup: &Cgroup) -> Vec<plan::CgroupHierarchy> {
+fn cgroup_views(cgroup: &Cgroup) -> plan::Cgroups {
     let view = |view: cgroup::View| plan::CgroupHierarchy {
         links: view.controllers.iter().filter(|name| **name != view.directory_name).cloned().collect(),
         options: Some(view.options),
         name: view.directory_name,
         directory: view.directory,
     };
-    cgroup.v1_views().into_iter().map(view).collect()
+    let unified = cgroup.unified_view();
+    let is_v2 = unified.as_ref().is_some_and(|(_, version)| *version == cgroup::Version::V2);
+    let unified = unified.map(|(cgroup::UnifiedView { mount, directory, path }, _)| plan::UnifiedCgroup {
+        mount,
+        directory,
+        path,
+        own_namespace: false,
+    });
+    plan::Cgroups { v1: cgroup.v1_views().into_iter().map(view).collect(), unified, is_v2 }
 }
 
 /// The bundle must be an absolute path: the shim's own working directory is no container's.

@@ -26,6 +26,8 @@ pub enum MountKind {
     Mqueue,
     /// `cgroup`: the container's view of its own cgroups, whatever the host's version is.
     Cgroup,
+    /// `cgroup2`: the unified hierarchy alone.
+    Cgroup2,
     /// Any other file system that the kernel has (runtime-spec: config.md, "Mounts": those of /proc/filesystems).
     Other,
 }
@@ -38,6 +40,7 @@ const KINDS: &[(&str, MountKind)] = &[
     ("devpts", MountKind::Devpts),
     ("mqueue", MountKind::Mqueue),
     ("cgroup", MountKind::Cgroup),
+    ("cgroup2", MountKind::Cgroup2),
 ];
 
 /// The types that there are, by name.
@@ -58,8 +61,6 @@ impl MountKind {
         let typ = mount.typ().as_deref()?;
         match typ {
             "" | "none" => None,
-            // Is the container's own view of a hierarchy that is not there yet.
-            "cgroup2" => None,
             _ => Some(KINDS.iter().find(|(name, _)| *name == typ).map_or(Self::Other, |(_, kind)| *kind)),
         }
     }
@@ -172,7 +173,7 @@ mod tests {
         let remount = json!({ "destination": "/x", "type": "bind", "options": ["bind", "remount"] });
         assert_eq!(kind(remount), Some(MountKind::Remount));
         assert_eq!(kind(json!({ "destination": "/x", "type": "ext4" })), Some(MountKind::Other));
-        assert_eq!(kind(json!({ "destination": "/x", "type": "cgroup2" })), None);
+        assert_eq!(kind(json!({ "destination": "/x", "type": "cgroup2" })), Some(MountKind::Cgroup2));
     }
 
     #[test]
@@ -205,7 +206,6 @@ mod tests {
             (json!({ "destination": "/a" }), Kind::InvalidArgument, "bind"),
             (json!({ "destination": "/a", "type": "none" }), Kind::InvalidArgument, "bind"),
             (json!({ "destination": "/a", "type": "e\u{0}" }), Kind::InvalidArgument, "type"),
-            (json!({ "destination": "/a", "type": "cgroup2" }), Kind::Unimplemented, "cgroup2"),
             (json!({ "destination": "/a", "type": "tmpfs", "options": ["iversion"] }), Kind::Unimplemented, "iversion"),
             (json!({ "destination": "/a", "options": ["remount", "size=1"] }), Kind::InvalidArgument, "size"),
             (json!({ "destination": "/a", "options": ["remount", "sync"] }), Kind::InvalidArgument, "sync"),
