@@ -226,6 +226,11 @@ mod tests {
             let added = hierarchy(controller, &mount.to_string_lossy(), "/");
             Self { v1: others.v1.iter().cloned().chain([added]).collect(), unified: others.unified }
         }
+
+        /// As on a host that has the unified hierarchy alone, at `mount`.
+        pub(in crate::cgroup) fn unified_at(mount: &Path) -> Self {
+            Self::new(Vec::new(), Some(hierarchy("", &mount.to_string_lossy(), "/"))).unwrap()
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod devices;
 mod limits;
+mod unified;
 
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd};
