@@ -72,7 +72,8 @@ fn bring_down(unified: &Hierarchy, path: &Path, controller: &str, threaded: bool
     for dir in above(unified, path) {
         let place = || format!("cgroup {}", dir.display());
         if !words(&dir, CONTROLLERS)?.iter().any(|c| c == controller) {
-            let why = if is_threaded(&dir)? { ", which is of a threaded tree, cannot have it" } else { " does not have it" };
+            let why =
+                if is_threaded(&dir)? { ", which is of a threaded tree, cannot have it" } else { " does not have it" };
             return Ok(Some(place() + why));
         }
         if words(&dir, SUBTREE)?.iter().any(|c| c == controller) {
@@ -109,7 +110,9 @@ pub(super) fn make_usable(unified: &Hierarchy, path: &Path) -> Result<Option<Str
         }
         match file::open_write(CWD, dir.join(TYPE)).and_then(|fd| file::write_fd(fd, "threaded")) {
             Ok(()) => {}
-            Err(e) => return Ok(Some(format!("cgroup {} is below a threaded one, and cannot be one: {e}", dir.display()))),
+            Err(e) => {
+                return Ok(Some(format!("cgroup {} is below a threaded one, and cannot be one: {e}", dir.display())));
+            }
         }
     }
     Ok(None)

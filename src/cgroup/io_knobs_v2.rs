@@ -43,7 +43,8 @@ pub(super) fn io_knobs(io: &LinuxBlockIo, knobs: &mut Vec<Knob>) -> Result<()> {
 /// From 10..1000 to 1..10000, as runc and crun have it.
 fn converted(weight: u16) -> Result<u32> {
     if !WEIGHTS.contains(&weight) {
-        let text = format!("linux.resources.blockIO: a weight is not in {}..{}: {weight}", WEIGHTS.start(), WEIGHTS.end());
+        let text =
+            format!("linux.resources.blockIO: a weight is not in {}..{}: {weight}", WEIGHTS.start(), WEIGHTS.end());
         return Err(Error::new(Kind::InvalidArgument, text));
     }
     Ok(1 + (u32::from(weight) - 10) * 9999 / 990)
@@ -66,7 +67,8 @@ mod tests {
     /// "file value" of each knob, for each file that may be there.
     fn from(json: &str) -> Vec<String> {
         let knobs = limit_knobs(&serde_json::from_str(json).unwrap()).unwrap();
-        let lines = |knob: &Knob| knob.files().map(|(file, value)| format!("{file} {value}")).collect::<Vec<_>>().join("|");
+        let lines =
+            |knob: &Knob| knob.files().map(|(file, value)| format!("{file} {value}")).collect::<Vec<_>>().join("|");
         knobs.iter().map(lines).collect()
     }
 

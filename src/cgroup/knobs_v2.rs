@@ -48,7 +48,8 @@ pub(super) fn limit_knobs(resources: &LinuxResources) -> Result<Vec<Knob>> {
 
 /// A limit that cgroup2 has no file for. The clients' zeroes and empty lists ask for nothing.
 fn refuse_v1_only(resources: &LinuxResources) -> Result<()> {
-    let realtime = |cpu: &LinuxCpu| cpu.realtime_period().is_some_and(|p| p != 0) || set(cpu.realtime_runtime()).is_some();
+    let realtime =
+        |cpu: &LinuxCpu| cpu.realtime_period().is_some_and(|p| p != 0) || set(cpu.realtime_runtime()).is_some();
     let leaf = |io: &LinuxBlockIo| {
         let device = io.weight_device().iter().flatten().any(|device| device.leaf_weight().is_some_and(|w| w != 0));
         device || io.leaf_weight().is_some_and(|weight| weight != 0)
@@ -223,7 +224,9 @@ mod tests {
     #[test]
     fn shares_become_a_weight_that_keeps_least_default_and_most() {
         // What runc 1.3.2's and crun 1.23's conversions give; 1024 is the default, as 100 is.
-        for (shares, weight) in [(2, 1), (3, 2), (102, 17), (512, 59), (1024, 100), (2048, 174), (262_143, 10000), (262_144, 10000)] {
+        for (shares, weight) in
+            [(2, 1), (3, 2), (102, 17), (512, 59), (1024, 100), (2048, 174), (262_143, 10000), (262_144, 10000)]
+        {
             assert_eq!(from(&format!(r#"{{"cpu":{{"shares":{shares}}}}}"#)), [format!("cpu.weight {weight}")]);
         }
         let weights: Vec<u64> = (2..=262_144).map(weight).collect();
@@ -271,7 +274,8 @@ mod tests {
 
     #[test]
     fn named_files_are_the_last() {
-        let json = r#"{"unified":{"memory.max":"4096","cpu.max":"5000 10000"},"memory":{"limit":8192},"pids":{"limit":3}}"#;
+        let json =
+            r#"{"unified":{"memory.max":"4096","cpu.max":"5000 10000"},"memory":{"limit":8192},"pids":{"limit":3}}"#;
         assert_eq!(from(json), ["memory.max 8192", "pids.max 3", "cpu.max 5000 10000", "memory.max 4096"]);
     }
 }

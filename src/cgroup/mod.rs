@@ -9,6 +9,7 @@
 
 mod controllers;
 mod create;
+mod delegate;
 mod devices;
 mod file;
 mod freezer;

@@ -72,7 +72,8 @@ impl Cgroup {
             if let (Some(limit), Some(used)) = (limit.filter(|limit| *limit > 0), used)
                 && limit <= used
             {
-                let text = format!("linux.resources.memory.{field} {limit} (memory.max): {used} bytes are used already");
+                let text =
+                    format!("linux.resources.memory.{field} {limit} (memory.max): {used} bytes are used already");
                 return Err(Error::new(Kind::FailedPrecondition, text));
             }
         }

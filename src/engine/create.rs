@@ -25,7 +25,7 @@ use crate::init::plan::{self, Plan, Streams, Work};
 use crate::init::sources::Sources;
 use crate::init::sync::{Heard, Hold, ParentEnd};
 use crate::spec::id_map::IdMaps;
-use crate::spec::{load, namespaces, validate};
+use crate::spec::{self, load, namespaces, validate};
 use crate::sys::lsm;
 use crate::sys::ns::{Birthplace, Namespace};
 use crate::sys::seccomp::Filter;
@@ -303,6 +303,9 @@ impl Engine {
         let resources = resources.unwrap_or_default();
         cgroup.apply(&resources)?;
         super::update::warn_of_ignored(&request.id, &cgroup, &resources);
+        if let Some(owner) = owner_of_cgroup(judged) {
+            cgroup.delegate(owner)?;
+        }
         judged.resctrl.as_ref().map_or(Ok(()), |resctrl| resctrl.make(&mut remains.resctrl))?;
 
         let oom = cgroup.watch_oom()?.map(Oom::new);
@@ -545,6 +548,13 @@ fn set_oom_score_adj(pid: u32, wanted: Option<i32>) -> Result<()> {
         (Err(e), None) if e.kind() == std::io::ErrorKind::PermissionDenied => Ok(()),
         (written, _) => written.os(|| format!("write {} to {path}", wanted.unwrap_or(0))),
     }
+}
+
+/// Whose the cgroup is to be, on the host, where that is the container's to divide and not root's as it is.
+fn owner_of_cgroup(judged: &Judged) -> Option<u32> {
+    let user = judged.spec.process().as_ref().map_or(0, |process| process.user().uid());
+    let owner = judged.id_maps.as_ref().map_or(Some(user), |maps| maps.uids.host(user));
+    owner.filter(|owner| *owner != 0 && spec::mounts::gives_cgroup(&judged.spec))
 }
 
 /// The hierarchies as a mount of type cgroup shows them.

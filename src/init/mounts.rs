@@ -12,9 +12,9 @@ use crate::spec::mounts::MountKind;
 use crate::sys::mount::{self, FileSystem, Mount};
 use crate::sys::path::{self, Root};
 
+use super::cgroup_mounts::{cgroup_v1, cgroup2};
 use super::copy_up;
 use super::label::{self, CONTEXT};
-use super::cgroup_mounts::{cgroup2, cgroup_v1};
 use super::plan::{Mapped, MountPlan, Rootfs, Source};
 use super::rootfs;
 use super::sources::Received;

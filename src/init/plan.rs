@@ -490,13 +490,7 @@ fn kind_of(typ: LinuxNamespaceType) -> Namespace {
     }
 }
 
-fn plan_rootfs(
-    spec: &Spec,
-    bundle: &Path,
-    rootfs: &Path,
-    cgroups: &Cgroups,
-    own_cgroup_ns: bool,
-) -> Result<Rootfs> {
+fn plan_rootfs(spec: &Spec, bundle: &Path, rootfs: &Path, cgroups: &Cgroups, own_cgroup_ns: bool) -> Result<Rootfs> {
     let linux = spec.linux().as_ref();
     let paths = |list: Option<&Option<Vec<String>>>| -> Vec<PathBuf> {
         list.and_then(Option::as_ref).into_iter().flatten().map(PathBuf::from).collect()

@@ -67,7 +67,7 @@ fn cpu_limits_beyond_the_quota_are_in_the_kernels_files() {
     apply(r#"{"cpu":{"shares":600,"idle":0}}"#).unwrap();
     assert_rows(
         &scratch,
-        &[("cpu", ("cpu.shares", "600"), ("cpu.weight", "67")), ("cpu", ("cpu.idle", "0"), ("cpu.idle", "0"))],
+        &[("cpu", ("cpu.shares", "600"), ("cpu.weight", "66")), ("cpu", ("cpu.idle", "0"), ("cpu.idle", "0"))],
     );
     let e = apply(r#"{"cpu":{"idle":2}}"#).unwrap_err();
     assert!(e.kind() == Kind::InvalidArgument && e.to_string().contains("cpu.idle"), "{e}");
@@ -239,9 +239,14 @@ fn weights_of_v2(scratch: &Scratch, cgroup: &Cgroup) {
     cgroup.apply(&resources(r#"{"blockIO":{"weight":321}}"#)).unwrap();
     let seen = || read(&scratch.dir("io", "c"), file);
     assert_eq!(seen(), format!("default {weight}"));
-    if bfq {
-        return; // A device has one if BFQ schedules it.
+    let refused = cgroup.update(&resources(&format!(r#"{{"blockIO":{{{device}}}}}"#)));
+    // A device has one if BFQ schedules it, or while io.cost is switched on for it.
+    let qos = scratch.of("io").mount.join("io.cost.qos");
+    if bfq || std::fs::write(&qos, format!("{major}:{minor} enable=1")).is_err() {
+        return;
     }
+    let e = refused.unwrap_err();
+    assert!(e.kind() == Kind::FailedPrecondition && e.to_string().contains("io.weight"), "{e}");
     cgroup.update(&resources(&format!(r#"{{"blockIO":{{{device}}}}}"#))).unwrap();
     let lines = format!("default {weight}\n{major}:{minor} {other}");
     assert_eq!(seen(), lines);
@@ -250,12 +255,34 @@ fn weights_of_v2(scratch: &Scratch, cgroup: &Cgroup) {
     let e = cgroup.update(&resources(&format!(r#"{{"blockIO":{{"weight":10,{failing},{NO_DEVICE}}}}}"#))).unwrap_err();
     assert!(e.to_string().contains("4095:1"), "{e}");
     assert_eq!(seen(), lines);
+    std::fs::write(&qos, format!("{major}:{minor} enable=0")).unwrap();
+}
+
+/// Devices of RDMA and miscellaneous resources are few: what is told of them is that the kernel has been asked.
+fn rest_of_v2(scratch: &Scratch, cgroup: &Cgroup) {
+    let huge = r#"{"hugepageLimits":[{"pageSize":"2MB","limit":4194304}]}"#;
+    check(&scratch.all, &resources(huge)).unwrap();
+    cgroup.apply(&resources(huge)).unwrap();
+    let seen = ["hugetlb.2MB.max", "hugetlb.2MB.rsvd.max"].map(|file| read(&scratch.dir("hugetlb", "c"), file));
+    assert_eq!(seen, ["4194304", "4194304"]);
+    for (json, file, value) in [
+        (r#"{"rdma":{"none":{"hcaHandles":3}}}"#, "rdma.max", "none hca_handle=3"),
+        (r#"{"unified":{"misc.max":"none 3"}}"#, "misc.max", "none 3"),
+        (r#"{"unified":{"io.latency":"4095:1 target=3"}}"#, "io.latency", "4095:1 target=3"),
+    ] {
+        let text = cgroup.apply(&resources(json)).unwrap_err().to_string();
+        assert!(text.contains(file) && text.contains(value), "{text}");
+    }
 }
 
 #[test]
 fn huge_pages_network_and_rdma_are_written_where_their_controllers_are() {
     let scratch = Scratch::new();
-    drop(scratch.create());
+    let cgroup = scratch.create();
+    if scratch.is_v2() {
+        return rest_of_v2(&scratch, &cgroup);
+    }
+    drop(cgroup);
     for (controller, file, json, written) in [
         ("net_cls", "net_cls.classid", r#"{"network":{"classID":1048577}}"#, "1048577"),
         (

@@ -63,7 +63,8 @@ fn files_by_their_names() {
     let files = ["memory.high", "memory.max", "cpu.weight", "cgroup.max.depth", "pids.max"].map(seen);
     assert_eq!(files, ["33554432", "50331648", "77", "3", "9"]);
     // Taken back where a later one is refused: none of them stays.
-    let e = cgroup.update(&resources(r#"{"unified":{"cpu.weight":"88","memory.high":"max","pids.max":"x"}}"#)).unwrap_err();
+    let e =
+        cgroup.update(&resources(r#"{"unified":{"cpu.weight":"88","memory.high":"max","pids.max":"x"}}"#)).unwrap_err();
     assert!(e.kind() == Kind::InvalidArgument && e.to_string().contains("write \"x\""), "{e}");
     assert_eq!(["cpu.weight", "memory.high", "pids.max"].map(seen), ["77", "33554432", "9"]);
     let e = cgroup.update(&resources(r#"{"unified":{"memory.current":"1"}}"#)).unwrap_err();
@@ -92,10 +93,13 @@ fn below_a_cgroup_with_processes_limits_are_had_or_refused_with_its_name() {
     }
     let parent = scratch.unified("p");
     create(&scratch, "p/none").remove().unwrap();
-    std::fs::write(parent.join("cgroup.subtree_control"), "-cpuset -cpu -io -memory -hugetlb -pids -rdma -misc").unwrap_or_else(|_| {
-        let words = read(&parent, "cgroup.subtree_control");
-        words.split(' ').for_each(|c| std::fs::write(parent.join("cgroup.subtree_control"), format!("-{c}")).unwrap());
-    });
+    std::fs::write(parent.join("cgroup.subtree_control"), "-cpuset -cpu -io -memory -hugetlb -pids -rdma -misc")
+        .unwrap_or_else(|_| {
+            let words = read(&parent, "cgroup.subtree_control");
+            words
+                .split(' ')
+                .for_each(|c| std::fs::write(parent.join("cgroup.subtree_control"), format!("-{c}")).unwrap());
+        });
     let sitting = Outsider(sleeper(std::slice::from_ref(&parent)));
 
     // Without limits, a container like any other.
@@ -114,7 +118,10 @@ fn below_a_cgroup_with_processes_limits_are_had_or_refused_with_its_name() {
     // Those that threads can have.
     let cgroup = create(&scratch, "p/c");
     cgroup.apply(&resources(r#"{"pids":{"limit":20},"cpu":{"shares":512}}"#)).unwrap();
-    assert_eq!(["cgroup.type", "pids.max", "cpu.weight"].map(|f| read(&scratch.unified("p/c"), f)), ["threaded", "20", "59"]);
+    assert_eq!(
+        ["cgroup.type", "pids.max", "cpu.weight"].map(|f| read(&scratch.unified("p/c"), f)),
+        ["threaded", "20", "59"]
+    );
     lives_and_dies(&cgroup, &scratch.unified("p/c"));
     // A second one finds it so.
     let second = create(&scratch, "p/d/e");
@@ -164,7 +171,10 @@ fn a_process_joins_where_the_init_has_moved() {
     let below = dir.join("init.scope");
     std::fs::create_dir(&below).unwrap();
     let init = Outsider(sleeper(std::slice::from_ref(&dir)));
-    let place = |joins: Joins| std::fs::read_link(format!("/proc/self/fd/{}", joins.unified.unwrap().as_raw_fd())).unwrap();
+    let place = |joins: Joins| {
+        let fd = joins.unified.unwrap();
+        std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).unwrap()
+    };
     assert_eq!(place(cgroup.joins_beside(init.0.id()).unwrap()), dir);
     std::fs::write(below.join("cgroup.procs"), init.0.id().to_string()).unwrap();
     // Moved, and yet not divided: the container's own.
