@@ -25,7 +25,7 @@ use crate::init::plan::{self, Plan, Streams, Work};
 use crate::init::sources::Sources;
 use crate::init::sync::{Heard, Hold, ParentEnd};
 use crate::spec::id_map::IdMaps;
-use crate::spec::{load, namespaces, validate};
+use crate::spec::{self, load, namespaces, validate};
 use crate::sys::lsm;
 use crate::sys::ns::{Birthplace, Namespace};
 use crate::sys::seccomp::Filter;
@@ -303,6 +303,9 @@ impl Engine {
         let resources = resources.unwrap_or_default();
         cgroup.apply(&resources)?;
         super::update::warn_of_ignored(&request.id, &cgroup, &resources);
+        if let Some(owner) = owner_of_cgroup(judged) {
+            cgroup.delegate(owner)?;
+        }
         judged.resctrl.as_ref().map_or(Ok(()), |resctrl| resctrl.make(&mut remains.resctrl))?;
 
         let oom = cgroup.watch_oom()?.map(Oom::new);
@@ -506,7 +509,7 @@ fn plan_init(
     let joined = create.joined.iter().find(|(kind, _)| *kind == Namespace::Pid);
     let joined = joined.filter(|_| !create.hops());
     let pid_ns = joined.map(|(kind, fd)| fd.try_clone().map(|fd| (fd, kind.flag()))).transpose().os(|| "dup")?;
-    unborn(Work::Create(Box::new(create)), process, streams, cgroup, pid_ns)
+    unborn(Work::Create(Box::new(create)), process, streams, cgroup.joins()?, pid_ns)
 }
 
 /// Puts a plan together: work, program, streams, cgroups.
@@ -514,10 +517,9 @@ pub(super) fn unborn(
     work: Work,
     process: plan::Process,
     streams: Streams,
-    cgroup: &Cgroup,
+    joins: cgroup::Joins,
     place: Option<(OwnedFd, u64)>,
 ) -> Result<Unborn> {
-    let joins = cgroup.joins()?;
     let mut cgroup_files = joins.tasks;
     if let Some(unified) = &joins.unified {
         // For a kernel that does not give birth into it.
@@ -548,15 +550,30 @@ fn set_oom_score_adj(pid: u32, wanted: Option<i32>) -> Result<()> {
     }
 }
 
+/// Whose the cgroup is to be, on the host, where that is the container's to divide and not root's as it is.
+fn owner_of_cgroup(judged: &Judged) -> Option<u32> {
+    let user = judged.spec.process().as_ref().map_or(0, |process| process.user().uid());
+    let owner = judged.id_maps.as_ref().map_or(Some(user), |maps| maps.uids.host(user));
+    owner.filter(|owner| *owner != 0 && spec::mounts::gives_cgroup(&judged.spec))
+}
+
 /// The hierarchies as a mount of type cgroup shows them.
-fn cgroup_views(cgroup: &Cgroup) -> Vec<plan::CgroupHierarchy> {
+fn cgroup_views(cgroup: &Cgroup) -> plan::Cgroups {
     let view = |view: cgroup::View| plan::CgroupHierarchy {
         links: view.controllers.iter().filter(|name| **name != view.directory_name).cloned().collect(),
         options: Some(view.options),
         name: view.directory_name,
         directory: view.directory,
     };
-    cgroup.v1_views().into_iter().map(view).collect()
+    let unified = cgroup.unified_view();
+    let is_v2 = unified.as_ref().is_some_and(|(_, version)| *version == cgroup::Version::V2);
+    let unified = unified.map(|(cgroup::UnifiedView { mount, directory, path }, _)| plan::UnifiedCgroup {
+        mount,
+        directory,
+        path,
+        own_namespace: false,
+    });
+    plan::Cgroups { v1: cgroup.v1_views().into_iter().map(view).collect(), unified, is_v2 }
 }
 
 /// The bundle must be an absolute path: the shim's own working directory is no container's.
