@@ -367,6 +367,7 @@ impl Engine {
             init_reaped: Default::default(),
             freezer: Default::default(),
             resumed: Default::default(),
+            stats: Default::default(),
             oom,
             hooks: std::cell::RefCell::new(hooks.map(Box::new)),
             deleting: Default::default(),
