@@ -43,7 +43,7 @@ use knobs::Knob;
 
 pub use hierarchy::{Hierarchies, Version};
 pub use kill::Killed;
-pub use oom::OomWatch;
+pub use oom::{Bell, Limit, Oom, OomWatch};
 pub use path::cgroup_path;
 pub use view::View;
 

@@ -73,7 +73,7 @@ pub struct Container {
     /// What its numbers are read from, from the first question for them on.
     pub stats: OnceCell<Source>,
     /// Its watch for the OOM killer, where the host has one.
-    pub oom: Option<Oom>,
+    pub oom: Option<Rc<Oom>>,
     /// Its hooks, until it has been started: their environment may hold secrets.
     pub hooks: RefCell<Option<Box<Hooks>>>,
     /// A delete is under way.
