@@ -139,10 +139,14 @@ impl OomWatch {
         }
     }
 
-    /// Whose limit was met since the last call, or since the watch began: to be asked when there was a kill. More than one
-    /// where that cannot be told apart.
-    pub fn limits_met(&self) -> Result<Vec<Limit>> {
+    /// Whose limit was met since the last call, or since the watch began: to be asked when there was a kill.
+    pub fn limit_met(&self) -> Result<Limit> {
         self.limits.met()
+    }
+
+    /// It rang, and for no kill here: that is not to be taken for the next one's reason.
+    pub fn forget(&self) {
+        self.limits.forget();
     }
 }
 

@@ -65,10 +65,7 @@ impl Oom {
         let kills = seen.kills.saturating_sub(self.told.replace(seen.kills));
         if kills > 0 {
             self.nameless.update(|nameless| nameless + kills);
-            let whose = match self.watch.limits_met() {
-                Ok(limits) => limits.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or "),
-                Err(e) => e.to_string(),
-            };
+            let whose = self.watch.limit_met().map_or_else(|e| e.to_string(), |limit| limit.to_string());
             log::warn!("container {id}: out of memory ({whose}): the kernel has killed {kills} of its processes");
             *self.whose.borrow_mut() = whose;
         }
@@ -130,6 +127,9 @@ impl Engine {
             let told = !gone && !early && self.tell_oom(&container, true);
             let over = gone || told || !early && !before_the_kill || looks == LOOKS;
             oom.looking.set(!over);
+            if over && !told {
+                oom.watch.forget();
+            }
             drop(container);
             if gone {
                 return before_the_kill;

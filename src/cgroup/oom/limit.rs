@@ -1,13 +1,15 @@
 //! Whose limit it was that had a process killed for lack of memory.
 //!
-//! cgroup2 counts it where the limit is: `oom` of memory.events.local. v1 counts there how often a limit was met (failcnt),
-//! also when room was made by reclaim and nothing was killed, so that two that were met cannot be told apart.
+//! cgroup2 counts it where the limit is: `oom` of memory.events.local. v1 has no such counter (failcnt is of what was met
+//! without a kill too, and some kernels do not count it), but it rings the bells of the cgroup that is out of memory and of
+//! all below it: one in the parent tells what is above from what is not.
 
 use std::cell::RefCell;
 use std::fmt;
 use std::ops::ControlFlow;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use rustix::fs::CWD;
 use rustix::io::Errno;
@@ -40,96 +42,155 @@ impl fmt::Display for Limit {
     }
 }
 
-/// The counters of a cgroup, of those below and of each above it.
+/// What tells them apart.
 #[derive(Debug)]
 pub struct Limits {
     cgroup: Cgroup,
-    seen: RefCell<Counts>,
+    marks: Marks,
 }
 
-#[derive(Debug, Default)]
-struct Counts {
-    below: u64,
-    /// Of the cgroup and those above it, in the order of [`Limits::line`].
-    line: Vec<u64>,
+#[derive(Debug)]
+enum Marks {
+    /// The parent's bell, where the parent is not the root, which has no limit.
+    V1(Option<Rc<OwnedFd>>),
+    /// Of the cgroup and those above it, in the order of [`Limits::line`]; and of all below it together.
+    V2(RefCell<(Vec<u64>, u64)>),
 }
 
 impl Cgroup {
     /// Begins to count. One that is new has counted nothing yet, but those above it may have.
     pub(super) fn memory_limits(&self) -> Result<Limits> {
-        let limits = Limits { cgroup: self.clone(), seen: RefCell::default() };
-        let above = limits.line().skip(1).map(|(_, dir)| limits.count_of(&dir));
-        let line = std::iter::once(Ok(0)).chain(above).collect::<Result<_>>()?;
-        limits.seen.borrow_mut().line = line;
+        let marks = match self.hierarchies.version() {
+            Version::V1 => Marks::V1(None),
+            Version::V2 => Marks::V2(RefCell::default()),
+        };
+        let mut limits = Limits { cgroup: self.clone(), marks };
+        let above = limits.line().skip(1);
+        limits.marks = match limits.marks {
+            Marks::V1(_) => Marks::V1(above.map(|(_, dir)| super::v1_bell(&dir)).next().transpose()?.flatten()),
+            Marks::V2(_) => {
+                let line = std::iter::once(Ok(0)).chain(above.map(|(_, dir)| ooms_in(&dir))).collect::<Result<_>>()?;
+                Marks::V2((line, 0).into())
+            }
+        };
         Ok(limits)
     }
 }
 
 impl Limits {
-    /// The cgroup and those above it but for the root, which has no limit: path and directory.
+    /// The cgroup and those above it but for the root: path and directory.
     fn line(&self) -> impl Iterator<Item = (&Path, PathBuf)> {
         let hierarchy = self.cgroup.hierarchies.of("memory");
         let line = self.cgroup.path.ancestors().filter(|path| path.parent().is_some());
         hierarchy.into_iter().flat_map(move |hierarchy| line.clone().map(|path| (path, hierarchy.dir(path))))
     }
 
-    pub(super) fn met(&self) -> Result<Vec<Limit>> {
-        let line = self.line().map(|(_, dir)| self.count_of(&dir)).collect::<Result<Vec<_>>>()?;
+    /// Whose limit was met since the last call, for a kill that has been seen.
+    pub(super) fn met(&self) -> Result<Limit> {
+        match &self.marks {
+            Marks::V1(bell) => self.met_v1(bell.as_deref()),
+            Marks::V2(seen) => self.met_v2(seen),
+        }
+    }
+
+    /// Nothing was killed here, whatever has rung.
+    pub(super) fn forget(&self) {
+        if let Marks::V1(Some(bell)) = &self.marks {
+            rings(bell);
+        }
+    }
+
+    fn met_v1(&self, bell: Option<&OwnedFd>) -> Result<Limit> {
+        if bell.is_some_and(rings) {
+            for (path, dir) in self.line().skip(1) {
+                if was_full(&dir)? {
+                    return Ok(Limit::Above(path.to_owned()));
+                }
+            }
+        }
+        let Some((_, dir)) = self.line().next() else { return Ok(Limit::Host) };
+        if was_full(&dir)? {
+            return Ok(Limit::Own);
+        }
+        let mut below = false;
+        tree::walk(&dir, |dir| {
+            below = was_full_in(dir).os(|| "read the limits of a cgroup below")?;
+            Ok(if below { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        })?;
+        Ok(if below { Limit::Below } else { Limit::Host })
+    }
+
+    fn met_v2(&self, seen: &RefCell<(Vec<u64>, u64)>) -> Result<Limit> {
+        let line = self.line().map(|(_, dir)| ooms_in(&dir)).collect::<Result<Vec<_>>>()?;
         let mut all = 0;
         if let Some((_, dir)) = self.line().next() {
             tree::walk(&dir, |dir| {
-                all += self.count(dir).os(|| "read the counters of a cgroup below")?;
+                all += ooms(dir).os(|| "read memory.events.local of a cgroup below")?;
                 Ok(ControlFlow::Continue(()))
             })?;
         }
         let below = all.saturating_sub(line.first().copied().unwrap_or(0));
-        let now = Counts { below, line };
-        let before = self.seen.replace(now);
-        let now = self.seen.borrow();
-        let mut met = Vec::new();
-        if now.below > before.below {
-            met.push(Limit::Below);
+        let (line_before, below_before) = seen.replace((line.clone(), below));
+        // The lowest: what it killed for was within it.
+        if below > below_before {
+            return Ok(Limit::Below);
         }
-        for ((path, _), (now, before)) in self.line().zip(now.line.iter().zip(&before.line)) {
-            match now > before {
-                true if path == self.cgroup.path => met.push(Limit::Own),
-                true => met.push(Limit::Above(path.to_owned())),
-                false => {}
-            }
-        }
-        if met.is_empty() {
-            met.push(Limit::Host);
-        }
-        if self.version() == Version::V2 {
-            // The lowest: what it killed for was within it, and within ours.
-            met.truncate(1);
-        }
-        Ok(met)
+        let risen = line.iter().zip(&line_before).position(|(now, before)| now > before);
+        Ok(match risen.and_then(|index| self.line().nth(index)) {
+            Some((path, _)) if path == self.cgroup.path => Limit::Own,
+            Some((path, _)) => Limit::Above(path.to_owned()),
+            None => Limit::Host,
+        })
     }
+}
 
-    fn version(&self) -> Version {
-        self.cgroup.hierarchies.version()
+/// Whether a bell has rung since the last time.
+fn rings(bell: &OwnedFd) -> bool {
+    rustix::io::read(bell, &mut [0; 8]).is_ok()
+}
+
+/// Whether a v1 cgroup has ever used all that it may, with or without swap.
+fn was_full(dir: &Path) -> Result<bool> {
+    match file::open_dir(CWD, dir) {
+        Err(Errno::NOENT) => Ok(false),
+        opened => opened.and_then(was_full_in).os(|| format!("read the limits of {}", dir.display())),
     }
+}
 
-    fn count_of(&self, dir: &Path) -> Result<u64> {
-        let opened = match file::open_dir(CWD, dir) {
-            Err(Errno::NOENT) => return Ok(0),
-            opened => opened.os(|| format!("open {}", dir.display()))?,
-        };
-        self.count(opened).os(|| format!("read the counters of {}", dir.display()))
-    }
-
-    fn count(&self, dir: impl AsFd) -> rustix::io::Result<u64> {
-        let mut buf = Vec::new();
-        let mut read = |name: &str| match file::read(dir.as_fd(), name, &mut buf) {
-            Err(Errno::NOENT | Errno::NODEV | Errno::OPNOTSUPP) => Ok(0),
-            Ok(text) if self.version() == Version::V2 => Ok(file::number(text, "oom").unwrap_or(0)),
-            Ok(text) => Ok(text.trim_end().parse().unwrap_or(0)),
-            Err(e) => Err(e),
-        };
-        match self.version() {
-            Version::V1 => Ok(read("memory.failcnt")? + read("memory.memsw.failcnt")?),
-            Version::V2 => read("memory.events.local"),
+fn was_full_in(dir: impl AsFd) -> rustix::io::Result<bool> {
+    let mut buf = Vec::new();
+    let mut number = |name: &str| match file::read(dir.as_fd(), name, &mut buf) {
+        Err(Errno::NOENT | Errno::NODEV | Errno::OPNOTSUPP) => Ok(None),
+        text => text.map(|text| text.trim_end().parse::<u64>().ok()),
+    };
+    for prefix in ["memory", "memory.memsw"] {
+        let limit = number(&format!("{prefix}.limit_in_bytes"))?;
+        let most = number(&format!("{prefix}.max_usage_in_bytes"))?;
+        // The kernel takes memory in batches of 64 pages and gives back what it had taken for the last, greater one.
+        if let (Some(limit), Some(most)) = (limit, most)
+            && most.saturating_add(BATCH) >= limit
+        {
+            return Ok(true);
         }
+    }
+    Ok(false)
+}
+
+/// MEMCG_CHARGE_BATCH of 4 KiB pages.
+const BATCH: u64 = 64 * 4096;
+
+/// How often a cgroup2 directory's own limit left nothing but the OOM killer.
+fn ooms_in(dir: &Path) -> Result<u64> {
+    match file::open_dir(CWD, dir) {
+        Err(Errno::NOENT) => Ok(0),
+        opened => opened.and_then(ooms).os(|| format!("read memory.events.local of {}", dir.display())),
+    }
+}
+
+fn ooms(dir: impl AsFd) -> rustix::io::Result<u64> {
+    match file::read(dir, c"memory.events.local", &mut Vec::new()) {
+        // The controller is not there, or the cgroup is going.
+        Err(Errno::NOENT | Errno::NODEV) => Ok(0),
+        text => text.map(|text| file::number(text, "oom").unwrap_or(0)),
     }
 }
