@@ -24,10 +24,10 @@ fn limited(bundle: Bundle) -> Bundle {
     bundle.edit(|spec| spec["linux"]["resources"]["memory"] = json!({"limit": LIMIT, "swap": LIMIT}))
 }
 
-/// A hook that is a script of the shell, with what that needs of the test's own world.
-fn create_container_hook(bundle: Bundle, script: &str) -> Bundle {
+/// A hook that is a script of the shell; those of these tests are run in the container's cgroup.
+fn with_hook(bundle: Bundle, kind: &str, script: &str) -> Bundle {
     let hook: Value = json!({"path": "/bin/sh", "args": ["sh", "-c", script]});
-    bundle.edit(|spec| spec["hooks"]["createContainer"] = json!([hook]))
+    bundle.edit(|spec| spec["hooks"][kind] = json!([hook]))
 }
 
 /// The container's directory in the hierarchy with the memory controller.
@@ -39,7 +39,11 @@ fn memory(bundle: &Bundle) -> PathBuf {
 
 /// Limits a cgroup to 16 MiB without swap.
 fn limit(dir: &Path) {
-    let limit = LIMIT.to_string();
+    limit_to(dir, LIMIT);
+}
+
+fn limit_to(dir: &Path, limit: u64) {
+    let limit = limit.to_string();
     for (file, value) in [
         ("memory.limit_in_bytes", &*limit),
         ("memory.memsw.limit_in_bytes", &limit),
@@ -160,7 +164,7 @@ fn a_kill_by_a_limit_that_was_set_below_is_told() {
 #[test]
 fn a_kill_before_the_container_is_there_is_told_after_its_creation() {
     block_on(async {
-        let hog = |bundle| create_container_hook(limited(bundle), &format!("{HOG}; exit 0"));
+        let hog = |bundle| with_hook(limited(bundle), "createContainer", &format!("{HOG}; exit 0"));
         let (world, bundle) = World::with("one", |bundle| hog(bundle.args(&["sleep", "1000"]))).await;
         world.create(&bundle, &Io::null()).await.unwrap();
         world.sink.wait_topic("oom", "one", SOON).await.unwrap();
@@ -177,15 +181,62 @@ fn a_kill_before_the_container_is_there_is_told_after_its_creation() {
 #[test]
 fn a_create_that_fails_by_it_says_so() {
     block_on(async {
-        let hog = |bundle| create_container_hook(limited(bundle), &format!("exec {HOG}"));
+        let hog = |bundle| with_hook(limited(bundle), "createContainer", &format!("exec {HOG}"));
         let (world, bundle) = World::with("one", hog).await;
         let words = ["one", "killed for lack of memory", "its own limit", "createContainer"];
         refused(world.create(&bundle, &Io::null()).await, Code::INTERNAL, &words);
         let other = Bundle::new(&world.scratch, "two");
-        let other = create_container_hook(limited(other), "exit 9");
+        let other = with_hook(limited(other), "createContainer", "exit 9");
         let failed = world.create(&other, &Io::null()).await.unwrap_err();
         assert!(!failed.to_string().contains("memory"), "{failed}");
         assert!(world.sink.events().is_empty(), "{:?}", world.sink.events());
+        world.close().await;
+    });
+}
+
+#[test]
+fn a_start_that_fails_by_it_says_so() {
+    block_on(async {
+        let hog = |bundle| with_hook(limited(bundle), "startContainer", &format!("exec {HOG}"));
+        let (world, bundle) = World::with("one", hog).await;
+        world.create(&bundle, &Io::null()).await.unwrap();
+        let words = ["one", "killed for lack of memory", "its own limit", "startContainer"];
+        refused(world.start("one", "").await, Code::INTERNAL, &words);
+        world.wait("one", "").await.unwrap();
+        world.sink.wait_topic("exit", "one", SOON).await.unwrap();
+        assert_eq!(world.sink.topics("one"), ["create", "oom", "exit"]);
+        world.delete("one", "").await.unwrap();
+        world.close().await;
+    });
+}
+
+/// Two in one limit: who was not killed is not told of it, and not blamed on it when its own limit is met later.
+#[test]
+fn a_kill_next_door_is_nobodys_here() {
+    block_on(async {
+        let (world, bundle) = World::running("one", |bundle| limited(bundle.args(&["sleep", "1000"]))).await;
+        let other = Bundle::new(&world.scratch, "two").script(&format!("read go < /tmp/go; exec {HOG}"));
+        world.create(&other, &Io::null()).await.unwrap();
+        let go = other.rootfs_dir().join("tmp/go");
+        mkfifo(&go, Mode::from_bits_truncate(0o666)).unwrap();
+        let above = memory(&bundle).parent().unwrap().to_owned();
+        limit_to(&above, LIMIT * 2);
+        world.start("two", "").await.unwrap();
+        fs::write(&go, "go\n").unwrap();
+        assert_eq!(world.wait("two", "").await.unwrap().exit_status, 137);
+        world.sink.wait_topic("exit", "two", SOON).await.unwrap();
+        assert_eq!(world.sink.topics("two"), ["create", "start", "oom", "exit"]);
+        world.delete("two", "").await.unwrap();
+        // As long as the shim looks for one of ours.
+        tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+        assert_eq!(exec(&world, &bundle, "greedy", &format!("exec {HOG}")).await, 137);
+        let told = ["create", "start", "exec-added", "exec-started", "oom", "exit"];
+        world.sink.wait_topic("exit", "one", SOON).await.unwrap();
+        assert_eq!(world.sink.topics("one"), told);
+        let log = log(&bundle, 4).await;
+        assert!(log[0].contains("container two") && log[0].contains("above its own"), "{log:?}");
+        assert!(log[2].contains("container one") && log[2].contains("(its own limit)"), "{log:?}");
+        world.end("one").await;
         world.close().await;
     });
 }

@@ -62,6 +62,9 @@ impl Engine {
     }
 }
 
+/// For all interfaces that one may have; and no questions about the length of a file that has none.
+const ROOM: u64 = 1 << 20;
+
 fn network(container: &Container) -> Result<Vec<Interface>> {
     if container.namespaces & libc::CLONE_NEWNET as u64 == 0 || container.init_reaped.get() {
         return Ok(Vec::new());
@@ -69,7 +72,7 @@ fn network(container: &Container) -> Result<Vec<Interface>> {
     // Not kept open: that would keep the namespace. The pid is init's, for we have not reaped it.
     let path = format!("/proc/{}/net/dev", container.init.pid());
     let mut text = String::new();
-    match File::open(&path).and_then(|mut file| file.read_to_string(&mut text)) {
+    match File::open(&path).and_then(|file| file.take(ROOM).read_to_string(&mut text)) {
         Ok(_) => Ok(interfaces(&text)),
         // It has ended, and its namespaces with it.
         Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::ENOENT | libc::ESRCH)) => Ok(Vec::new()),
