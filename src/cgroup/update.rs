@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use oci_spec::runtime::LinuxResources;
 
+use super::device_program::device_program;
 use super::devices::device_knobs;
+use super::hierarchy::Version;
 use super::knobs::{Knob, limit_knobs};
 use super::{Cgroup, hugepages, read_or_gone};
 use crate::error::Result;
@@ -26,17 +28,26 @@ impl Cgroup {
         if resources.memory().and_then(|memory| memory.disable_oom_killer()) == Some(false) {
             knobs.push(Knob::new("memory", OOM_CONTROL, 0));
         }
-        if let Some(rules) = resources.devices().as_deref().filter(|rules| !rules.is_empty()) {
-            let rules = device_knobs(rules)?;
-            if !self.in_force(&rules)? {
-                // The last, for they cannot be taken back.
-                knobs.extend(rules);
+        let mut filter = None;
+        match resources.devices().as_deref().filter(|rules| !rules.is_empty()) {
+            Some(rules) if self.hierarchies.version() == Version::V2 => {
+                device_program(rules)?;
+                filter = Some(rules);
             }
+            Some(rules) => {
+                let rules = device_knobs(rules)?;
+                if !self.in_force(&rules)? {
+                    // The last, for they cannot be taken back.
+                    knobs.extend(rules);
+                }
+            }
+            None => {}
         }
         hugepages::check(resources)?;
         self.hierarchies.check_controllers(&knobs)?;
         let before = self.present(&knobs)?;
-        self.turn_all(&knobs).inspect_err(|_| self.restore(before))
+        let turned = self.turn_all(&knobs).and_then(|()| filter.map_or(Ok(()), |rules| self.filter_devices(rules)));
+        turned.inspect_err(|_| self.restore(before))
     }
 
     /// Whether devices.list is what these rules make it. With an exception from "allow all" it does not tell: no.
