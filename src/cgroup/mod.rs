@@ -49,7 +49,7 @@ use knobs::Knob;
 
 pub use hierarchy::{Hierarchies, Version};
 pub use kill::Killed;
-pub use oom::OomWatch;
+pub use oom::{Bell, Limit, Oom, OomWatch};
 pub use path::cgroup_path;
 pub use view::{UnifiedView, View};
 
