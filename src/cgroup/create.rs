@@ -61,8 +61,14 @@ fn prepare(hierarchies: &Hierarchies, hierarchy: &Hierarchy, path: &Path) -> Res
     if frozen(hierarchy, path)? {
         return Err(refused(path, hierarchy, "a cgroup above it is frozen"));
     }
-    if hierarchy.is_unified() && hierarchies.version() == Version::V2 {
-        controllers::enable_above(hierarchy, path, hierarchies.rootless)?;
+    if hierarchy.is_unified() {
+        if hierarchies.version() == Version::V2 {
+            controllers::enable_above(hierarchy, path)?;
+        }
+        // Else a process could not be born in it, nor move there.
+        if let Some(why) = controllers::make_usable(hierarchy, path)? {
+            return Err(refused(path, hierarchy, &why));
+        }
     }
     Ok(())
 }

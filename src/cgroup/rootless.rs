@@ -128,7 +128,7 @@ impl Hierarchies {
         let own = own.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
         let shared = shared(Path::new(own), &hierarchy.full(path));
         // From the root of the mount, outside of which nothing can be looked at.
-        match shared.as_deref().and_then(|shared| hierarchy.below(shared)) {
+        match shared.as_deref().and_then(|shared| hierarchy.shown(shared)) {
             Some(above) => may_write(&hierarchy.dir(above)),
             None => {
                 Err(Error::os(libc::EACCES, format!("the runtime's own cgroup {own} is outside of what is mounted")))

@@ -1,8 +1,7 @@
-//! Update: new limits for a container that is there; and what it has used so far.
+//! Update: new limits for a container that is there.
 
 use oci_spec::runtime::LinuxResources;
 
-use crate::cgroup::stats::Stats;
 use crate::cgroup::{Cgroup, Unset};
 use crate::error::{Context, Error, Kind, Result};
 use crate::spec::{load, validate};
@@ -26,8 +25,7 @@ pub(super) fn warn_of_unset(id: &str, cgroup: &Cgroup, unset: &Unset) {
 /// Says which of the limits that a container `id` has been given the kernel does nothing about.
 pub(super) fn warn_of_ignored(id: &str, cgroup: &Cgroup, resources: &LinuxResources) {
     match cgroup.ignored(resources) {
-        Ok(None) => {}
-        Ok(Some(ignored)) => log::warn!("container {id}: {ignored}"),
+        Ok(ignored) => ignored.iter().for_each(|ignored| log::warn!("container {id}: {ignored}")),
         Err(e) => log::warn!("container {id}: {e}"),
     }
 }
@@ -49,13 +47,5 @@ impl Engine {
         container.cgroup.update(&resources).context(name)?;
         warn_of_ignored(id, &container.cgroup, &resources);
         Ok(())
-    }
-
-    /// What the container has used.
-    ///
-    /// # Errors
-    /// `NotFound` also when its cgroup is gone.
-    pub fn stats(&self, id: &str) -> Result<Stats> {
-        self.container(id)?.cgroup.stats().context(|| format!("container {id}"))
     }
 }
