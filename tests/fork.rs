@@ -92,7 +92,7 @@ fn plan(args: &[&str]) -> Plan {
         cwd: "/".into(),
         uid: 0,
         gid: 0,
-        groups: Vec::new(),
+        groups: Some(Vec::new()),
         umask: 0o022,
         capabilities: Default::default(),
         rlimits: Vec::new(),
@@ -512,7 +512,7 @@ fn a_child_is_born_inside_of_a_joined_user_namespace() {
             seccomp::take_away(seccomp::OLD);
         }
         let flags = (libc::CLONE_NEWPID | libc::CLONE_NEWNS) as u64;
-        let child = fork_inside(&joined, flags, None, |birth| {
+        let child = fork_inside(&joined, None, flags, None, |birth| {
             let here = fs::read_link("/proc/self/ns/user").unwrap();
             let proc = dray::sys::mount::mount("proc", "/proc".as_ref(), "proc", 0, "");
             let right = birth.joined && std::process::id() == 1 && here == wanted && proc.is_ok();
@@ -523,7 +523,7 @@ fn a_child_is_born_inside_of_a_joined_user_namespace() {
         exited(&child, 7);
         // Into one's own nobody can go.
         let own = [(Namespace::User, ns::open_path(Namespace::User, "/proc/self/ns/user".as_ref()).unwrap())];
-        let error = fork_inside(&own, flags, None, |_| exit_now(0)).unwrap_err();
+        let error = fork_inside(&own, None, flags, None, |_| exit_now(0)).unwrap_err();
         assert_eq!((error.errno(), error.to_string().contains("setns user")), (Some(libc::EINVAL), true), "{error}");
         // Helpers leave nothing to be waited for.
         let other = waitpid(None, Some(nix::sys::wait::WaitPidFlag::WNOHANG)).unwrap();

@@ -25,40 +25,52 @@ impl Cgroup {
         hierarchies.refuse_own(path)?;
         let mut made = Made(Vec::new());
         let mut existing = Vec::new();
-        for hierarchy in hierarchies.all() {
+        let allowed = hierarchies.where_allowed(|hierarchy| {
+            hierarchies.refuse_unreachable(hierarchy, path)?;
             if !made.make(hierarchy, path)? {
+                hierarchies.refuse_others(hierarchy, path)?;
                 existing.push(hierarchy);
             }
-        }
+            Ok(())
+        })?;
         if !existing.is_empty() {
             // All are looked at before the first is touched: one that is in use in a single hierarchy is in use.
             existing.iter().try_for_each(|hierarchy| refuse_used(hierarchy, path))?;
             existing.iter().try_for_each(|hierarchy| made.replace(hierarchy, path))?;
         }
-        for hierarchy in hierarchies.all() {
-            if hierarchy.has("cpuset") {
-                inherit_cpuset(hierarchy, path)?;
-            }
-            if hierarchy.has("memory") {
-                count_below(&hierarchy.dir(path))?;
-            }
-            // A process that joins would stop before it could say anything, and the create with it.
-            if frozen(hierarchy, path)? {
-                return Err(refused(path, hierarchy, "a cgroup above it is frozen"));
-            }
-        }
-        if let Some(unified) = &hierarchies.unified {
-            if hierarchies.version() == Version::V2 {
-                controllers::enable_above(unified, path)?;
-            }
-            // Else a process could not be born in it, nor move there.
-            if let Some(why) = controllers::make_usable(unified, path)? {
-                return Err(refused(path, unified, &why));
-            }
-        }
+        let hierarchies = allowed.where_allowed(|hierarchy| {
+            // One that cannot be used is no more: it is new, and nobody is in it.
+            prepare(&allowed, hierarchy, path).inspect_err(|_| {
+                let _ = rustix::fs::rmdir(hierarchy.dir(path));
+            })
+        })?;
         made.0.clear();
-        Ok(Self { hierarchies: hierarchies.clone(), path: path.to_owned() })
+        Ok(Self { hierarchies, path: path.to_owned() })
     }
+}
+
+/// Makes a new cgroup one that can be joined and limited.
+fn prepare(hierarchies: &Hierarchies, hierarchy: &Hierarchy, path: &Path) -> Result<()> {
+    if hierarchy.has("cpuset") {
+        inherit_cpuset(hierarchy, path)?;
+    }
+    if hierarchy.has("memory") {
+        count_below(&hierarchy.dir(path))?;
+    }
+    // A process that joins would stop before it could say anything, and the create with it.
+    if frozen(hierarchy, path)? {
+        return Err(refused(path, hierarchy, "a cgroup above it is frozen"));
+    }
+    if hierarchy.is_unified() {
+        if hierarchies.version() == Version::V2 {
+            controllers::enable_above(hierarchy, path)?;
+        }
+        // Else a process could not be born in it, nor move there.
+        if let Some(why) = controllers::make_usable(hierarchy, path)? {
+            return Err(refused(path, hierarchy, &why));
+        }
+    }
+    Ok(())
 }
 
 /// The leaves made so far. Dropped, they are removed again.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use cgroups_rs::fs::hierarchies::mountinfo_self;
 
+use super::rootless::Denied;
 use crate::error::{Error, Kind, Os, Result};
 
 /// One hierarchy, as it is mounted.
@@ -51,6 +52,11 @@ impl Hierarchy {
     pub(super) fn full(&self, path: &Path) -> PathBuf {
         self.root.join(path.strip_prefix("/").unwrap_or(path))
     }
+
+    /// The path of the cgroup with this full name; `None` where the mount does not show it.
+    pub(super) fn shown<'p>(&self, full: &'p Path) -> Option<&'p Path> {
+        full.strip_prefix(&self.root).ok()
+    }
 }
 
 /// Where a host's controllers are.
@@ -68,6 +74,12 @@ pub enum Version {
 pub struct Hierarchies {
     pub(super) v1: Arc<[Hierarchy]>,
     pub(super) unified: Option<Arc<Hierarchy>>,
+    /// Where the host's controllers are, whichever of them are left here.
+    pub(super) version: Version,
+    /// The caller is root of a user namespace alone: it does without what it may not do.
+    pub(super) rootless: bool,
+    /// Those of the host's in which it may not.
+    pub(super) denied: Denied,
 }
 
 impl Hierarchies {
@@ -85,17 +97,19 @@ impl Hierarchies {
         Self::new(choose(v1), choose(mountinfo.split(|b| *b == b'\n').filter_map(cgroup2_mount)).pop())
     }
 
-    fn new(v1: Vec<Hierarchy>, unified: Option<Hierarchy>) -> Result<Self> {
+    pub(super) fn new(v1: Vec<Hierarchy>, unified: Option<Hierarchy>) -> Result<Self> {
         if v1.is_empty() && unified.is_none() {
             return Err(Error::new(Kind::FailedPrecondition, "no cgroup hierarchy is mounted"));
         }
-        Ok(Self { v1: v1.into(), unified: unified.map(Arc::new) })
+        // A named v1 hierarchy (systemd's) has no controllers.
+        let controllers = v1.iter().any(|h| !h.name.starts_with("name="));
+        let version = if controllers || unified.is_none() { Version::V1 } else { Version::V2 };
+        Ok(Self { v1: v1.into(), unified: unified.map(Arc::new), version, rootless: false, denied: Denied::default() })
     }
 
-    /// A named v1 hierarchy (systemd's) has no controllers.
+    /// Where the host's controllers are.
     pub fn version(&self) -> Version {
-        let controllers = self.v1.iter().any(|h| !h.name.starts_with("name="));
-        if controllers || self.unified.is_none() { Version::V1 } else { Version::V2 }
+        self.version
     }
 
     /// The hierarchy of `controller`: on v2 always the unified one, whose cgroups may have it or not.
@@ -217,14 +231,14 @@ mod tests {
         /// As on a host without the v1 controller.
         pub(in crate::cgroup) fn without(&self, controller: &str) -> Self {
             let v1 = self.v1.iter().filter(|h| !h.has(controller)).cloned().collect();
-            Self { v1, unified: self.unified.clone() }
+            Self { v1, ..self.clone() }
         }
 
         /// As on a host that has the v1 controller, and that at `mount`.
         pub(in crate::cgroup) fn with(&self, controller: &str, mount: &Path) -> Self {
             let others = self.without(controller);
             let added = hierarchy(controller, &mount.to_string_lossy(), "/");
-            Self { v1: others.v1.iter().cloned().chain([added]).collect(), unified: others.unified }
+            Self { v1: others.v1.iter().cloned().chain([added]).collect(), ..others }
         }
 
         /// As on a host that has the unified hierarchy alone, at `mount`.

@@ -25,6 +25,7 @@ mod knobs_v2;
 mod oom;
 mod path;
 pub mod resctrl;
+mod rootless;
 pub mod stats;
 #[cfg(test)]
 mod tests;
@@ -51,6 +52,7 @@ pub use hierarchy::{Hierarchies, Version};
 pub use kill::Killed;
 pub use oom::{Bell, Limit, Oom, OomWatch};
 pub use path::cgroup_path;
+pub use rootless::{Denied, Unset};
 pub use view::{UnifiedView, View};
 
 /// One cgroup in all hierarchies. Only what [`Cgroup::create`] made, in this process or in one before, is ever
@@ -111,7 +113,8 @@ pub fn check(hierarchies: &Hierarchies, resources: &LinuxResources) -> Result<()
         device_program::device_program(resources.devices().as_deref().unwrap_or_default())?;
     }
     hugepages::check(resources)?;
-    hierarchies.check_controllers(&knobs)
+    // Who is rootless learns later what cannot be set, and goes on.
+    if hierarchies.rootless { Ok(()) } else { hierarchies.check_controllers(&knobs) }
 }
 
 impl Cgroup {
@@ -132,21 +135,21 @@ impl Cgroup {
     /// a kill against the host.
     pub fn open(hierarchies: &Hierarchies, path: &Path) -> Result<Self> {
         hierarchies.refuse_own(path)?;
-        Ok(Self { hierarchies: hierarchies.clone(), path: path.to_owned() })
+        Ok(Self { hierarchies: hierarchies.ours(path), path: path.to_owned() })
     }
 
     /// What tells this cgroup from an earlier or later one of the same path: the inode of its directory in the unified
-    /// hierarchy, or the first v1 one. The kernel never uses it again. `None` when it is gone.
+    /// hierarchy, or the first v1 one that has it. The kernel never uses it again. `None` when it is gone.
     pub fn inode(&self) -> Result<Option<u64>> {
-        let Some(hierarchy) = self.hierarchies.unified.as_deref().or(self.hierarchies.v1.first()) else {
-            return Ok(None);
-        };
-        let dir = hierarchy.dir(&self.path);
-        match rustix::fs::stat(&dir) {
-            Ok(stat) => Ok(Some(stat.st_ino)),
-            Err(Errno::NOENT) => Ok(None),
-            Err(e) => Err(Error::os(e, format!("stat {}", dir.display()))),
+        for hierarchy in self.hierarchies.unified.as_deref().into_iter().chain(self.hierarchies.v1.iter()) {
+            let dir = hierarchy.dir(&self.path);
+            match rustix::fs::stat(&dir) {
+                Ok(stat) => return Ok(Some(stat.st_ino)),
+                Err(Errno::NOENT) => {}
+                Err(e) => return Err(Error::os(e, format!("stat {}", dir.display()))),
+            }
         }
+        Ok(None)
     }
 
     /// The path from the hierarchies' roots.
@@ -159,10 +162,18 @@ impl Cgroup {
     ///
     /// # Errors
     /// `InvalidArgument` for a value that is wrong or that the kernel refuses, `FailedPrecondition` for one whose
-    /// controller or file this host has not: a limit that is asked for and cannot be set is never passed over.
-    pub fn apply(&self, resources: &LinuxResources) -> Result<()> {
+    /// controller or file this host has not: a limit that is asked for and cannot be set is never passed over, but where
+    /// the caller is rootless. Those are what is returned.
+    pub fn apply(&self, resources: &LinuxResources) -> Result<Unset> {
         let version = self.hierarchies.version();
-        let knobs = knobs::knobs(resources, version)?;
+        let mut knobs = knobs::knobs(resources, version)?;
+        if self.hierarchies.rootless {
+            // Rules for devices are for the host's root to set. In a user namespace nobody makes a device.
+            knobs.retain(|knob| knob.controller != "devices");
+            // What is missing is told with the limits that are not set.
+            let _ = self.require(&knobs);
+            return self.turn_all(&knobs);
+        }
         self.require(&knobs)?;
         if version == Version::V2 {
             self.filter_devices(resources.devices().as_deref().unwrap_or_default())?;
@@ -188,19 +199,20 @@ impl Cgroup {
         missing.and_then(of).map_or(Ok(()), Err)
     }
 
-    fn turn_all(&self, knobs: &[Knob]) -> Result<()> {
+    fn turn_all(&self, knobs: &[Knob]) -> Result<Unset> {
+        let mut unset = Unset::default();
         let mut opened = None;
         let mut deferred: Vec<&Knob> = Vec::new();
         for knob in knobs {
             match self.turn(knob, &mut opened) {
                 Err(e) if knob.with_next && e.errno() == Some(libc::EINVAL) => deferred.push(knob),
-                turned => turned?,
+                turned => self.hierarchies.pass_over(knob, turned, &mut unset)?,
             }
             if !knob.with_next {
                 deferred.drain(..).try_for_each(|knob| self.turn(knob, &mut opened))?;
             }
         }
-        Ok(())
+        Ok(unset)
     }
 
     /// Writes one knob. The file stays open for the next: a list of devices goes into one file, line by line.
@@ -215,6 +227,9 @@ impl Cgroup {
                 Ok(open) => open,
                 Err(Errno::NOENT) if knob.optional => return Ok(()),
                 Err(Errno::NOENT) => return Err(unavailable(knob, "the cgroup has no such file")),
+                Err(Errno::ACCESS | Errno::PERM | Errno::ROFS) if self.hierarchies.rootless => {
+                    return Err(unavailable(knob, "the file is not the runtime's to write to"));
+                }
                 Err(e) => return Err(e).os(|| format!("open {}", dir.join(&*knob.file).display())),
             },
         };

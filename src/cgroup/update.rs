@@ -8,7 +8,7 @@ use super::device_program::device_program;
 use super::devices::device_knobs;
 use super::hierarchy::Version;
 use super::knobs::{Knob, limit_knobs};
-use super::{Cgroup, hugepages, read_or_gone};
+use super::{Cgroup, Unset, hugepages, read_or_gone};
 use crate::error::{Error, Kind, Result};
 
 /// The file's first line is `oom_kill_disable 0`, where the others hold their value alone.
@@ -31,7 +31,7 @@ impl Cgroup {
             knobs.push(Knob::new("memory", OOM_CONTROL, 0));
         }
         let mut filter = None;
-        match resources.devices().as_deref().filter(|rules| !rules.is_empty()) {
+        match resources.devices().as_deref().filter(|rules| !rules.is_empty() && !self.hierarchies.rootless) {
             Some(rules) if version == Version::V2 => {
                 device_program(rules)?;
                 filter = Some(rules);
@@ -52,7 +52,8 @@ impl Cgroup {
             self.check_usage(memory)?;
         }
         let before = self.present(&knobs)?;
-        let turned = self.turn_all(&knobs).and_then(|()| filter.map_or(Ok(()), |rules| self.filter_devices(rules)));
+        let turned = self.turn_all(&knobs).and_then(Unset::refuse);
+        let turned = turned.and_then(|()| filter.map_or(Ok(()), |rules| self.filter_devices(rules)));
         turned.inspect_err(|_| self.restore(before))
     }
 

@@ -1,6 +1,7 @@
-//! Capabilities that a specification asks for and nobody can grant: a warning and not an error (runtime-spec: config.md,
+//! What a specification asks for and nobody can grant: groups in a user namespace that denies them, and capabilities: a warning and not an error (runtime-spec: config.md,
 //! "capabilities"), for "all that there are" is what clients write for a privileged container.
 
+use crate::init::plan::Process;
 use crate::spec::capabilities::CAPABILITIES;
 use crate::spec::id_map::IdMaps;
 use crate::sys::cred::{self, Capabilities};
@@ -18,6 +19,22 @@ impl Engine {
             let names = CAPABILITIES.iter().enumerate().filter(|(number, _)| lost & (1 << number) != 0);
             let names: Vec<_> = names.map(|(_, capability)| format!("CAP_{capability}")).collect();
             log::warn!("{name}: capabilities that cannot be granted: {}", names.join(" "));
+        }
+    }
+}
+
+impl Engine {
+    /// Leaves the process `name` the groups that we have, where our user namespace does not let anybody set them; as runc does,
+    /// and says so where others are asked for.
+    pub(super) fn leave_groups(&self, name: &str, process: &mut Process) {
+        if !self.own.denies_groups {
+            return;
+        }
+        let mut lost = process.groups.take().unwrap_or_default();
+        // That one it has.
+        lost.retain(|gid| *gid != process.gid);
+        if !lost.is_empty() {
+            log::warn!("{name}: rootless, groups that this user namespace does not let be set: {lost:?}");
         }
     }
 }

@@ -29,6 +29,7 @@ use crate::spec::{self, load, namespaces, validate};
 use crate::sys::lsm;
 use crate::sys::ns::{Birthplace, Namespace};
 use crate::sys::seccomp::Filter;
+use crate::sys::userns::Own;
 
 use super::Engine;
 use super::capabilities::warn_of_unknown;
@@ -208,7 +209,9 @@ impl Engine {
         console::agree(request.stdio.terminal, process.terminal())?;
         let mut process = plan::process(process, linux)?;
         linux.map(|linux| label::mount_label(linux, lsm::enabled)).transpose()?;
-        self.take_ungrantable(&format!("container {}", request.id), id_maps.as_ref(), &mut process.capabilities);
+        let name = format!("container {}", request.id);
+        self.take_ungrantable(&name, id_maps.as_ref(), &mut process.capabilities);
+        self.leave_groups(&name, &mut process);
         process.session_keyring = !request.options.no_new_keyring;
         let rootfs = load::rootfs(&request.bundle, &spec);
         let mount_point = request.bundle.join("rootfs");
@@ -306,7 +309,7 @@ impl Engine {
         // Without resources too: devices are denied by default.
         let resources = judged.spec.linux().as_ref().and_then(|linux| linux.resources().clone());
         let resources = resources.unwrap_or_default();
-        cgroup.apply(&resources)?;
+        super::update::warn_of_unset(&request.id, &cgroup, &cgroup.apply(&resources)?);
         super::update::warn_of_ignored(&request.id, &cgroup, &resources);
         if let Some(owner) = owner_of_cgroup(judged) {
             cgroup.delegate(owner)?;
@@ -317,7 +320,7 @@ impl Engine {
         *oom = cgroup.watch_oom()?.map(Oom::new).map(Rc::new);
         let treatment = process.treatment.clone();
         let hooks = Hooks::of(&request.id, &request.bundle, &judged.spec)?;
-        let mut unborn = plan_init(judged, process, streams, &cgroup, hooks.as_ref().map(Hooks::plan))?;
+        let mut unborn = plan_init(self.own, judged, process, streams, &cgroup, hooks.as_ref().map(Hooks::plan))?;
         unborn.plan.seccomp = judged.seccomp.clone();
         let outside = Outside::of(&unborn.plan, judged.id_maps.as_ref());
         let sources = unborn.plan.sources();
@@ -488,6 +491,7 @@ fn note_child(
 ) -> Result<()> {
     saved.init = Some(Identity::of(child.pid() as i32)?);
     saved.cgroup_inode = cgroup.inode()?;
+    saved.cgroup = cgroup.is_anywhere().then(|| judged.cgroup.clone());
     judged.state.save(saved)?;
     remains.poststop = saved.poststop.clone();
     remains.kill = !namespaces::has_private_pid_ns(&judged.spec);
@@ -495,6 +499,7 @@ fn note_child(
 }
 
 fn plan_init(
+    own: Own,
     judged: &Judged,
     process: plan::Process,
     streams: Streams,
@@ -506,15 +511,18 @@ fn plan_init(
     let joined = joined.collect::<Result<_>>()?;
     let mut create = plan::create(&judged.spec, &judged.request.bundle, &judged.rootfs, &views, joined)?;
     create.hooks = hooks;
+    create.rootless = own.rootless;
     if let Some(rootfs) = &mut create.rootfs {
         rootfs.no_pivot = judged.request.options.no_pivot_root;
+        rootfs.host_devices = own.rootless;
     }
     userns::map_owners(&mut create, judged.id_maps.as_ref())?;
     if let Some(maps) = &judged.id_maps {
         create.sources = Sources::of(&create, maps)?.map(Rc::new);
     }
     let joined = create.joined.iter().find(|(kind, _)| *kind == Namespace::Pid);
-    let joined = joined.filter(|_| !create.hops());
+    // Who is rootless has a helper enter it (`Plan::born_inside`).
+    let joined = joined.filter(|_| !create.hops() && !own.rootless);
     let pid_ns = joined.map(|(kind, fd)| fd.try_clone().map(|fd| (fd, kind.flag()))).transpose().os(|| "dup")?;
     unborn(Work::Create(Box::new(create)), process, streams, cgroup.joins()?, pid_ns)
 }

@@ -44,6 +44,7 @@ impl Engine {
         let of = format!("container {id}: exec {exec}");
         warn_of_unknown(&of, &unknown);
         self.take_ungrantable(&of, container.id_maps.as_ref(), &mut planned.capabilities);
+        self.leave_groups(&of, &mut planned);
         planned.session_keyring = !container.options.no_new_keyring;
         let process = Process::new(id, exec, uris, State::Created);
         *process.planned.borrow_mut() = Some((planned, spec.oom_score_adj()));

@@ -45,6 +45,7 @@ use std::rc::Rc;
 use crate::cgroup::Hierarchies;
 use crate::error::{Error, Kind, Result};
 use crate::sys::ns::Home;
+use crate::sys::userns::Own;
 use container::{Container, Process};
 use events::{Event, Exit};
 
@@ -57,6 +58,8 @@ pub struct Engine {
     /// Where state is kept ([`state::ROOT`], elsewhere in tests).
     state_root: PathBuf,
     hierarchies: Hierarchies,
+    /// What our user namespace leaves us.
+    own: Own,
     /// Our namespaces, to come back to after the birth of a child in others.
     home: Home,
     publish: Box<dyn Fn(Event)>,
@@ -83,11 +86,13 @@ impl Engine {
     /// # Errors
     /// When the host has no cgroups that can be used.
     pub fn new(namespace: &str, state_root: PathBuf, publish: Box<dyn Fn(Event)>) -> Result<Rc<Self>> {
+        let own = crate::sys::userns::own()?;
         Ok(Rc::new(Self {
             namespace: namespace.to_owned(),
             shim: OnceCell::new(),
             state_root,
-            hierarchies: Hierarchies::discover()?,
+            hierarchies: Hierarchies::discover()?.rootless(own.rootless),
+            own,
             home: Home::here()?,
             publish,
             containers: RefCell::default(),

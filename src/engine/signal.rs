@@ -46,6 +46,9 @@ impl Engine {
             Err(e) if e.kind() != Kind::NotFound => return Err(e),
             _ => {}
         }
+        if !container.cgroup.is_anywhere() {
+            log::warn!("container {id}: without a cgroup and a pid namespace of its own only its init can be killed");
+        }
         let killed = container.cgroup.kill().and_then(|_| container.thaw_to_die());
         killed.map_err(|e| e.context(format!("container {id}: kill")))
     }

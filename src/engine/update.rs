@@ -2,12 +2,25 @@
 
 use oci_spec::runtime::LinuxResources;
 
-use crate::cgroup::Cgroup;
+use crate::cgroup::{Cgroup, Unset};
 use crate::error::{Context, Error, Kind, Result};
 use crate::spec::{load, validate};
 
 use super::Engine;
 use super::lifecycle::State;
+
+/// Says, once for a container `id`, what the host has not given us the right to set.
+pub(super) fn warn_of_unset(id: &str, cgroup: &Cgroup, unset: &Unset) {
+    if !cgroup.is_anywhere() {
+        log::warn!("container {id}: rootless, and without any cgroup: it has no limits and cannot be paused");
+    }
+    if let Some(denied) = cgroup.denied().text() {
+        log::warn!("container {id}: rootless, cgroups that could not be made: {denied}");
+    }
+    if !unset.files().is_empty() {
+        log::warn!("container {id}: rootless, limits that could not be set: {}", unset.files().join(", "));
+    }
+}
 
 /// Says which of the limits that a container `id` has been given the kernel does nothing about.
 pub(super) fn warn_of_ignored(id: &str, cgroup: &Cgroup, resources: &LinuxResources) {

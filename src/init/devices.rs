@@ -37,6 +37,9 @@ pub fn make(born: &mut Born<'_>) -> Result<()> {
     for device in devices {
         let made = match &mut sources {
             Some(sources) if is_made_by_host(device) => bind_device(root, device, sources.take()?),
+            None if plan.host_devices && is_made_by_host(device) => {
+                host_node(device).and_then(|node| bind_device(root, device, node))
+            }
             _ => make_device(root, device),
         };
         made.context(|| device.path.display().to_string())?;
@@ -54,6 +57,19 @@ fn bind_device(root: &Root, device: &Device, node: OwnedFd) -> Result<()> {
     let (dir, name) = root.parent(&device.path)?;
     let target = mount_point(&dir, name)?;
     Mount::from(node).attach(target.as_fd())
+}
+
+/// The host's node for a device, where we may make none: the same device at the same path, whatever its owner and mode are.
+pub(super) fn host_node(device: &Device) -> Result<OwnedFd> {
+    let node =
+        OwnedFd::from(Mount::clone_path(None, &device.path, false).context(|| "a rootless runtime binds the host's")?);
+    let stat = path::stat(&node)?;
+    let number = rustix::fs::makedev(device.major, device.minor);
+    if FileType::from_raw_mode(stat.st_mode) != device.kind || stat.st_rdev != number {
+        let text = "a rootless runtime binds the host's, which is another device";
+        return Err(Error::new(Kind::InvalidArgument, text));
+    }
+    Ok(node)
 }
 
 /// The file `name` to mount on, made where it is missing.

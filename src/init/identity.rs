@@ -66,7 +66,7 @@ pub fn change(born: &mut Born<'_>) -> Result<()> {
         other => other.map(|()| true)?,
     };
     cred::keep_capabilities(true)?;
-    cred::set_ids(process.uid, process.gid, &process.groups)?;
+    cred::set_ids(process.uid, process.gid, process.groups.as_deref())?;
     cred::keep_capabilities(false)?;
     // Changing ids undid both (prctl(2)). Until execve we are still a copy of the shim, and not to be looked into.
     cred::not_dumpable()?;

@@ -55,9 +55,11 @@ pub fn spawn(plan: &Plan, place: Option<Birthplace<'_>>, cgroup: Option<Borrowed
     let (parent, child) = sync::pair()?;
     let run = |birth| child_main(plan, &child, birth);
     // Dropped by the parent alone: the child does not return.
-    let _time = plan.time_offsets().map(NewTime::with).transpose()?;
-    let born = match plan.born_inside() {
-        Some(joined) => fork::fork_inside(joined, plan.clone_flags(), cgroup, run),
+    let (inside, time) = (plan.born_inside(), plan.time_offsets());
+    let (of_helper, of_parent) = if inside.is_some() && plan.is_rootless() { (time, None) } else { (None, time) };
+    let _time = of_parent.map(NewTime::with).transpose()?;
+    let born = match inside {
+        Some(joined) => fork::fork_inside(joined, of_helper, plan.clone_flags(), cgroup, run),
         None => fork::fork(plan.clone_flags(), place, cgroup, run),
     };
     match born {

@@ -39,6 +39,8 @@ const PROC_FILES: &[&str] = &[
 /// Where mounts go.
 pub(super) struct Place<'a> {
     pub(super) root: &'a Root,
+    /// In a user namespace, the container's or the shim's.
+    confined: bool,
     /// Some that are there already have peers on the host.
     shares: bool,
 }
@@ -74,7 +76,8 @@ pub fn refuse_unknown(spec: &Spec) -> Result<()> {
 pub fn mount_all(born: &mut Born<'_>) -> Result<()> {
     let mut sources = born.sources.take();
     let (Some(plan), Some(root)) = (rootfs::plan(born), &born.root) else { return Ok(()) };
-    let place = Place { root, shares: born.shares };
+    let confined = sources.is_some() || born.plan.is_rootless();
+    let place = Place { root, confined, shares: born.shares };
     let mut shared = std::mem::take(&mut born.shared).into_iter().peekable();
     for (index, mount) in plan.mounts.iter().enumerate() {
         let shared = shared.next_if(|(at, _)| *at == index).map(|(_, mount)| mount);
@@ -107,13 +110,14 @@ fn mount_one(place: &Place<'_>, plan: &MountPlan, shared: Option<Mount>, sources
             Some(sources) => bind(place, plan, &Mount::from(sources.take()?)).map_err(locked),
             None => {
                 let open = || open_source(source, plan.options.recursive_bind, plan.mapped.as_ref(), None);
-                bind(place, plan, &shared.map_or_else(open, Ok)?)
+                let bound = bind(place, plan, &shared.map_or_else(open, Ok)?);
+                if place.confined { bound.map_err(locked) } else { bound }
             }
         },
         Source::Remount => remount(place.root, plan),
         Source::FileSystem { kind, name } => {
             let made = file_system(place, plan, kind, name);
-            if sources.is_some() { made.map_err(|e| foreign(e, kind)) } else { made }
+            if place.confined { made.map_err(|e| foreign(e, kind)) } else { made }
         }
         Source::Other(kind, name) => file_system(place, plan, kind, name),
         Source::CgroupV1(hierarchies) => cgroup_v1(place, plan, hierarchies),
@@ -193,6 +197,9 @@ fn foreign(error: Error, kind: &str) -> Error {
         "proc" => "pid",
         "sysfs" => "network",
         "mqueue" => "ipc",
+        "devpts" | "tmpfs" if error.errno() == Some(libc::EINVAL) => {
+            return error.context("uid= and gid= must be mapped in the user namespace");
+        }
         _ => return error,
     };
     match error.errno() {

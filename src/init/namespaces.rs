@@ -86,7 +86,7 @@ pub(super) fn init_has_exited(error: Error) -> Error {
 /// nobody, with every capability in the namespace and none outside.
 pub fn become_root(born: &mut Born<'_>) -> Result<()> {
     match &born.plan.work {
-        Work::Create(create) if create.in_user_namespace() => be_root(),
+        Work::Create(create) if create.in_user_namespace() => be_root(born),
         _ => Ok(()),
     }
 }
@@ -98,13 +98,14 @@ pub fn enter_user(born: &mut Born<'_>) -> Result<()> {
         0 => Ok(()),
         flag => {
             ns::enter_process(std::os::fd::AsFd::as_fd(&exec.init), flag)?;
-            be_root()
+            be_root(born)
         }
     }
 }
 
-fn be_root() -> Result<()> {
-    cred::set_ids(0, 0, &[])?;
+fn be_root(born: &Born<'_>) -> Result<()> {
+    // A user namespace below one that denies it denies it too.
+    cred::set_ids(0, 0, born.plan.process.groups.as_ref().map(|_| [].as_slice()))?;
     // Changing ids undid both (prctl(2)). We are still a copy of the shim (CVE-2016-9962).
     cred::not_dumpable()?;
     cred::die_with_parent(true)

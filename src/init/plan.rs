@@ -89,6 +89,8 @@ pub struct Create {
     pub sources: Option<Rc<Sources>>,
     /// Its hooks, where it has any.
     pub hooks: Option<Hooks>,
+    /// The shim is root of a user namespace alone.
+    pub rootless: bool,
 }
 
 /// The option of procfs for the pid namespace that it shows (Linux 6.17).
@@ -107,7 +109,8 @@ impl Create {
         let joins = self.joined.iter().any(|(kind, _)| *kind == Namespace::Pid);
         let mounts = self.rootfs.iter().flat_map(|rootfs| &rootfs.mounts);
         let mut procs = mounts.filter(|mount| matches!(mount.source, Source::FileSystem { kind: "proc", .. }));
-        let can = self.hooks.is_none() && !self.new.contains(&Namespace::User);
+        let by_helper = self.rootless && self.time_offsets.is_some();
+        let can = self.hooks.is_none() && !self.new.contains(&Namespace::User) && !by_helper;
         joins && can && procs.all(|proc| proc.options.data.iter().any(|(key, _)| key == PIDNS))
     }
 
@@ -177,6 +180,8 @@ pub struct Rootfs {
     pub mounts: Vec<MountPlan>,
     /// The nodes of /dev; `None` where /dev is the host's, by a bind mount.
     pub devices: Option<Vec<Device>>,
+    /// They are the host's, bound: the shim may make none.
+    pub host_devices: bool,
     /// SELinux' context of the file systems that are made for it.
     pub label: Option<String>,
     /// Paths to be covered.
@@ -298,8 +303,8 @@ pub struct Process {
     pub uid: u32,
     /// Group.
     pub gid: u32,
-    /// Supplementary groups.
-    pub groups: Vec<u32>,
+    /// Supplementary groups; `None` where they stay the shim's, as nobody may set them.
+    pub groups: Option<Vec<u32>>,
     /// File mode creation mask.
     pub umask: u32,
     /// Capabilities; none where the specification has none (runtime-spec: config.md, "capabilities").
@@ -334,7 +339,15 @@ impl Plan {
         let joins_others = || create.joined.iter().any(|(kind, _)| *kind != Namespace::Pid);
         let inside =
             (create.joins_user_namespace() && makes(Namespace::Pid)) || (makes(Namespace::User) && joins_others());
-        inside.then_some(&create.joined)
+        // Who is rootless and leaves its own pid or time namespace does not come back.
+        let visits = || create.joined.iter().any(|(kind, _)| *kind == Namespace::Pid) && !create.hops();
+        let leaves = create.time_offsets.is_some() || visits();
+        (inside || create.rootless && leaves).then_some(&create.joined)
+    }
+
+    /// The shim is root of a user namespace alone.
+    pub fn is_rootless(&self) -> bool {
+        matches!(&self.work, Work::Create(create) if create.rootless)
     }
 
     /// It is to be in a container's pid namespace, and born there last of all (`init/steps.rs`).
@@ -627,7 +640,7 @@ pub fn process(spec: &SpecProcess, linux: Option<&Linux>) -> Result<Process> {
         cwd: spec.cwd().clone(),
         uid: user.uid(),
         gid: user.gid(),
-        groups: user.additional_gids().clone().unwrap_or_default(),
+        groups: Some(user.additional_gids().clone().unwrap_or_default()),
         umask: user.umask().unwrap_or(0o022),
         capabilities: identity_plan::capabilities(spec.capabilities().as_ref()),
         rlimits: identity_plan::rlimits(spec.rlimits().as_deref().unwrap_or_default()),

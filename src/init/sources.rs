@@ -17,6 +17,7 @@ use crate::spec::id_map::IdMaps;
 use crate::sys::mount::{self, FileSystem, Mount};
 use crate::sys::path::{self, Root};
 
+use super::devices::host_node;
 use super::mounts;
 use super::plan::{Create, Device, Mapped, Source, Work};
 use super::steps::Born;
@@ -29,6 +30,8 @@ pub struct Sources {
     binds: Vec<Bind>,
     /// Their owners are the host's ids.
     devices: Vec<Device>,
+    /// They are the host's, bound.
+    host_devices: bool,
 }
 
 #[derive(Debug)]
@@ -82,6 +85,7 @@ impl Sources {
             rootfs: rootfs.path.clone(),
             binds: rootfs.mounts.iter().filter_map(bind).collect(),
             devices: devices.map(outside).collect::<Result<_>>()?,
+            host_devices: rootfs.host_devices,
         }))
     }
 
@@ -108,7 +112,10 @@ impl Sources {
                 .context(|| bind.destination.display().to_string())
         });
         let mut all: Vec<OwnedFd> = binds.map(|mount| mount.map(OwnedFd::from)).collect::<Result<_>>()?;
-        all.extend(make_devices(&root, &self.devices).context(|| "devices")?);
+        all.extend(match self.host_devices {
+            false => make_devices(&root, &self.devices).context(|| "devices")?,
+            true => self.devices.iter().map(bound_device).collect::<Result<_>>()?,
+        });
         let root = root.as_fd().try_clone_to_owned().os(|| "dup")?;
         all.insert(0, root);
         child.sources(&all)
@@ -145,6 +152,10 @@ fn make_devices(root: &Root, devices: &[Device]) -> Result<Vec<OwnedFd>> {
     let nodes = nodes.collect();
     mount::detach_root(&store)?;
     nodes
+}
+
+fn bound_device(device: &Device) -> Result<OwnedFd> {
+    host_node(device).context(|| device.path.display().to_string())
 }
 
 fn make_device(store: &Mount, name: &str, device: &Device) -> Result<OwnedFd> {

@@ -16,7 +16,7 @@ use crate::engine::state::{self, StateDir};
 use crate::error::{Context, Error, Kind, Os, Result};
 use crate::spec::load;
 use crate::sys::fork::exit_now;
-use crate::sys::{cred, exec, seal, signal};
+use crate::sys::{cred, exec, seal, signal, userns};
 
 use super::TTRPC_ADDRESS;
 use super::address::{self, Address, Bound, Speaks};
@@ -170,7 +170,7 @@ pub fn delete(flags: &Flags) -> Result<()> {
     Logger::stderr(&flags.id).install();
     let state = StateDir::new(Path::new(state::ROOT), &flags.namespace, &flags.id)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().os(|| "epoll_create")?;
-    let hierarchies = Hierarchies::discover()?;
+    let hierarchies = Hierarchies::discover()?.rootless(userns::own()?.rootless);
     let removed = runtime.block_on(async {
         // containerd may ask for a container, and for the pod whose shim had it, at the same time.
         let own = match state.lock()? {

@@ -59,6 +59,10 @@ fn run(args: &[std::ffi::OsString]) -> Result<()> {
     if flags.namespace.is_empty() {
         return Err(Error::new(Kind::InvalidArgument, "the flag -namespace is required"));
     }
+    if !rustix::process::geteuid().is_root() {
+        let text = "it must be run by root, or by root of a user namespace, as a rootless containerd is";
+        return Err(Error::new(Kind::FailedPrecondition, text));
+    }
     match flags.action.as_str() {
         "start" => bootstrap::start(&flags),
         "delete" => bootstrap::delete(&flags),

@@ -81,11 +81,14 @@ pub fn keep_capabilities(keep: bool) -> Result<()> {
     rustix::thread::set_keep_capabilities(keep).os(|| "prctl PR_SET_KEEPCAPS")
 }
 
-/// Sets the supplementary groups, then all group ids, then all user ids: the order in which each is still allowed.
-pub fn set_ids(uid: u32, gid: u32, groups: &[u32]) -> Result<()> {
-    let groups: Vec<Gid> = groups.iter().map(|&gid| Gid::from_raw(gid)).collect();
+/// Sets the supplementary groups, where they are not to stay, then all group ids, then all user ids: the order in which each
+/// is still allowed.
+pub fn set_ids(uid: u32, gid: u32, groups: Option<&[u32]>) -> Result<()> {
     // In a single-threaded process the thread's credentials are the process's.
-    rustix::thread::set_thread_groups(&groups).os(|| "setgroups")?;
+    if let Some(groups) = groups {
+        let groups: Vec<Gid> = groups.iter().map(|&gid| Gid::from_raw(gid)).collect();
+        rustix::thread::set_thread_groups(&groups).os(|| "setgroups")?;
+    }
     let gid = Gid::from_raw(gid);
     rustix::thread::set_thread_res_gid(gid, gid, gid).os(|| format!("setresgid {gid}"))?;
     let uid = Uid::from_raw(uid);

@@ -95,12 +95,15 @@ fn refuse_threads() -> Result<()> {
 /// clone makes would take away.
 ///
 /// We cannot visit a user namespace, from which nobody comes back: a helper enters it and gives birth to a sibling of its
-/// own (CLONE_PARENT), which is our child. It is done when this returns.
+/// own (CLONE_PARENT), which is our child. It is done when this returns. The same is so of every namespace for one that is
+/// root of a user namespace alone, and is itself in the host's: hence also `time`, the offsets of a time namespace that the
+/// helper makes after it has entered the others.
 ///
 /// # Errors
 /// As [`fork`], and what setns(2) says.
 pub fn fork_inside<F: FnOnce(Birth) -> std::convert::Infallible>(
     joined: &[(Namespace, OwnedFd)],
+    time: Option<&str>,
     namespaces: u64,
     cgroup: Option<BorrowedFd<'_>>,
     child: F,
@@ -109,7 +112,7 @@ pub fn fork_inside<F: FnOnce(Birth) -> std::convert::Infallible>(
     let (mut answer, tell) = UnixStream::pair().os(|| "socketpair")?;
     answer.set_read_timeout(Some(IN_REACH_BOUND)).os(|| "setsockopt SO_RCVTIMEO")?;
     let Some(helper) = clone(0, None)?.0 else {
-        let _ = catch_unwind(AssertUnwindSafe(|| midwife(joined, namespaces, cgroup, tell, child)));
+        let _ = catch_unwind(AssertUnwindSafe(|| midwife(joined, time, namespaces, cgroup, tell, child)));
         exit_now(PANICKED)
     };
     drop(tell);
@@ -123,6 +126,9 @@ pub fn fork_inside<F: FnOnce(Birth) -> std::convert::Infallible>(
         // A child of ours that nobody has waited for: the number is its own.
         (1.., _) => super::pidfd::open(pid).map(|pidfd| Child { pid, pidfd }),
         (_, Some((kind, _))) => Err(Error::os(errno, format!("setns {}", kind.name()))),
+        (_, None) if at as usize > joined.len() => {
+            Err(super::ns::time_error(Error::os(errno, "making a time namespace"), time.unwrap_or_default()))
+        }
         (_, None) => Err(Error::os(errno, "clone3 in the joined namespaces")),
     }
 }
@@ -130,6 +136,7 @@ pub fn fork_inside<F: FnOnce(Birth) -> std::convert::Infallible>(
 /// What the helper of [`fork_inside`] does, and the child that it gives birth to.
 fn midwife<F: FnOnce(Birth) -> std::convert::Infallible>(
     joined: &[(Namespace, OwnedFd)],
+    time: Option<&str>,
     namespaces: u64,
     cgroup: Option<BorrowedFd<'_>>,
     mut tell: UnixStream,
@@ -143,6 +150,7 @@ fn midwife<F: FnOnce(Birth) -> std::convert::Infallible>(
             }
             super::ns::enter(fd.as_fd(), *kind).map_err(|e| (at, e))?;
         }
+        time.map_or(Ok(()), super::ns::new_time).map_err(|e| (joined.len() + 1, e))?;
         let born = clone(namespaces | libc::CLONE_PARENT as u64, cgroup).map_err(|e| (joined.len(), e));
         born.map(|(child, birth)| (child, Birth { in_cgroup: birth.in_cgroup || moved, ..birth }))
     };

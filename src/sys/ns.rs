@@ -198,10 +198,13 @@ impl<'a> Visit<'a> {
         let time = place.flags & Namespace::Time.flag();
         let flags = place.flags & VISITED.iter().fold(time, |bits, kind| bits | kind.flag());
         let time = if time == 0 { None } else { Some(own(Namespace::Time)?) };
+        let visit = std::mem::ManuallyDrop::new(Self { home: place.home, flags, time });
+        // Who is root of a user namespace alone may not enter those of the host's that it is in: then it does not leave them.
+        visit.come_back().map_err(|e| e.context("there is no way back to our own namespaces"))?;
         if flags != 0 {
             enter_process(place.target, flags)?;
         }
-        Ok(Self { home: place.home, flags, time })
+        Ok(std::mem::ManuallyDrop::into_inner(visit))
     }
 
     fn come_back(&self) -> Result<()> {
@@ -246,18 +249,35 @@ impl NewTime {
             Some(libc::ENOENT) => e.with_kind(Kind::FailedPrecondition).context("this kernel has no time namespaces"),
             _ => e,
         })?;
-        unshare(Namespace::Time.flag())?;
+        enter(own.as_fd(), Namespace::Time).map_err(|e| e.context("there is no way back to our own namespaces"))?;
         let new = Self { own };
-        if !offsets.is_empty() {
-            let path = "/proc/self/timens_offsets";
-            let written = open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
-                .and_then(|file| rustix::io::write(&file, offsets.as_bytes()));
-            written.os(|| format!("write {offsets:?} to {path}")).map_err(|e| match e.errno() {
-                Some(libc::ERANGE | libc::EINVAL) => e.with_kind(Kind::InvalidArgument).context("linux.timeOffsets"),
-                _ => e,
-            })?;
-        }
+        new_time(offsets)?;
         Ok(new)
+    }
+}
+
+/// Makes a time namespace for the children of the calling process, which does not come back to its own.
+///
+/// # Errors
+/// As [`NewTime::with`].
+pub fn new_time(offsets: &str) -> Result<()> {
+    unshare(Namespace::Time.flag()).map_err(|e| time_error(e, offsets))?;
+    if offsets.is_empty() {
+        return Ok(());
+    }
+    let path = "/proc/self/timens_offsets";
+    let written = open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+        .and_then(|file| rustix::io::write(&file, offsets.as_bytes()));
+    written.os(|| format!("write to {path}")).map(drop).map_err(|e| time_error(e, offsets))
+}
+
+/// What it means that a time namespace was not made.
+pub(super) fn time_error(error: Error, offsets: &str) -> Error {
+    match error.errno() {
+        Some(libc::ERANGE | libc::EINVAL) => {
+            error.with_kind(Kind::InvalidArgument).context(format!("linux.timeOffsets {offsets:?}"))
+        }
+        _ => error,
     }
 }
 

@@ -12,6 +12,33 @@ use super::fork::{IN_REACH_BOUND, end, exit_now, fork};
 use super::ns::{self, Namespace};
 use super::{cred, fd};
 
+/// What this process's own user namespace leaves it. All that anything here does differently for one that is rootless
+/// follows from this.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Own {
+    /// It is root of a user namespace alone, and not of the host, for not all ids are mapped: with every capability over what
+    /// is the namespace's, and none over anything else.
+    pub rootless: bool,
+    /// The groups of a process are what they are and cannot be set (user_namespaces(7), "The /proc/PID/setgroups file"):
+    /// nobody had the right to give the namespace more than its maker's group.
+    pub denies_groups: bool,
+}
+
+/// Looks at the user namespace that this process is in.
+///
+/// # Errors
+/// When /proc is not mounted.
+pub fn own() -> Result<Own> {
+    let read = |path: &str| std::fs::read_to_string(path).os(|| format!("read {path}"));
+    let rootless = !is_whole(&read("/proc/self/uid_map")?);
+    Ok(Own { rootless, denies_groups: rootless && read("/proc/self/setgroups")?.trim_end() == "deny" })
+}
+
+/// The map of the initial user namespace, in which each id is itself, or one like it.
+fn is_whole(map: &str) -> bool {
+    map.split_ascii_whitespace().eq(["0", "0", "4294967295"])
+}
+
 /// The texts of uid_map and gid_map of the namespace, with ids as our own sees them.
 ///
 /// The kernel shows them of a process alone: a child enters it, and ends once they have been read.
@@ -79,4 +106,25 @@ pub fn write_maps(pid: u32, uids: &str, gids: &str) -> Result<()> {
         written.os(|| format!("write {} to {path}", text.trim_end().replace('\n', ", ")))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_map_of_all_ids_onto_themselves_is_no_confinement() {
+        assert!(is_whole("         0          0 4294967295\n"));
+        for map in
+            ["", "0 1000 1\n", "0 1000 1\n1 100000 65536\n", "0 0 65536\n", "0 1 4294967295\n", "0 0 4294967295 \n 1"]
+        {
+            assert!(!is_whole(map), "{map:?}");
+        }
+    }
+
+    /// The tests run as the host's root.
+    #[test]
+    fn the_hosts_root_is_not_rootless() {
+        assert_eq!(own().unwrap(), Own::default());
+    }
 }

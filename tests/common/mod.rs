@@ -17,6 +17,7 @@ pub mod listener;
 pub mod memory;
 pub mod mountinfo;
 pub mod pty;
+pub mod rootless;
 pub mod scratch;
 pub mod seccomp;
 pub mod stdio;

@@ -344,7 +344,7 @@ fn what_is_no_cgroup_has_no_program() {
 
 /// A host whose controllers are cgroup2's.
 fn v2(scratch: &Scratch) -> Hierarchies {
-    Hierarchies { v1: [].into(), unified: scratch.all.unified.clone() }
+    Hierarchies::new(Vec::new(), scratch.all.unified.as_deref().cloned()).unwrap()
 }
 
 fn only_devices(rules: &str) -> LinuxResources {

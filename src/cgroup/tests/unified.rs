@@ -5,7 +5,7 @@ use super::*;
 
 /// As on a host whose controllers are in the unified tree, however it is here.
 fn v2(scratch: &Scratch) -> Hierarchies {
-    Hierarchies { v1: [].into(), unified: scratch.all.unified.clone() }
+    Hierarchies::new(Vec::new(), scratch.all.unified.as_deref().cloned()).unwrap()
 }
 
 fn create(scratch: &Scratch, below: &str) -> Cgroup {

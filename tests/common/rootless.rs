@@ -1,0 +1,252 @@
+//! A place like that of a rootless containerd: root of a user namespace with mount, network and perhaps cgroup namespaces
+//! of its own, as rootlesskit or `unshare -Ur` makes it. A test is run there by running its own binary in it.
+#![allow(unsafe_code)] // What a child does between fork and execve.
+
+use std::fs;
+use std::io::{Error, Result};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use super::containerd::{describe, pids, text};
+use super::driver::open_pid;
+use super::scratch::{cgroup_mounts, remove_cgroup};
+
+/// The user to whom root is mapped: on the host it may do nothing.
+const USER: u32 = 1000;
+
+/// Says to a test that it is there already.
+pub const INSIDE: &str = "DRAY_ROOTLESS";
+
+/// A mount of the host's with nosuid, nodev and noexec, which are locked there.
+pub const LOCKED: &std::ffi::CStr = c"/mnt";
+
+/// The ids that are mapped.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Ids {
+    /// Root, and others as newuidmap(1) gives them: enough for a container that maps 65536 of them anew.
+    Many,
+    /// Root alone, and no groups: what a user can have without any help.
+    One,
+}
+
+/// What of the host's cgroups is given to the user.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Cgroups {
+    /// Nothing.
+    Denied,
+    /// A subtree in every hierarchy, which a cgroup namespace shows as all there is. Its processes are in `daemons`.
+    Delegated,
+    /// The same in the unified hierarchy alone.
+    Unified,
+}
+
+/// Runs `body` there: the test calls this first, in the process that cargo has started, which runs the same test again in
+/// namespaces that are new, and looks at what it leaves.
+#[track_caller]
+pub fn rootless(ids: Ids, cgroups: Cgroups, body: impl FnOnce()) {
+    if std::env::var_os(INSIDE).is_some() {
+        return body();
+    }
+    let thread = std::thread::current();
+    let place = Place::make(ids, cgroups);
+    let output = place.run(thread.name().expect("a test's name"));
+    print!("{}{}", text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success(), "inside of {ids:?} {cgroups:?}: {}", output.status);
+    assert_eq!(place.left(), [""; 0]);
+}
+
+/// The namespaces, kept by a process that sleeps.
+struct Place {
+    ids: Ids,
+    keeper: Child,
+    cgroups: Vec<PathBuf>,
+}
+
+impl Place {
+    fn make(ids: Ids, cgroups: Cgroups) -> Self {
+        let cgroups = match cgroups {
+            Cgroups::Denied => Vec::new(),
+            Cgroups::Delegated => cgroup_mounts().iter().map(|root| delegate(root)).collect(),
+            Cgroups::Unified => {
+                let unified = |root: &&PathBuf| root.join("cgroup.procs").exists() && !root.join("tasks").exists();
+                cgroup_mounts().iter().filter(unified).map(|root| delegate(root)).collect()
+            }
+        };
+        let mut flags = libc::CLONE_NEWUSER | libc::CLONE_NEWNS | libc::CLONE_NEWNET;
+        if !cgroups.is_empty() {
+            flags |= libc::CLONE_NEWCGROUP;
+        }
+        let joins: Vec<PathBuf> = cgroups.iter().map(|dir| dir.join("cgroup.procs")).collect();
+        let mut keeper = Command::new("sleep");
+        keeper.arg("1000000").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        // SAFETY: system calls alone, and what a write of a file allocates, in a child of which nobody else knows.
+        unsafe {
+            keeper.pre_exec(move || {
+                // In them when the cgroup namespace is made, whose root they then are.
+                joins.iter().try_for_each(|procs| fs::write(procs, "0"))?;
+                done(libc::unshare(libc::CLONE_NEWNS))?;
+                let (none, locked) = (std::ptr::null(), libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC);
+                done(libc::mount(none, c"/".as_ptr(), none, libc::MS_SLAVE | libc::MS_REC, none.cast()))?;
+                done(libc::mount(c"locked".as_ptr(), LOCKED.as_ptr(), c"tmpfs".as_ptr(), locked, none.cast()))?;
+                done(libc::unshare(flags))
+            });
+        }
+        let place = Self { ids, keeper: keeper.spawn().expect("sleep"), cgroups };
+        place.map_ids();
+        // No internal processes: they make way for the containers.
+        for dir in &place.cgroups {
+            fs::write(dir.join("daemons/cgroup.procs"), place.keeper.id().to_string()).expect("daemons");
+        }
+        place.mount();
+        place
+    }
+
+    fn map_ids(&self) {
+        let write = |file: &str, value: &str| {
+            let path = format!("/proc/{}/{file}", self.keeper.id());
+            fs::write(&path, value).unwrap_or_else(|e| panic!("{path}: {e}"));
+        };
+        let map = match self.ids {
+            Ids::Many => format!("0 {USER} 1\n1 100000 262144\n"),
+            Ids::One => {
+                write("setgroups", "deny");
+                format!("0 {USER} 1\n")
+            }
+        };
+        write("uid_map", &map);
+        write("gid_map", &map);
+    }
+
+    /// What rootlesskit has by `--copy-up=/run`, and a /tmp that nobody else sees.
+    fn mount(&self) {
+        let mut script =
+            String::from("set -e\nmount -t tmpfs -o mode=755 run /run\nmount -t tmpfs -o mode=1777 tmp /tmp\n");
+        for dir in &self.cgroups {
+            let root = dir.parent().expect("a hierarchy");
+            let name = root.file_name().expect("a name").to_string_lossy();
+            let options = match dir.join("tasks").exists() {
+                false => "-t cgroup2".to_owned(),
+                true if name == "systemd" => "-t cgroup -o none,name=systemd".to_owned(),
+                true => format!("-t cgroup -o {name}"),
+            };
+            // Over something else: the same file system is not mounted twice in one place.
+            script += &format!("mount -t tmpfs cgroup {0}; mount {options} cgroup {0}\n", root.display());
+        }
+        let output = self.command("sh").args(["-c", &script]).output().expect("sh");
+        assert!(output.status.success(), "{script}: {output:?}");
+    }
+
+    /// A command in it, as its root.
+    fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let pidfd = open_pid(self.keeper.id() as i32).expect("the keeper");
+        let joins: Vec<PathBuf> = self.cgroups.iter().map(|dir| dir.join("daemons/cgroup.procs")).collect();
+        let groups = self.ids == Ids::Many;
+        let mut command = Command::new(program);
+        command
+            .env_clear()
+            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+            .current_dir("/");
+        let mut flags = libc::CLONE_NEWUSER | libc::CLONE_NEWNS | libc::CLONE_NEWNET;
+        if !joins.is_empty() {
+            flags |= libc::CLONE_NEWCGROUP;
+        }
+        // SAFETY: as above.
+        unsafe {
+            command.pre_exec(move || {
+                joins.iter().try_for_each(|procs| fs::write(procs, "0"))?;
+                done(libc::setgroups(0, std::ptr::null()))?;
+                done(libc::setns(pidfd.as_raw_fd(), flags))?;
+                if groups {
+                    done(libc::setgroups(0, std::ptr::null()))?;
+                }
+                done(libc::setresgid(0, 0, 0))?;
+                done(libc::setresuid(0, 0, 0))
+            });
+        }
+        command
+    }
+
+    fn run(&self, test: &str) -> Output {
+        let mut command = self.command(std::env::current_exe().expect("the test's binary"));
+        command.args([test, "--exact", "--nocapture", "--test-threads=1"]).env(INSIDE, "1");
+        let kept = std::env::vars_os().filter(|(name, _)| {
+            let name = name.to_string_lossy();
+            name.starts_with("DRAY_") && !name.starts_with("DRAY_SKIPPED") || name == "RUST_BACKTRACE"
+        });
+        command.envs(kept);
+        command.stdin(Stdio::null()).output().expect("the test's binary")
+    }
+
+    /// What is there beside the process that keeps it, once that has had the time to end.
+    fn left(&self) -> Vec<String> {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let processes = self.others().into_iter().map(|pid| format!("process {}", describe(pid)));
+            let cgroups = self.cgroups.iter().flat_map(|dir| fs::read_dir(dir).into_iter().flatten().flatten());
+            let cgroups = cgroups.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+            let cgroups = cgroups.filter(|entry| entry.file_name() != "daemons");
+            let left: Vec<String> =
+                processes.chain(cgroups.map(|entry| format!("cgroup {}", entry.path().display()))).collect();
+            if left.is_empty() || Instant::now() > deadline {
+                return left;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// The processes in its mount namespace, and in those that were made of that in its user namespace.
+    fn others(&self) -> Vec<u32> {
+        let namespace = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/user")).ok();
+        let ours = namespace(self.keeper.id());
+        pids().filter(|pid| *pid != self.keeper.id() && namespace(*pid) == ours).collect()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        for pid in self.others() {
+            if let Some(pidfd) = open_pid(pid as i32) {
+                let _ = rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL);
+            }
+        }
+        let _ = self.keeper.kill();
+        let _ = self.keeper.wait();
+        self.cgroups.iter().for_each(|dir| remove_cgroup(dir));
+    }
+}
+
+/// Makes a cgroup that is the user's, as systemd does for `Delegate=`, with one below for the daemons.
+fn delegate(root: &Path) -> PathBuf {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let dir = root.join(format!("dray-rootless.{}.{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
+    let read = |file: &str| fs::read_to_string(root.join(file)).unwrap_or_default();
+    // On v2 what the host hands down to it.
+    let controllers = read("cgroup.controllers").split_whitespace().map(|name| format!("+{name}")).collect::<Vec<_>>();
+    for controller in controllers {
+        let _ = fs::write(root.join("cgroup.subtree_control"), controller);
+    }
+    for dir in [&dir, &dir.join("daemons")] {
+        fs::create_dir(dir).unwrap_or_else(|e| panic!("mkdir {}: {e}", dir.display()));
+        for file in ["cpuset.cpus", "cpuset.mems"] {
+            if dir.join("tasks").exists() && dir.join(file).exists() {
+                fs::write(dir.join(file), read(file).trim()).expect(file);
+            }
+        }
+        chown(dir, Some(USER), Some(USER)).expect("chown");
+        for file in ["cgroup.procs", "cgroup.threads", "cgroup.subtree_control", "tasks"] {
+            if dir.join(file).exists() {
+                chown(dir.join(file), Some(USER), Some(USER)).expect(file);
+            }
+        }
+    }
+    dir
+}
+
+fn done(result: libc::c_int) -> Result<()> {
+    if result == 0 { Ok(()) } else { Err(Error::last_os_error()) }
+}
