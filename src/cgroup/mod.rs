@@ -22,6 +22,7 @@ mod oom;
 mod path;
 pub mod resctrl;
 pub mod stats;
+pub mod systemd;
 #[cfg(test)]
 mod tests;
 mod tree;

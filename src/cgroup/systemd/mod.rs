@@ -1,0 +1,82 @@
+//! systemd's cgroup driver, as far as it can be done without a connection: what a container's unit is called and where its
+//! cgroup is, which properties it has, and the messages by which systemd is asked for it. Pure; the engine has the
+//! connection.
+//!
+//! - [`unit`]: `slice:prefix:name` -> a unit, its slice and its cgroup's path;
+//! - [`property`], [`limits`], [`devices`]: a container's resources and annotations -> properties;
+//! - [`manager`]: calls and signals of systemd's manager;
+//! - [`message`], [`wire`]: D-Bus, as little of it as that needs.
+
+mod devices;
+mod limits;
+pub mod manager;
+pub mod message;
+pub mod property;
+pub mod unit;
+pub mod wire;
+
+pub use limits::Host;
+pub use property::{Property, Value};
+pub use unit::Unit;
+
+use std::collections::HashMap;
+
+use oci_spec::runtime::LinuxResources;
+
+use super::hierarchy::Version;
+use super::knobs;
+use crate::error::Result;
+
+/// What makes the unit of the container `id` with the process `pid`, beside its limits.
+///
+/// `Delegate`: what is below is the container's, and systemd does not touch it. No dependencies: it is neither stopped
+/// before the daemon that has it nor ordered against anything. One that has failed (an OOM kill) does not stay behind.
+pub fn scope(unit: &Unit, id: &str, pid: u32, host: &Host<'_>) -> Vec<Property> {
+    let io = if host.version == Version::V2 { "IOAccounting" } else { "BlockIOAccounting" };
+    let mut properties = vec![
+        Property::new("Description", Value::Text(format!("dray container {id}"))),
+        Property::new("Slice", Value::Text(unit.slice.clone())),
+        Property::new("Delegate", Value::Bool(true)),
+        Property::new("PIDs", Value::U32s(vec![pid])),
+        Property::new("DefaultDependencies", Value::Bool(false)),
+    ];
+    let accounting = ["CPUAccounting", "MemoryAccounting", "TasksAccounting", io];
+    properties.extend(accounting.map(|name| Property::new(name, Value::Bool(true))));
+    if host.systemd >= 236 {
+        properties.push(Property::new("CollectMode", Value::Text("inactive-or-failed".to_owned())));
+    }
+    properties
+}
+
+/// The limits and, where there are rules for them or `all` is wanted, the devices.
+///
+/// # Errors
+/// Those of the knobs that `resources` are.
+pub fn limits(resources: &LinuxResources, all: bool, host: &Host<'_>) -> Result<Vec<Property>> {
+    let mut properties = limits::properties(&knobs::limit_knobs(resources, host.version)?, host)?;
+    let rules = resources.devices().as_deref().unwrap_or_default();
+    if all || !rules.is_empty() {
+        properties.extend(devices::properties(rules, host));
+    }
+    Ok(properties)
+}
+
+/// The properties that a container's annotations ask for, sorted by their names.
+///
+/// # Errors
+/// `InvalidArgument` for one that is none.
+pub fn of_annotations(annotations: &HashMap<String, String>) -> Result<Vec<Property>> {
+    let mut properties = Vec::new();
+    for (key, value) in annotations {
+        properties.extend(property::of_annotation(key, value)?);
+    }
+    properties.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(properties)
+}
+
+/// `properties`, but for those that `others` has, and then these: they have the last word.
+pub fn overridden_by(mut properties: Vec<Property>, others: Vec<Property>) -> Vec<Property> {
+    properties.retain(|property| others.iter().all(|other| other.name != property.name));
+    properties.extend(others);
+    properties
+}
