@@ -38,7 +38,7 @@ impl Hierarchy {
     }
 
     /// The full name of the cgroup `path`, as /proc/PID/cgroup has it.
-    fn full(&self, path: &Path) -> PathBuf {
+    pub(super) fn full(&self, path: &Path) -> PathBuf {
         self.root.join(path.strip_prefix("/").unwrap_or(path))
     }
 }

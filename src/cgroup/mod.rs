@@ -7,6 +7,7 @@
 //! Nothing here waits: what takes more than one attempt (killing until nobody is left, removing what is still
 //! busy) is one round for each call, and the engine decides when to call again.
 
+mod adopt;
 mod controllers;
 mod create;
 mod devices;
@@ -45,7 +46,7 @@ use knobs::Knob;
 pub use hierarchy::{Hierarchies, Version};
 pub use kill::Killed;
 pub use oom::OomWatch;
-pub use path::cgroup_path;
+pub use path::{Place, place};
 pub use view::View;
 
 /// One cgroup in all hierarchies. Only what [`Cgroup::create`] made, in this process or in one before, is ever
@@ -57,7 +58,7 @@ pub struct Cgroup {
 }
 
 /// How a process gets into the cgroup.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Joins {
     /// For v1: the path (for messages) and an fd of each `tasks` file, into which the process itself, while it has
     /// one thread, writes "0". Before it unshares a cgroup namespace, whose root is where the process is at that

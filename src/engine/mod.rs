@@ -24,6 +24,7 @@ mod net_devices;
 pub mod oom;
 pub mod options;
 pub mod pause;
+pub mod place;
 mod program;
 pub mod ready;
 pub mod reaper;
@@ -33,6 +34,7 @@ pub mod signal;
 pub mod start;
 pub mod state;
 pub mod stdio;
+pub mod systemd;
 pub mod update;
 mod userns;
 

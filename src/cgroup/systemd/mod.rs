@@ -24,7 +24,8 @@ use std::collections::HashMap;
 use oci_spec::runtime::LinuxResources;
 
 use super::hierarchy::Version;
-use super::knobs;
+use super::adopt::Before;
+use super::knobs::{self, Knob};
 use crate::error::Result;
 
 /// What makes the unit of the container `id` with the process `pid`, beside its limits.
@@ -48,17 +49,45 @@ pub fn scope(unit: &Unit, id: &str, pid: u32, host: &Host<'_>) -> Vec<Property> 
     properties
 }
 
-/// The limits and, where there are rules for them or `all` is wanted, the devices.
+/// The limits, and the devices where `with_devices`.
 ///
 /// # Errors
 /// Those of the knobs that `resources` are.
-pub fn limits(resources: &LinuxResources, all: bool, host: &Host<'_>) -> Result<Vec<Property>> {
+pub fn limits(resources: &LinuxResources, with_devices: bool, host: &Host<'_>) -> Result<Vec<Property>> {
     let mut properties = limits::properties(&knobs::limit_knobs(resources, host.version)?, host)?;
-    let rules = resources.devices().as_deref().unwrap_or_default();
-    if all || !rules.is_empty() {
-        properties.extend(devices::properties(rules, host));
+    if with_devices {
+        properties.extend(devices::properties(resources.devices().as_deref().unwrap_or_default(), host));
     }
     Ok(properties)
+}
+
+/// What a change of limits to `resources` takes beside these: what is not idle any more, and is given no weight, has the
+/// usual one, where systemd would have it idle still.
+///
+/// # Errors
+/// As [`limits`].
+pub fn no_longer_idle(before: &Before, resources: &LinuxResources, host: &Host<'_>) -> Result<Option<Property>> {
+    let has = |knobs: &[Knob], value: &str| knobs.iter().any(|knob| knob.file == "cpu.idle" && knob.value == value);
+    let knobs = knobs::limit_knobs(resources, host.version)?;
+    let weighs = knobs.iter().any(|knob| knob.file == "cpu.weight");
+    let woken = host.systemd >= 252 && has(&before.knobs, "1") && has(&knobs, "0") && !weighs;
+    Ok(woken.then(|| Property::new("CPUWeight", Value::U64(u64::MAX))))
+}
+
+/// The properties by which a change to `new` is taken back.
+///
+/// # Errors
+/// As [`limits`].
+pub fn former(before: &Before, new: &[Property], host: &Host<'_>) -> Result<Vec<Property>> {
+    let mut former = limits::properties(&before.knobs, host)?;
+    // An empty file is a set that is not the cgroup's own.
+    let set = |property: &&Property| matches!(property.value, Value::Bytes(_));
+    for property in new.iter().filter(set) {
+        if !former.iter().any(|known| known.name == property.name) {
+            former.push(Property::new(&property.name, Value::Bytes(Vec::new())));
+        }
+    }
+    Ok(former)
 }
 
 /// The properties that a container's annotations ask for, sorted by their names.
