@@ -7,8 +7,8 @@ use std::path::Path;
 use oci_spec::runtime::LinuxResources;
 
 use super::create::{Made, count_below, inherit_cpuset, refuse_used, refused};
-use super::hierarchy::{Hierarchy, Version};
 use super::devices::device_knobs;
+use super::hierarchy::{Hierarchy, Version};
 use super::knobs::{Knob, limit_knobs};
 use super::{Cgroup, controllers, file, frozen};
 use crate::error::{Error, Kind, Os, Result};

@@ -23,8 +23,8 @@ use std::collections::HashMap;
 
 use oci_spec::runtime::LinuxResources;
 
-use super::hierarchy::Version;
 use super::adopt::Before;
+use super::hierarchy::Version;
 use super::knobs::{self, Knob};
 use crate::error::Result;
 

@@ -207,9 +207,11 @@ fn addresses(instance: Instance, env: impl Fn(&str) -> Option<OsString>) -> Resu
             Ok(if named.is_empty() { vec![direct(PRIVATE.into()), bus(SYSTEM_BUS.into())] } else { named })
         }
         // A session has its bus for other things: its address is no wish of whoever runs containers.
-        (Instance::User, Some(runtime)) => {
-            Ok([direct(runtime.join("systemd/private"))].into_iter().chain(named).chain([bus(runtime.join("bus"))]).collect())
-        }
+        (Instance::User, Some(runtime)) => Ok([direct(runtime.join("systemd/private"))]
+            .into_iter()
+            .chain(named)
+            .chain([bus(runtime.join("bus"))])
+            .collect()),
         (Instance::User, None) => Ok(named.collect()),
     }
 }

@@ -1,0 +1,552 @@
+//! systemd's cgroup driver: a container is a scope of systemd's. Where systemd does not run, only that it is refused.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use common::bundle::Bundle;
+use common::driver::{Shim, StartOptions, runc_options};
+use common::events::EventSink;
+use common::scratch::Scratch;
+use common::stdio::Io;
+use common::world::{World, descriptors, leftovers, refused, status, until};
+use common::{block_on, shim_binary, skipped};
+use containerd_shim_protos::protobuf::Message;
+use containerd_shim_protos::protobuf::well_known_types::any::Any;
+use containerd_shim_protos::shim::oci;
+use serde_json::{Value, json};
+use ttrpc::Code;
+
+/// A guest without hardware virtualisation is slow.
+const LONG: Duration = Duration::from_secs(90);
+
+const ROOT: &str = "/sys/fs/cgroup";
+
+/// False, and said, where the test cannot run.
+fn systemd(name: &str) -> bool {
+    let runs = Path::new("/run/systemd/system").is_dir();
+    if !runs {
+        skipped(name, "systemd does not run here");
+    }
+    runs
+}
+
+/// A shim, and a container of it that is to be a unit: its own slice, its own name.
+struct Host {
+    world: World,
+    bundle: Bundle,
+    slice: String,
+    unit: String,
+}
+
+impl Host {
+    async fn new(change: impl FnOnce(Bundle) -> Bundle) -> Host {
+        Host::with(StartOptions::default(), change).await
+    }
+
+    async fn with(options: StartOptions, change: impl FnOnce(Bundle) -> Bundle) -> Host {
+        let scratch = Scratch::new();
+        let sink = EventSink::start(&scratch);
+        let name = scratch.namespace().replace(['-', '.'], "_");
+        let slice = format!("draytest-{name}.slice");
+        let path = format!("{slice}:{name}:one");
+        let bundle = Bundle::new(&scratch, "one").args(&["sleep", "1000"]);
+        let bundle = change(bundle.edit(|spec| spec["linux"]["cgroupsPath"] = json!(path)));
+        let shim = Shim::start_with(&shim_binary(), &bundle, &sink, options).await.expect("start action");
+        Host { world: World { shim, sink, scratch }, bundle, slice, unit: format!("{name}-one.scope") }
+    }
+
+    async fn run(&self) -> u32 {
+        self.world.shim.within(LONG).create(&self.bundle, &Io::null()).await.expect("create");
+        self.world.start("one", "").await.expect("start").pid
+    }
+
+    async fn create_fails(&self, code: Code, words: &[&str]) {
+        refused(self.world.shim.within(LONG).create(&self.bundle, &Io::null()).await, code, words);
+        assert_eq!(self.unit_is(), "not-found inactive");
+        assert!(!self.directory().exists());
+    }
+
+    /// The cgroup of the unit, in the unified hierarchy.
+    fn directory(&self) -> PathBuf {
+        Path::new(ROOT).join("draytest.slice").join(&self.slice).join(&self.unit)
+    }
+
+    fn file(&self, name: &str) -> String {
+        let path = self.directory().join(name);
+        fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display())).trim().to_owned()
+    }
+
+    fn unit_is(&self) -> String {
+        let shown = show(&self.unit, &["LoadState", "ActiveState"]);
+        format!("{} {}", shown["LoadState"], shown["ActiveState"])
+    }
+
+    async fn end(self) {
+        self.world.end("one").await;
+        assert_eq!(self.unit_is(), "not-found inactive");
+        assert!(!self.directory().exists());
+        self.world.close().await;
+    }
+}
+
+fn systemctl(args: &[&str]) -> String {
+    let output = Command::new("systemctl").args(args).output().expect("systemctl");
+    assert!(output.status.success(), "systemctl {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Properties as systemd itself tells them.
+fn show(unit: &str, names: &[&str]) -> BTreeMap<String, String> {
+    let list = names.join(",");
+    let text = systemctl(&["show", unit, "-p", &list]);
+    let mut shown = BTreeMap::new();
+    for (key, value) in text.lines().filter_map(|line| line.split_once('=')) {
+        // A list of devices has a line each.
+        let all: &mut String = shown.entry(key.to_owned()).or_default();
+        all.push_str(value);
+        all.push('\n');
+    }
+    shown.into_iter().map(|(key, value)| (key, value.trim_end().to_owned())).collect()
+}
+
+#[track_caller]
+fn shows(unit: &str, wanted: &[(&str, &str)]) {
+    let names: Vec<&str> = wanted.iter().map(|(name, _)| *name).collect();
+    let shown = show(unit, &names);
+    for (name, value) in wanted {
+        assert_eq!(shown.get(*name).map(String::as_str), Some(*value), "{name} of {unit}");
+    }
+}
+
+fn with_resources(resources: Value) -> impl FnOnce(Bundle) -> Bundle {
+    move |bundle| {
+        bundle.edit(|spec| {
+            let own = spec["linux"]["resources"].as_object_mut().expect("resources");
+            own.extend(resources.as_object().expect("an object").clone());
+        })
+    }
+}
+
+const PROPERTIES: &[(&str, &str)] = &[
+    ("MemoryMax", "134217728"),
+    ("MemoryLow", "67108864"),
+    ("TasksMax", "64"),
+    ("CPUQuotaPerSecUSec", "500ms"),
+    ("CPUQuotaPeriodUSec", "50ms"),
+    ("AllowedCPUs", "0"),
+];
+
+const FILES: &[(&str, &str)] = &[
+    ("memory.max", "134217728"),
+    ("memory.low", "67108864"),
+    ("pids.max", "64"),
+    ("cpu.max", "25000 50000"),
+    ("cpuset.cpus", "0"),
+];
+
+fn resources() -> Value {
+    json!({
+        "memory": {"limit": 128 << 20, "reservation": 64 << 20},
+        "pids": {"limit": 64},
+        "cpu": {"quota": 25000, "period": 50000, "cpus": "0", "shares": 512},
+    })
+}
+
+#[test]
+fn a_container_is_a_scope_that_keeps_its_limits() {
+    if !systemd("a container is a scope that keeps its limits") {
+        return;
+    }
+    block_on(async {
+        let host = Host::new(with_resources(resources())).await;
+        let shim = host.world.pid().await.unwrap();
+        let before = descriptors(shim);
+        let pid = host.run().await;
+        shows(
+            &host.unit,
+            &[
+                ("ActiveState", "active"),
+                ("Slice", &host.slice),
+                ("Delegate", "yes"),
+                ("Transient", "yes"),
+                ("DefaultDependencies", "no"),
+                ("Description", "dray container one"),
+                ("CollectMode", "inactive-or-failed"),
+                ("MemoryAccounting", "yes"),
+                ("TasksAccounting", "yes"),
+                ("CPUAccounting", "yes"),
+                ("IOAccounting", "yes"),
+                ("DevicePolicy", "strict"),
+            ],
+        );
+        let devices = &show(&host.unit, &["DeviceAllow"])["DeviceAllow"];
+        for device in ["/dev/char/1:3 rwm", "char-pts rwm", "block-* m"] {
+            assert!(devices.contains(device), "{device} in {devices}");
+        }
+        let weight = host.file("cpu.weight");
+        let kept = || {
+            shows(&host.unit, PROPERTIES);
+            shows(&host.unit, &[("CPUWeight", &weight)]);
+            for (file, value) in FILES {
+                assert_eq!(host.file(file), *value, "{file}");
+            }
+            assert_eq!(host.file("cpu.weight"), weight);
+        };
+        assert_ne!(weight, "100", "the usual one");
+        kept();
+        let cgroup = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+        assert!(cgroup.trim().ends_with(&format!("/draytest.slice/{}/{}", host.slice, host.unit)), "{cgroup}");
+        // One thread, and no connection: the streams of the container are null.
+        assert_eq!(status(shim, "Threads"), 1);
+        assert!(connections(shim).is_empty(), "{:?}", connections(shim));
+        println!("{before} descriptors before, {} with a container", descriptors(shim));
+        systemctl(&["daemon-reload"]);
+        kept();
+        // An exec is in it too.
+        let io = Io::fifos(&host.world.scratch, "exec");
+        let process = host.bundle.process(&["sh", "-c", "read _; true"]);
+        host.world.exec("one", "in", &process, &io).await.unwrap();
+        let exec = host.world.start("one", "in").await.unwrap().pid;
+        assert!(host.file("cgroup.procs").lines().any(|line| line == exec.to_string()));
+        host.world.kill("one", "in", libc::SIGKILL, false).await.unwrap();
+        host.end().await;
+    });
+}
+
+/// Sockets of a process that lead to systemd or a bus.
+fn connections(pid: i32) -> Vec<String> {
+    let table = fs::read_to_string("/proc/net/unix").unwrap();
+    let peers = ["/run/systemd/private", "/run/dbus/system_bus_socket", "dbus"];
+    let of = |link: PathBuf| {
+        let inode = link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned();
+        let line = table.lines().find(|line| line.split_whitespace().nth(6) == Some(&inode))?;
+        // A client's end has no name: only sockets that are connected and not listened on are looked at.
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        (fields.get(7).is_none_or(|name| peers.iter().any(|peer| name.contains(peer))) && fields[5] == "03")
+            .then(|| line.to_owned())
+    };
+    let links = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+    let found: Vec<String> = links.filter_map(|entry| of(fs::read_link(entry.path()).ok()?)).collect();
+    // What the shim has anyway: a pair with nobody's name for each child on its way, and its own streams to containerd.
+    found.into_iter().filter(|line| line.contains("systemd") || line.contains("dbus")).collect()
+}
+
+#[test]
+fn an_update_is_the_units_and_the_files() {
+    if !systemd("an update is the units and the files") {
+        return;
+    }
+    block_on(async {
+        let host = Host::new(with_resources(resources())).await;
+        host.run().await;
+        let shim = host.world.shim.within(LONG);
+        let change = json!({
+            "memory": {"limit": 64 << 20},
+            "cpu": {"quota": 33333, "period": 100_000},
+            "pids": {"limit": 99},
+        });
+        shim.update("one", &change).await.unwrap();
+        // Rounded up where systemd has hundredths only, exact in the file.
+        let properties = [
+            ("MemoryMax", "67108864"),
+            ("TasksMax", "99"),
+            ("CPUQuotaPerSecUSec", "340ms"),
+            ("CPUQuotaPeriodUSec", "100ms"),
+            ("MemoryLow", "67108864"),
+            ("AllowedCPUs", "0"),
+        ];
+        shows(&host.unit, &properties);
+        assert_eq!(host.file("memory.max"), "67108864");
+        assert_eq!(host.file("cpu.max"), "33333 100000");
+        assert_eq!(host.file("pids.max"), "99");
+        systemctl(&["daemon-reload"]);
+        shows(&host.unit, &properties);
+        assert_eq!(host.file("memory.max"), "67108864");
+        assert_eq!(host.file("pids.max"), "99");
+        // The kernel refuses CPUs that there are not, after systemd has taken them: all is as before.
+        let wrong = json!({"pids": {"limit": 7}, "memory": {"limit": 32 << 20}, "cpu": {"cpus": "4000"}});
+        let error = shim.update("one", &wrong).await.expect_err("CPUs that there are not");
+        println!("{error}");
+        shows(&host.unit, &properties);
+        assert_eq!(host.file("memory.max"), "67108864");
+        assert_eq!((host.file("pids.max"), host.file("cpu.max")), ("99".into(), "33333 100000".into()));
+        assert_eq!(host.file("cpuset.cpus"), "0");
+        // Many at once: the unit and the files are of one mind.
+        let limits = [11, 12, 13, 14];
+        let updates = limits.map(|limit| {
+            let task = host.world.shim.within(LONG);
+            tokio::spawn(async move { task.update("one", &json!({"pids": {"limit": limit}})).await })
+        });
+        for update in updates {
+            update.await.unwrap().unwrap();
+        }
+        shows(&host.unit, &[("TasksMax", &host.file("pids.max"))]);
+        assert_eq!(status(host.world.pid().await.unwrap(), "Threads"), 1);
+        host.end().await;
+    });
+}
+
+#[test]
+fn annotations_are_properties() {
+    if !systemd("annotations are properties") {
+        return;
+    }
+    block_on(async {
+        let annotated = |key: &'static str, value: &'static str| {
+            move |bundle: Bundle| {
+                bundle.edit(|spec| spec["annotations"][format!("org.systemd.property.{key}")] = json!(value))
+            }
+        };
+        let host =
+            Host::new(|bundle| annotated("CollectMode", "'inactive'")(annotated("TimeoutStopSec", "7")(bundle))).await;
+        host.run().await;
+        shows(&host.unit, &[("TimeoutStopUSec", "7s"), ("CollectMode", "inactive")]);
+        host.end().await;
+        for (key, value, word) in [("PIDs", "[1]", "PIDs"), ("TimeoutStopSec", "soon", "TimeoutStopSec")] {
+            let host = Host::new(annotated(key, value)).await;
+            host.create_fails(Code::INVALID_ARGUMENT, &[word]).await;
+            host.world.close().await;
+        }
+        // A property that systemd does not know, or does not let be set, is its to refuse.
+        let host = Host::new(annotated("NoSuchThing", "1")).await;
+        host.create_fails(Code::FAILED_PRECONDITION, &["starting", &host.unit.clone(), "NoSuchThing"]).await;
+        host.world.close().await;
+    });
+}
+
+#[test]
+fn a_create_that_fails_leaves_no_unit() {
+    if !systemd("a create that fails leaves no unit") {
+        return;
+    }
+    block_on(async {
+        let host = Host::new(|bundle| bundle.args(&["/no/such/program"])).await;
+        let created = host.world.shim.within(LONG).create(&host.bundle, &Io::null()).await;
+        if created.is_ok() {
+            host.world.start("one", "").await.expect_err("no such program");
+            host.world.end("one").await;
+        }
+        assert_eq!(host.unit_is(), "not-found inactive");
+        assert!(!host.directory().exists());
+        // After the scope is there: a hook says no, and a limit is none that the kernel takes.
+        let fails = host.bundle.edit(|spec| {
+            spec["process"]["args"] = json!(["true"]);
+            spec["hooks"] = json!({"createRuntime": [{"path": "/bin/false"}]});
+        });
+        let host = Host { bundle: fails, ..host };
+        host.create_fails(Code::INTERNAL, &["hook"]).await;
+        let host = Host { bundle: host.bundle.edit(|spec| spec["hooks"] = json!({})), ..host };
+        let host = Host { bundle: with_resources(json!({"cpu": {"cpus": "4000"}}))(host.bundle), ..host };
+        let words = ["one", "cpuset.cpus"];
+        let error = host.world.shim.within(LONG).create(&host.bundle, &Io::null()).await.expect_err("no such CPU");
+        assert!(words.iter().all(|word| error.to_string().contains(word)), "{error}");
+        assert_eq!(host.unit_is(), "not-found inactive");
+        assert_eq!(host.world.scratch.leftovers().len(), 1, "the shim");
+        // And the name is free.
+        let host = Host { bundle: with_resources(json!({"cpu": {}}))(host.bundle.args(&["sleep", "1000"])), ..host };
+        host.run().await;
+        host.end().await;
+    });
+}
+
+#[test]
+fn a_taken_unit_is_left_alone() {
+    if !systemd("a taken unit is left alone") {
+        return;
+    }
+    block_on(async {
+        let first = Host::new(|bundle| bundle).await;
+        let pid = first.run().await;
+        let path = first.bundle.spec()["linux"]["cgroupsPath"].clone();
+        let second = Host::new(|bundle| bundle.edit(|spec| spec["linux"]["cgroupsPath"] = path)).await;
+        let created = second.world.shim.within(LONG).create(&second.bundle, &Io::null()).await;
+        refused(created, Code::ALREADY_EXISTS, &["one", "starting", &first.unit]);
+        // By the action too, of a shim that has been killed on its way.
+        second.world.close().await;
+        assert!(Path::new(&format!("/proc/{pid}")).exists());
+        assert_eq!(first.unit_is(), "loaded active");
+        first.end().await;
+    });
+}
+
+#[test]
+fn what_a_killed_shim_leaves_is_removed() {
+    if !systemd("what a killed shim leaves is removed") {
+        return;
+    }
+    block_on(async {
+        for own_pids in [true, false] {
+            let change = |bundle: Bundle| if own_pids { bundle } else { bundle.without_namespace("pid") };
+            let host = Host::new(|bundle| change(bundle.script("sleep 1000 & sleep 1000"))).await;
+            host.run().await;
+            assert_eq!(host.unit_is(), "loaded active");
+            host.world.kill_shim().await.unwrap();
+            let deleted = host.world.delete_action().unwrap();
+            assert_eq!(deleted.exit_status, 137);
+            assert_eq!(host.unit_is(), "not-found inactive");
+            assert!(!host.directory().exists());
+            assert_eq!(leftovers(&host.world.scratch), [""; 0]);
+        }
+    });
+}
+
+/// An OOM kill makes systemd take the unit for one that has failed, and keep it.
+#[test]
+fn a_unit_that_has_failed_does_not_stay() {
+    if !systemd("a unit that has failed does not stay") {
+        return;
+    }
+    block_on(async {
+        let limits = json!({"memory": {"limit": 24 << 20, "swap": 24 << 20}});
+        let kept = |bundle: Bundle| {
+            bundle.edit(|spec| spec["annotations"]["org.systemd.property.CollectMode"] = json!("'inactive'"))
+        };
+        let hog =
+            |bundle: Bundle| with_resources(limits)(bundle.script("dd if=/dev/zero of=/dev/null count=1 bs=200M"));
+        let host = Host::new(|bundle| hog(kept(bundle))).await;
+        let _ = host.world.shim.within(LONG).create(&host.bundle, &Io::null()).await.unwrap();
+        let waiting = host.world.spawn_wait("one", "").await;
+        host.world.start("one", "").await.unwrap();
+        assert_eq!(waiting.await.unwrap().unwrap().exit_status, 137);
+        host.world.delete("one", "").await.unwrap();
+        assert_eq!(host.unit_is(), "not-found inactive");
+        host.world.close().await;
+    });
+}
+
+fn forced(env: Vec<(&'static str, String)>) -> StartOptions {
+    let options = oci::Options { systemd_cgroup: true, ..Default::default() };
+    let any = runc_options("");
+    let options = Any { value: options.write_to_bytes().unwrap(), ..any };
+    StartOptions { options: Some(options), env, ..StartOptions::default() }
+}
+
+#[test]
+fn the_driver_can_be_asked_for() {
+    block_on(async {
+        let runs = Path::new("/run/systemd/system").is_dir();
+        let at =
+            |path: &'static str| move |bundle: Bundle| bundle.edit(|spec| spec["linux"]["cgroupsPath"] = json!(path));
+        let host = Host::with(forced(vec![]), at("/a/plain/path")).await;
+        let words = ["one", "SystemdCgroup", "/a/plain/path", "slice:prefix:name"];
+        refused(host.world.create(&host.bundle, &Io::null()).await, Code::INVALID_ARGUMENT, &words);
+        host.world.close().await;
+        for (options, path) in [(StartOptions::default(), "system.slice:dray:x"), (forced(vec![]), "")] {
+            let host = Host::with(options, at(path)).await;
+            if !runs {
+                let words = ["one", path, "systemd does not run here"];
+                refused(host.world.create(&host.bundle, &Io::null()).await, Code::FAILED_PRECONDITION, &words);
+                host.world.close().await;
+                continue;
+            }
+            host.run().await;
+            let unit = if path.is_empty() { "dray-one.scope" } else { "dray-x.scope" };
+            shows(unit, &[("ActiveState", "active"), ("Slice", "system.slice")]);
+            host.world.end("one").await;
+            shows(unit, &[("LoadState", "not-found")]);
+            host.world.close().await;
+        }
+    });
+}
+
+#[test]
+fn the_message_bus_is_as_good() {
+    if !systemd("the message bus is as good") {
+        return;
+    }
+    block_on(async {
+        let address = "unix:path=/run/dbus/system_bus_socket".to_owned();
+        let options = StartOptions { env: vec![("DBUS_SYSTEM_BUS_ADDRESS", address)], ..StartOptions::default() };
+        let host = Host::with(options, with_resources(resources())).await;
+        host.run().await;
+        shows(&host.unit, PROPERTIES);
+        host.world.shim.within(LONG).update("one", &json!({"pids": {"limit": 9}})).await.unwrap();
+        shows(&host.unit, &[("TasksMax", "9")]);
+        host.end().await;
+    });
+}
+
+/// Somebody accepts connections, and says nothing.
+#[test]
+fn a_systemd_that_says_nothing_is_an_error_in_time() {
+    if !systemd("a systemd that says nothing is an error in time") {
+        return;
+    }
+    block_on(async {
+        let socket = std::env::temp_dir().join(format!("dray-silent-{}", std::process::id()));
+        let silent = UnixListener::bind(&socket).unwrap();
+        let address = format!("unix:path={}", socket.display());
+        let options = StartOptions { env: vec![("DBUS_SYSTEM_BUS_ADDRESS", address)], ..StartOptions::default() };
+        let host = Host::with(options, |bundle| bundle).await;
+        let begin = Instant::now();
+        host.create_fails(Code::DEADLINE_EXCEEDED, &["one", "connecting", &host.unit.clone(), "10 s"]).await;
+        assert!(begin.elapsed() < Duration::from_secs(60), "{:?}", begin.elapsed());
+        drop(silent);
+        // Nobody is there at all.
+        host.create_fails(Code::UNAVAILABLE, &["one", "connecting", &host.unit.clone()]).await;
+        fs::remove_file(&socket).unwrap();
+        host.create_fails(Code::UNAVAILABLE, &["one", "connecting", "no such file"]).await;
+        host.world.close().await;
+    });
+}
+
+/// A bus between that loses the answer to StartTransientUnit, and all after it. The scope comes to be.
+#[test]
+fn a_job_whose_end_is_not_told_is_undone() {
+    if !systemd("a job whose end is not told is undone") {
+        return;
+    }
+    block_on(async {
+        let socket = std::env::temp_dir().join(format!("dray-lossy-{}", std::process::id()));
+        let listener = UnixListener::bind(&socket).unwrap();
+        std::thread::spawn(move || listener.incoming().flatten().for_each(lossy));
+        let address = format!("unix:path={}", socket.display());
+        let options = StartOptions { env: vec![("DBUS_SYSTEM_BUS_ADDRESS", address)], ..StartOptions::default() };
+        let host = Host::with(options, |bundle| bundle).await;
+        let (task, io) = (host.world.shim.within(LONG), Io::null());
+        let created = task.create(&host.bundle, &io);
+        let seen = until("the scope is there", || host.unit_is() == "loaded active");
+        let (created, ()) = tokio::join!(created, seen);
+        refused(created, Code::DEADLINE_EXCEEDED, &["one", "starting", &host.unit]);
+        assert_eq!(host.unit_is(), "not-found inactive");
+        assert!(!host.directory().exists());
+        host.world.close().await;
+        fs::remove_file(&socket).unwrap();
+    });
+}
+
+fn lossy(client: UnixStream) {
+    let bus = UnixStream::connect("/run/dbus/system_bus_socket").unwrap();
+    let (mut from_client, mut to_bus) = (client.try_clone().unwrap(), bus.try_clone().unwrap());
+    let (mut from_bus, mut to_client) = (bus, client);
+    let lost = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let loses = lost.clone();
+    std::thread::spawn(move || {
+        let mut buf = [0; 65536];
+        while let Ok(n @ 1..) = from_client.read(&mut buf) {
+            if buf[..n].windows(18).any(|window| window == b"StartTransientUnit") {
+                loses.store(true, std::sync::atomic::Ordering::SeqCst);
+            }
+            if to_bus.write_all(&buf[..n]).is_err() {
+                return;
+            }
+        }
+        let _ = to_bus.shutdown(std::net::Shutdown::Both);
+    });
+    std::thread::spawn(move || {
+        let mut buf = [0; 65536];
+        while let Ok(n @ 1..) = from_bus.read(&mut buf) {
+            let passes = !lost.load(std::sync::atomic::Ordering::SeqCst);
+            if passes && to_client.write_all(&buf[..n]).is_err() {
+                return;
+            }
+        }
+    });
+}
