@@ -41,8 +41,7 @@ impl Cgroup {
             }
         }
         if let (Version::V2, Some(unified)) = (self.hierarchies.version(), &self.hierarchies.unified) {
-            // Those that are not handed down are missed by a limit that needs them, which says so.
-            let _ = controllers::enable_above(unified, &self.path);
+            controllers::enable_above(unified, &self.path)?;
         }
         made.keep();
         Ok(())
@@ -75,7 +74,8 @@ impl Hierarchy {
     }
 }
 
-/// Limits as they were before a change.
+/// Limits as they were before a change. By default there were none.
+#[derive(Default)]
 pub struct Before {
     pub(super) knobs: Vec<Knob>,
 }

@@ -15,7 +15,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
 use crate::cgroup::resctrl::Resctrl;
-use crate::cgroup::{self, Cgroup, Joins};
+use crate::cgroup::{self, Cgroup};
 use crate::error::{Context, Error, Kind, Os, Result};
 use crate::init::label;
 use crate::init::mounts;
@@ -25,7 +25,7 @@ use crate::init::plan::{self, Plan, Streams, Work};
 use crate::init::sources::Sources;
 use crate::init::sync::{Heard, Hold, ParentEnd};
 use crate::spec::id_map::IdMaps;
-use crate::spec::{load, namespaces, validate};
+use crate::spec::{self, load, namespaces, validate};
 use crate::sys::lsm;
 use crate::sys::ns::{Birthplace, Namespace};
 use crate::sys::seccomp::Filter;
@@ -311,6 +311,9 @@ impl Engine {
         self.birth(&child, unborn)?;
         *init = Some(child.clone());
         self.settle(&judged.site, &mut making, &request.id, child.child_pid(), remains).await?;
+        if let Some(owner) = owner_of_cgroup(judged) {
+            cgroup.delegate(owner)?;
+        }
         let oom = cgroup.watch_oom()?.map(Oom::new);
         judged.resctrl.as_ref().map_or(Ok(()), |resctrl| resctrl.join(child.child_pid()))?;
         let oom_score_adj = judged.spec.process().as_ref().and_then(|process| process.oom_score_adj());
@@ -510,7 +513,7 @@ pub(super) fn unborn(
     work: Work,
     process: plan::Process,
     streams: Streams,
-    joins: Joins,
+    joins: cgroup::Joins,
     place: Option<(OwnedFd, u64)>,
 ) -> Result<Unborn> {
     let mut cgroup_files = joins.tasks;
@@ -543,15 +546,30 @@ fn set_oom_score_adj(pid: u32, wanted: Option<i32>) -> Result<()> {
     }
 }
 
+/// Whose the cgroup is to be, on the host, where that is the container's to divide and not root's as it is.
+fn owner_of_cgroup(judged: &Judged) -> Option<u32> {
+    let user = judged.spec.process().as_ref().map_or(0, |process| process.user().uid());
+    let owner = judged.id_maps.as_ref().map_or(Some(user), |maps| maps.uids.host(user));
+    owner.filter(|owner| *owner != 0 && spec::mounts::gives_cgroup(&judged.spec))
+}
+
 /// The hierarchies as a mount of type cgroup shows them.
-fn cgroup_views(cgroup: &Cgroup) -> Vec<plan::CgroupHierarchy> {
+fn cgroup_views(cgroup: &Cgroup) -> plan::Cgroups {
     let view = |view: cgroup::View| plan::CgroupHierarchy {
         links: view.controllers.iter().filter(|name| **name != view.directory_name).cloned().collect(),
         options: Some(view.options),
         name: view.directory_name,
         directory: view.directory,
     };
-    cgroup.v1_views().into_iter().map(view).collect()
+    let unified = cgroup.unified_view();
+    let is_v2 = unified.as_ref().is_some_and(|(_, version)| *version == cgroup::Version::V2);
+    let unified = unified.map(|(cgroup::UnifiedView { mount, directory, path }, _)| plan::UnifiedCgroup {
+        mount,
+        directory,
+        path,
+        own_namespace: false,
+    });
+    plan::Cgroups { v1: cgroup.v1_views().into_iter().map(view).collect(), unified, is_v2 }
 }
 
 /// The bundle must be an absolute path: the shim's own working directory is no container's.

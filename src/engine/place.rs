@@ -8,7 +8,7 @@ use oci_spec::runtime::{LinuxResources, Spec};
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::systemd::{self as units, Property, Unit};
-use crate::cgroup::{self, Cgroup, Hierarchies, Joins, Place};
+use crate::cgroup::{self, Before, Cgroup, Hierarchies, Joins, Place};
 use crate::error::{Context, Kind, Result};
 
 use super::Engine;
@@ -116,7 +116,7 @@ impl Engine {
         let Some((mut manager, unit)) = making.manager.take() else { return Ok(()) };
         let host = manager.host(self.hierarchies.version());
         let mut properties = units::scope(&unit, id, pid, &host);
-        properties.extend(units::limits(&site.resources, true, &host)?);
+        properties.extend(units::limits(&site.resources, &Before::default(), true, &host)?);
         let properties = units::overridden_by(properties, site.asked.clone());
         let started = manager.start(&unit, &properties).await;
         if !started.as_ref().is_err_and(|e| e.kind() == Kind::AlreadyExists) {
@@ -149,7 +149,7 @@ impl Scope {
         let mut manager = Manager::connect(self.instance, &self.unit).await?;
         let before = cgroup.before(resources)?;
         let host = manager.host(hierarchies.version());
-        let mut properties = units::limits(resources, !cgroup.devices_in_force(resources)?, &host)?;
+        let mut properties = units::limits(resources, &before, !cgroup.devices_in_force(resources)?, &host)?;
         properties.extend(units::no_longer_idle(&before, resources, &host)?);
         let former = units::former(&before, &properties, &host)?;
         if !properties.is_empty() {

@@ -13,8 +13,7 @@ use super::lifecycle::State;
 /// Says which of the limits that a container `id` has been given the kernel does nothing about.
 pub(super) fn warn_of_ignored(id: &str, cgroup: &Cgroup, resources: &LinuxResources) {
     match cgroup.ignored(resources) {
-        Ok(None) => {}
-        Ok(Some(ignored)) => log::warn!("container {id}: {ignored}"),
+        Ok(ignored) => ignored.iter().for_each(|ignored| log::warn!("container {id}: {ignored}")),
         Err(e) => log::warn!("container {id}: {e}"),
     }
 }

@@ -30,11 +30,11 @@ pub struct Host<'a> {
     pub block_device: &'a dyn Fn(&str) -> Option<PathBuf>,
 }
 
-/// The properties that `knobs` are.
+/// The properties that `knobs` are; `before` is what they change.
 ///
 /// # Errors
 /// `InvalidArgument` for a list of CPUs that is none.
-pub fn properties(knobs: &[Knob], host: &Host<'_>) -> Result<Vec<Property>> {
+pub fn properties(knobs: &[Knob], before: &[Knob], host: &Host<'_>) -> Result<Vec<Property>> {
     let mut properties = Vec::new();
     for knob in knobs {
         match host.version {
@@ -42,7 +42,7 @@ pub fn properties(knobs: &[Knob], host: &Host<'_>) -> Result<Vec<Property>> {
             Version::V1 => v1(knob, &mut properties),
         }
     }
-    properties.extend(cpu_quota(knobs, host));
+    properties.extend(cpu_quota(knobs, before, host));
     // What is idle has no weight of its own.
     if host.systemd >= 252 && knobs.iter().any(|knob| knob.file == "cpu.idle" && knob.value == "1") {
         replace(&mut properties, "CPUWeight", Value::U64(0));
@@ -63,12 +63,12 @@ fn v2(knob: &Knob, host: &Host<'_>, properties: &mut Vec<Property>) -> Result<()
         "cpu.weight" => ("CPUWeight", 232),
         "cpuset.cpus" if host.systemd >= 244 => return list("AllowedCPUs", value, properties),
         "cpuset.mems" if host.systemd >= 244 => return list("AllowedMemoryNodes", value, properties),
-        "io.weight" => {
-            io_weight(value, |weight| weight, host, properties);
-            return Ok(());
-        }
-        "io.bfq.weight" => {
-            io_weight(value, of_bfq_weight, host, properties);
+        "io.weight" | "io.bfq.weight" => {
+            let weight = knob.files().find(|(file, _)| *file == "io.weight");
+            match weight {
+                Some((_, value)) => io_weight(value, |weight| weight, host, properties),
+                None => io_weight(value, of_bfq_weight, host, properties),
+            }
             return Ok(());
         }
         "io.max" | "io.latency" => {
@@ -124,21 +124,20 @@ fn list(name: &str, text: &str, properties: &mut Vec<Property>) -> Result<()> {
 
 /// A quota as time for each second, which systemd rounds down to a hundredth: so it is rounded up before, as runc does, or
 /// the container could not hand all of it on to a cgroup below.
-fn cpu_quota(knobs: &[Knob], host: &Host<'_>) -> Vec<Property> {
-    let value = |file: &str| knobs.iter().rev().find(|knob| knob.file == file).map(|knob| knob.value.trim());
-    let (quota, period) = match value("cpu.max") {
-        Some(both) => {
-            let mut both = both.split_ascii_whitespace();
-            (both.next(), both.next())
-        }
-        None => (value("cpu.cfs_quota_us"), value("cpu.cfs_period_us")),
-    };
+///
+/// The kernel keeps what is not given of the quota and its period; systemd has another number for both then.
+fn cpu_quota(knobs: &[Knob], before: &[Knob], host: &Host<'_>) -> Vec<Property> {
+    let (quota, period) = quota_and_period(knobs);
+    if quota.is_none() && period.is_none() {
+        return Vec::new();
+    }
+    let (quota_before, period_before) = quota_and_period(before);
+    let (quota, period) = (quota.or(quota_before), period.or(period_before).filter(|period| *period > 0));
     let mut properties = Vec::new();
-    let period = period.and_then(|period| period.parse::<u64>().ok()).filter(|period| *period > 0);
     if let Some(period) = period.filter(|_| host.systemd >= 242) {
         properties.push(Property::new("CPUQuotaPeriodUSec", Value::U64(period)));
     }
-    if let Some(quota) = quota.and_then(number) {
+    if let Some(quota) = quota {
         let each_second = match quota {
             INFINITY => INFINITY,
             quota => {
@@ -149,6 +148,25 @@ fn cpu_quota(knobs: &[Knob], host: &Host<'_>) -> Vec<Property> {
         properties.push(Property::new("CPUQuotaPerSecUSec", Value::U64(each_second)));
     }
     properties
+}
+
+/// In microseconds, each where one is given.
+fn quota_and_period(knobs: &[Knob]) -> (Option<u64>, Option<u64>) {
+    let (mut quota, mut period) = (None, None);
+    for knob in knobs {
+        let mut words = knob.value.split_ascii_whitespace();
+        match &*knob.file {
+            "cpu.max" if knob.second => period = words.next().and_then(number).or(period),
+            "cpu.max" => {
+                quota = words.next().and_then(number);
+                period = words.next().and_then(number).or(period);
+            }
+            "cpu.cfs_quota_us" => quota = words.next().and_then(number),
+            "cpu.cfs_period_us" => period = words.next().and_then(number),
+            _ => {}
+        }
+    }
+    (quota, period)
 }
 
 /// `default 100`, `100`, or `8:0 100` for a device.
@@ -212,7 +230,7 @@ mod tests {
 
     fn from(host: &Host<'_>, knobs: &[(&'static str, &str)]) -> Vec<(String, Value)> {
         let knobs: Vec<Knob> = knobs.iter().map(|(file, value)| Knob::new("x", *file, value)).collect();
-        properties(&knobs, host).unwrap().into_iter().map(|p| (p.name, p.value)).collect()
+        properties(&knobs, &[], host).unwrap().into_iter().map(|p| (p.name, p.value)).collect()
     }
 
     fn numbers(rows: &[(&str, u64)]) -> Vec<(String, Value)> {
@@ -264,6 +282,17 @@ mod tests {
         ] {
             assert_eq!(from(&v2, &[("cpu.max", value)]), numbers(rows), "{value}");
         }
+        // What is not given is what it was.
+        let before = [Knob::new("cpu", "cpu.max", "20000 50000")];
+        let change = |knob: Knob| {
+            let properties = properties(&[knob], &before, &v2).unwrap();
+            properties.into_iter().map(|p| (p.name, p.value)).collect::<Vec<_>>()
+        };
+        let rows = [("CPUQuotaPeriodUSec", 100_000), ("CPUQuotaPerSecUSec", 200_000)];
+        assert_eq!(change(Knob::new("cpu", "cpu.max", "100000").second()), numbers(&rows));
+        let rows = [("CPUQuotaPeriodUSec", 50_000), ("CPUQuotaPerSecUSec", 800_000)];
+        assert_eq!(change(Knob::new("cpu", "cpu.max", "40000")), numbers(&rows));
+        assert_eq!(change(Knob::new("pids", "pids.max", "1")), numbers(&[("TasksMax", 1)]));
     }
 
     #[test]
@@ -284,7 +313,7 @@ mod tests {
         let nodes = from(&v2, &[("cpuset.mems", "0")]);
         assert_eq!(nodes, [("AllowedMemoryNodes".to_owned(), Value::Bytes(vec![1]))]);
         assert_eq!(from(&host(Version::V2, 243), &[("cpuset.cpus", "0")]), []);
-        assert!(properties(&[Knob::new("cpuset", "cpuset.cpus", "a")], &v2).is_err());
+        assert!(properties(&[Knob::new("cpuset", "cpuset.cpus", "a")], &[], &v2).is_err());
     }
 
     #[test]
@@ -294,7 +323,7 @@ mod tests {
             ("io.max", "8:16 rbps=max riops=3 wiops=4"),
             ("io.max", "9:0 rbps=1"),
             ("io.weight", "8:0 70"),
-            ("io.bfq.weight", "default 200"),
+            ("io.bfq.weight", "200"),
             ("io.latency", "8:0 target=75"),
         ];
         let limits = |name: &str, rows: &[(&str, u64)]| {

@@ -49,12 +49,17 @@ pub fn scope(unit: &Unit, id: &str, pid: u32, host: &Host<'_>) -> Vec<Property> 
     properties
 }
 
-/// The limits, and the devices where `with_devices`.
+/// The limits, and the devices where `with_devices`. `before` is what they change.
 ///
 /// # Errors
 /// Those of the knobs that `resources` are.
-pub fn limits(resources: &LinuxResources, with_devices: bool, host: &Host<'_>) -> Result<Vec<Property>> {
-    let mut properties = limits::properties(&knobs::limit_knobs(resources, host.version)?, host)?;
+pub fn limits(
+    resources: &LinuxResources,
+    before: &Before,
+    with_devices: bool,
+    host: &Host<'_>,
+) -> Result<Vec<Property>> {
+    let mut properties = limits::properties(&knobs::limit_knobs(resources, host.version)?, &before.knobs, host)?;
     if with_devices {
         properties.extend(devices::properties(resources.devices().as_deref().unwrap_or_default(), host));
     }
@@ -79,7 +84,7 @@ pub fn no_longer_idle(before: &Before, resources: &LinuxResources, host: &Host<'
 /// # Errors
 /// As [`limits`].
 pub fn former(before: &Before, new: &[Property], host: &Host<'_>) -> Result<Vec<Property>> {
-    let mut former = limits::properties(&before.knobs, host)?;
+    let mut former = limits::properties(&before.knobs, &[], host)?;
     // An empty file is a set that is not the cgroup's own.
     let set = |property: &&Property| matches!(property.value, Value::Bytes(_));
     for property in new.iter().filter(set) {
