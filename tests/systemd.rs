@@ -211,7 +211,7 @@ fn a_container_is_a_scope_that_keeps_its_limits() {
         kept();
         // An exec is in it too.
         let io = Io::fifos(&host.world.scratch, "exec");
-        let process = host.bundle.process(&["sh", "-c", "read _; true"]);
+        let process = host.bundle.process(&["sleep", "1000"]);
         host.world.exec("one", "in", &process, &io).await.unwrap();
         let exec = host.world.start("one", "in").await.unwrap().pid;
         assert!(host.file("cgroup.procs").lines().any(|line| line == exec.to_string()));
@@ -266,10 +266,6 @@ fn an_update_is_the_units_and_the_files() {
         assert_eq!(host.file("memory.max"), "67108864");
         assert_eq!(host.file("cpu.max"), "33333 100000");
         assert_eq!(host.file("pids.max"), "99");
-        systemctl(&["daemon-reload"]);
-        shows(&host.unit, &properties);
-        assert_eq!(host.file("memory.max"), "67108864");
-        assert_eq!(host.file("pids.max"), "99");
         // The kernel refuses CPUs that there are not, after systemd has taken them: all is as before.
         let wrong = json!({"pids": {"limit": 7}, "memory": {"limit": 32 << 20}, "cpu": {"cpus": "4000"}});
         let error = shim.update("one", &wrong).await.expect_err("CPUs that there are not");
@@ -278,6 +274,17 @@ fn an_update_is_the_units_and_the_files() {
         assert_eq!(host.file("memory.max"), "67108864");
         assert_eq!((host.file("pids.max"), host.file("cpu.max")), ("99".into(), "33333 100000".into()));
         assert_eq!(host.file("cpuset.cpus"), "0");
+        // Another limit leaves the quota as it is.
+        shim.update("one", &json!({"pids": {"limit": 98}})).await.unwrap();
+        assert_eq!((host.file("pids.max"), host.file("cpu.max")), ("98".into(), "33333 100000".into()));
+        systemctl(&["daemon-reload"]);
+        shows(&host.unit, &properties[..1]);
+        let kept = [("memory.max", "67108864"), ("memory.low", "67108864"), ("pids.max", "98"), ("cpuset.cpus", "0")];
+        for (file, value) in kept {
+            assert_eq!(host.file(file), value, "{file}");
+        }
+        // What systemd can keep of it.
+        assert_eq!(host.file("cpu.max"), "34000 100000");
         // Many at once: the unit and the files are of one mind.
         let limits = [11, 12, 13, 14];
         let updates = limits.map(|limit| {
@@ -316,7 +323,7 @@ fn annotations_are_properties() {
         }
         // A property that systemd does not know, or does not let be set, is its to refuse.
         let host = Host::new(annotated("NoSuchThing", "1")).await;
-        host.create_fails(Code::FAILED_PRECONDITION, &["starting", &host.unit.clone(), "NoSuchThing"]).await;
+        host.create_fails(Code::INVALID_ARGUMENT, &["starting", &host.unit.clone(), "NoSuchThing"]).await;
         host.world.close().await;
     });
 }

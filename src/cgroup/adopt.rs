@@ -78,6 +78,8 @@ impl Hierarchy {
 #[derive(Default)]
 pub struct Before {
     pub(super) knobs: Vec<Knob>,
+    /// The quota of CPU time, changed or not.
+    quota: Vec<Knob>,
 }
 
 impl Cgroup {
@@ -87,11 +89,21 @@ impl Cgroup {
     /// As [`Cgroup::update`].
     pub fn before(&self, resources: &LinuxResources) -> Result<Before> {
         let knobs = limit_knobs(resources, self.hierarchies.version())?;
-        Ok(Before { knobs: self.present(&knobs)? })
+        let quota = match self.hierarchies.version() {
+            Version::V1 => Knob::new("cpu", "cpu.cfs_quota_us", ""),
+            Version::V2 => Knob::new("cpu", "cpu.max", ""),
+        };
+        Ok(Before { knobs: self.present(&knobs)?, quota: self.present(&[quota])? })
+    }
+
+    /// Writes the quota of before: systemd writes its own rounding of it along with other properties.
+    pub fn restore_quota(&self, before: &Before) {
+        self.restore(before.quota.clone());
     }
 
     /// Writes the limits of before, as far as the kernel takes them.
     pub fn restore_to(&self, before: Before) {
+        self.restore_quota(&before);
         self.restore(before.knobs);
     }
 

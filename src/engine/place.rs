@@ -154,6 +154,7 @@ impl Scope {
         let former = units::former(&before, &properties, &host)?;
         if !properties.is_empty() {
             manager.set(&properties).await?;
+            cgroup.restore_quota(&before);
         }
         let Err(error) = cgroup.update(resources) else { return Ok(()) };
         if !former.is_empty()

@@ -73,16 +73,24 @@ impl Bus {
     async fn greet(&mut self) -> Result<()> {
         // Who we are the other side asks the kernel: so it is right in a user namespace too.
         self.write(b"\0AUTH EXTERNAL\r\n").await?;
-        let mut line = self.line().await?;
-        if line == "DATA" {
-            self.write(b"DATA\r\n").await?;
-            line = self.line().await?;
-        }
-        if !line.starts_with("OK ") {
-            let text = format!("it does not accept us: {line:?}");
+        // BEGIN has no answer, and systemd waits for ever for more where it reads a first message together with it. So it
+        // goes with a line that has an answer.
+        let accepted = match &*self.line().await? {
+            "DATA" => {
+                self.write(b"DATA\r\nBEGIN\r\n").await?;
+                self.line().await?
+            }
+            // systemd before 246.
+            line => {
+                self.write(b"NEGOTIATE_UNIX_FD\r\nBEGIN\r\n").await?;
+                self.line().await?;
+                line.to_owned()
+            }
+        };
+        if !accepted.starts_with("OK ") {
+            let text = format!("it does not accept us: {accepted:?}");
             return Err(Error::new(Kind::Unavailable, text));
         }
-        self.write(b"BEGIN\r\n").await?;
         if self.address.bus {
             self.call(&manager::hello()).await?.map_err(Refusal::into_error)?;
             self.call(&manager::match_jobs(&self.unit.clone())).await?.map_err(Refusal::into_error)?;
