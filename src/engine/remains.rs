@@ -89,10 +89,8 @@ impl Remains {
     /// # Errors
     /// Says what could not be removed; that, and what comes after it, is still in `self`.
     pub async fn remove(&mut self, unmount: Unmount<'_>) -> Result<()> {
-        if let Some(cgroup) = &self.cgroup {
-            if self.kill {
-                kill_all(cgroup, KILL_BOUND).await?;
-            }
+        if let (true, Some(cgroup)) = (self.kill, &self.cgroup) {
+            kill_all(cgroup, KILL_BOUND).await?;
         }
         if let Some((scope, cgroup)) = &self.scope {
             // What runs in one that is not sure to be ours is another's: systemd refuses a name that is taken.
