@@ -193,11 +193,11 @@ fn below_a_cgroup_with_processes_a_container_runs_as_far_as_it_can() {
         let _sitting = Populated::new(&place.join(&parent));
         let below = |bundle: Bundle| bundle.edit(|spec| spec["linux"]["cgroupsPath"] = json!(format!("/{parent}/one")));
         // No limits; and what ctr asks for by default.
-        let bundle = below(with_view(host.bundle("one"), "cgroup", &["ro"], true));
+        let bundle = below(with_view(host.bundle("plain"), "cgroup", &["ro"], true));
         let bundle = bundle.edit(|spec| spec["linux"]["resources"] = json!({}));
         assert_eq!(host.run(&bundle.script("cat /sys/fs/cgroup/cgroup.type")).await.ok(), "domain\n");
 
-        let memory = below(host.bundle("one"));
+        let memory = below(host.bundle("memory"));
         let memory = memory.edit(|spec| spec["linux"]["resources"]["memory"] = json!({"limit": 64 << 20}));
         let words = ["controller memory", &parent, "processes of its own"];
         let refusal = {

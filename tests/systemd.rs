@@ -11,7 +11,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use common::bundle::Bundle;
-use common::driver::{Shim, StartOptions, runc_options};
+use common::driver::{Shim, StartOptions, open_pid, runc_options};
 use common::events::EventSink;
 use common::scratch::Scratch;
 use common::stdio::Io;
@@ -20,6 +20,8 @@ use common::{block_on, shim_binary, skipped};
 use containerd_shim_protos::protobuf::Message;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::shim::oci;
+use rustix::net::getpeername;
+use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
 use serde_json::{Value, json};
 use ttrpc::Code;
 
@@ -167,7 +169,6 @@ fn a_container_is_a_scope_that_keeps_its_limits() {
     block_on(async {
         let host = Host::new(with_resources(resources())).await;
         let shim = host.world.pid().await.unwrap();
-        let before = sockets(shim);
         let pid = host.run().await;
         shows(
             &host.unit,
@@ -204,7 +205,7 @@ fn a_container_is_a_scope_that_keeps_its_limits() {
         let cgroup = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
         assert!(cgroup.trim().ends_with(&format!("/draytest.slice/{}/{}", host.slice, host.unit)), "{cgroup}");
         // One thread, and no connection but containerd's: the streams of the container are null.
-        assert_eq!((status(shim, "Threads"), sockets(shim)), (1, before));
+        assert_eq!((status(shim, "Threads"), connections(shim)), (1, vec![]));
         systemctl(&["daemon-reload"]);
         kept();
         // An exec is in it too.
@@ -218,11 +219,14 @@ fn a_container_is_a_scope_that_keeps_its_limits() {
     });
 }
 
-/// How many sockets a process has.
-fn sockets(pid: i32) -> usize {
+/// To which of systemd's sockets and the bus's a process is connected. The kernel tells it to who has the socket alone.
+fn connections(pid: i32) -> Vec<String> {
+    let process = open_pid(pid).expect("the shim");
     let links = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
-    let is_socket = |path: PathBuf| fs::read_link(path).is_ok_and(|link| link.to_string_lossy().starts_with("socket:"));
-    links.filter(|entry| is_socket(entry.path())).count()
+    let numbers = links.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let sockets = numbers.filter_map(|number| pidfd_getfd(&process, number, PidfdGetfdFlags::empty()).ok());
+    let peers = sockets.filter_map(|socket| getpeername(&socket).ok().flatten()).map(|peer| format!("{peer:?}"));
+    peers.filter(|peer| peer.contains("systemd") || peer.contains("dbus")).collect()
 }
 
 #[test]

@@ -11,6 +11,8 @@ mod adopt;
 mod controllers;
 mod create;
 mod delegate;
+mod device_filter;
+mod device_program;
 mod devices;
 mod file;
 mod freezer;
@@ -50,7 +52,7 @@ use knobs::Knob;
 pub use adopt::Before;
 pub use hierarchy::{Hierarchies, Version};
 pub use kill::Killed;
-pub use oom::OomWatch;
+pub use oom::{Bell, Limit, Oom, OomWatch};
 pub use path::{Place, place};
 pub use view::{UnifiedView, View};
 
@@ -108,6 +110,9 @@ pub fn join(hierarchies: &Hierarchies, path: &Path) -> Result<()> {
 /// Those of [`Cgroup::apply`], but for what only the kernel can judge.
 pub fn check(hierarchies: &Hierarchies, resources: &LinuxResources) -> Result<()> {
     let knobs = knobs::knobs(resources, hierarchies.version())?;
+    if hierarchies.version() == Version::V2 {
+        device_program::device_program(resources.devices().as_deref().unwrap_or_default())?;
+    }
     hugepages::check(resources)?;
     hierarchies.check_controllers(&knobs)
 }
@@ -159,8 +164,12 @@ impl Cgroup {
     /// `InvalidArgument` for a value that is wrong or that the kernel refuses, `FailedPrecondition` for one whose
     /// controller or file this host has not: a limit that is asked for and cannot be set is never passed over.
     pub fn apply(&self, resources: &LinuxResources) -> Result<()> {
-        let knobs = knobs::knobs(resources, self.hierarchies.version())?;
+        let version = self.hierarchies.version();
+        let knobs = knobs::knobs(resources, version)?;
         self.require(&knobs)?;
+        if version == Version::V2 {
+            self.filter_devices(resources.devices().as_deref().unwrap_or_default())?;
+        }
         self.turn_all(&knobs)
     }
 

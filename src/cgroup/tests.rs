@@ -655,8 +655,8 @@ fn a_parent_that_vanishes_is_made_again() {
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
                 parents.iter().for_each(|p| drop(std::fs::remove_dir(p)));
-                // As often as containers might end, not so often that nobody else gets a turn.
-                std::thread::sleep(Duration::from_micros(100));
+                // As often as containers might end, not so often that nobody else gets a turn: also in a slow guest.
+                std::thread::sleep(Duration::from_micros(scratch.one(100, 5000)));
             }
         });
         let result = std::panic::catch_unwind(|| {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use oci_spec::runtime::{LinuxMemory, LinuxResources};
 
+use super::device_program::device_program;
 use super::devices::device_knobs;
 use super::hierarchy::Version;
 use super::knobs::{Knob, limit_knobs};
@@ -23,19 +24,26 @@ impl Cgroup {
     /// # Errors
     /// As [`Cgroup::apply`].
     pub fn update(&self, resources: &LinuxResources) -> Result<()> {
-        let mut knobs = limit_knobs(resources, self.hierarchies.version())?;
         let version = self.hierarchies.version();
+        let mut knobs = limit_knobs(resources, version)?;
         let oom_killer = resources.memory().and_then(|memory| memory.disable_oom_killer());
         if version == Version::V1 && oom_killer == Some(false) {
             knobs.push(Knob::new("memory", OOM_CONTROL, 0));
         }
-        let rules = resources.devices().as_deref().filter(|rules| !rules.is_empty() && version == Version::V1);
-        if let Some(rules) = rules {
-            let rules = device_knobs(rules)?;
-            if !self.in_force(&rules)? {
-                // The last, for they cannot be taken back.
-                knobs.extend(rules);
+        let mut filter = None;
+        match resources.devices().as_deref().filter(|rules| !rules.is_empty()) {
+            Some(rules) if version == Version::V2 => {
+                device_program(rules)?;
+                filter = Some(rules);
             }
+            Some(rules) => {
+                let rules = device_knobs(rules)?;
+                if !self.in_force(&rules)? {
+                    // The last, for they cannot be taken back.
+                    knobs.extend(rules);
+                }
+            }
+            None => {}
         }
         hugepages::check(resources)?;
         self.hierarchies.check_controllers(&knobs)?;
@@ -44,7 +52,8 @@ impl Cgroup {
             self.check_usage(memory)?;
         }
         let before = self.present(&knobs)?;
-        self.turn_all(&knobs).inspect_err(|_| self.restore(before))
+        let turned = self.turn_all(&knobs).and_then(|()| filter.map_or(Ok(()), |rules| self.filter_devices(rules)));
+        turned.inspect_err(|_| self.restore(before))
     }
 
     /// Whether devices.list is what these rules make it. With an exception from "allow all" it does not tell: no.

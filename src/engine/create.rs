@@ -139,9 +139,10 @@ impl Engine {
         let saved = self.first_state(&judged).map_err(name)?;
         self.take_directory(&judged, &saved).await.map_err(name)?;
         let mut remains = Remains { state: Some(judged.state.clone()), ..Remains::default() };
-        let mut init = None;
+        let (mut init, mut oom) = (None, None);
         let made = {
-            let make = AssertUnwindSafe(self.make(&judged, process, saved, &mut remains, &mut init)).catch_unwind();
+            let make = self.make(&judged, process, saved, &mut remains, &mut init, &mut oom);
+            let make = AssertUnwindSafe(make).catch_unwind();
             match select(pin!(make), pin!(reservation.creating.given_up.notified())).await {
                 Either::Left((made, _)) => made,
                 Either::Right(_) => Ok(Err(Error::new(Kind::Unavailable, "deleted while it was being created"))),
@@ -152,7 +153,10 @@ impl Engine {
                 drop(reservation);
                 return Ok(self.created(container, judged.request));
             }
-            Ok(Err(error)) => error,
+            Ok(Err(error)) => match &oom {
+                Some(oom) => oom.explain(&id, 0, error),
+                None => error,
+            },
             Err(_) => Error::panicked(),
         };
         self.undo(init, &mut remains).await.unwrap_or_else(|e| log::error!("container {id}: undoing create: {e}"));
@@ -267,6 +271,7 @@ impl Engine {
         mut saved: Saved,
         remains: &mut Remains,
         init: &mut Option<Rc<Process>>,
+        oom: &mut Option<Rc<Oom>>,
     ) -> Result<Rc<Container>> {
         let request = &judged.request;
         let listener = Listener::of(&request.id, &request.bundle, &judged.spec);
@@ -314,7 +319,8 @@ impl Engine {
         if let Some(owner) = owner_of_cgroup(judged) {
             cgroup.delegate(owner)?;
         }
-        let oom = cgroup.watch_oom()?.map(Oom::new);
+        // From here on: what is killed before it is told that the container is there is told after that.
+        *oom = cgroup.watch_oom()?.map(Oom::new).map(Rc::new);
         judged.resctrl.as_ref().map_or(Ok(()), |resctrl| resctrl.join(child.child_pid()))?;
         let oom_score_adj = judged.spec.process().as_ref().and_then(|process| process.oom_score_adj());
         self.go(&child, oom_score_adj, &outside)?;
@@ -366,7 +372,8 @@ impl Engine {
             init_reaped: Default::default(),
             freezer: Default::default(),
             resumed: Default::default(),
-            oom,
+            stats: Default::default(),
+            oom: oom.take(),
             hooks: std::cell::RefCell::new(hooks.map(Box::new)),
             deleting: Default::default(),
             remains: std::cell::RefCell::new(std::mem::take(remains)),

@@ -33,6 +33,7 @@ pub mod rootfs;
 pub mod signal;
 pub mod start;
 pub mod state;
+pub mod stats;
 pub mod stdio;
 pub mod systemd;
 pub mod update;

@@ -1,9 +1,8 @@
-//! Update: new limits for a container that is there; and what it has used so far.
+//! Update: new limits for a container that is there.
 
 use oci_spec::runtime::LinuxResources;
 
 use crate::cgroup::Cgroup;
-use crate::cgroup::stats::Stats;
 use crate::error::{Context, Error, Kind, Result};
 use crate::spec::{load, validate};
 
@@ -42,13 +41,5 @@ impl Engine {
         }
         warn_of_ignored(id, &container.cgroup, &resources);
         Ok(())
-    }
-
-    /// What the container has used.
-    ///
-    /// # Errors
-    /// `NotFound` also when its cgroup is gone.
-    pub fn stats(&self, id: &str) -> Result<Stats> {
-        self.container(id)?.cgroup.stats().context(|| format!("container {id}"))
     }
 }
