@@ -413,24 +413,27 @@ fn what_a_killed_shim_leaves_is_removed() {
     });
 }
 
-/// An OOM kill makes systemd take the unit for one that has failed, and keep it.
+/// One that systemd has ended itself has failed, and stays where it is asked to.
 #[test]
 fn a_unit_that_has_failed_does_not_stay() {
     if !systemd("a unit that has failed does not stay") {
         return;
     }
     block_on(async {
-        let limits = json!({"memory": {"limit": 24 << 20, "swap": 24 << 20}});
-        let kept = |bundle: Bundle| {
-            bundle.edit(|spec| spec["annotations"]["org.systemd.property.CollectMode"] = json!("'inactive'"))
+        let asked = [("RuntimeMaxSec", "1"), ("TimeoutStopSec", "1"), ("CollectMode", "'inactive'")];
+        let annotated = |bundle: Bundle| {
+            bundle.edit(|spec| {
+                for (key, value) in asked {
+                    spec["annotations"][format!("org.systemd.property.{key}")] = json!(value);
+                }
+            })
         };
-        let hog =
-            |bundle: Bundle| with_resources(limits)(bundle.script("dd if=/dev/zero of=/dev/null count=1 bs=200M"));
-        let host = Host::new(|bundle| hog(kept(bundle))).await;
-        let _ = host.world.shim.within(LONG).create(&host.bundle, &Io::null()).await.unwrap();
-        let waiting = host.world.spawn_wait("one", "").await;
+        let host = Host::new(annotated).await;
+        host.world.shim.within(LONG).create(&host.bundle, &Io::null()).await.unwrap();
+        let waiting = host.world.shim.within(LONG).spawn_wait("one", "").await;
         host.world.start("one", "").await.unwrap();
         assert_eq!(waiting.await.unwrap().unwrap().exit_status, 137);
+        until("the unit has failed", || host.unit_is() == "loaded failed").await;
         host.world.delete("one", "").await.unwrap();
         assert_eq!(host.unit_is(), "not-found inactive");
         host.world.close().await;
