@@ -413,6 +413,44 @@ fn what_a_killed_shim_leaves_is_removed() {
     });
 }
 
+/// In a user namespace of its own, and as one who joins the pid namespace of another, whose birth is in two steps.
+#[test]
+fn however_it_is_born_it_is_in_its_scope() {
+    if !systemd("however it is born it is in its scope") {
+        return;
+    }
+    block_on(async {
+        let in_scope = |host: &Host, pid: u32| {
+            let cgroup = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+            assert!(cgroup.lines().all(|line| line.ends_with(&host.unit)), "{cgroup}");
+        };
+        let first = Host::new(|bundle| bundle.user_namespace(100_000)).await;
+        let pid = first.run().await;
+        in_scope(&first, pid);
+        let joins = |bundle: Bundle| {
+            bundle.user_namespace(100_000).edit(|spec| {
+                for namespace in spec["linux"]["namespaces"].as_array_mut().expect("namespaces") {
+                    if let Some(name) = namespace["type"].as_str().filter(|name| ["pid", "user"].contains(name)) {
+                        namespace["path"] = json!(format!("/proc/{pid}/ns/{name}"));
+                    }
+                }
+                for field in ["uidMappings", "gidMappings"] {
+                    spec["linux"].as_object_mut().expect("linux").remove(field);
+                }
+            })
+        };
+        let second = Host::new(joins).await;
+        let other = second.run().await;
+        in_scope(&second, other);
+        assert_eq!(second.file("cgroup.procs"), other.to_string(), "and nobody else");
+        let process = second.bundle.process(&["true"]);
+        assert_eq!(second.world.exec_to_exit("one", "in", &process, &Io::null()).await.unwrap().exit_status, 0);
+        second.end().await;
+        in_scope(&first, pid);
+        first.end().await;
+    });
+}
+
 /// One that systemd has ended itself has failed, and stays where it is asked to.
 #[test]
 fn a_unit_that_has_failed_does_not_stay() {
