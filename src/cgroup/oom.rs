@@ -80,13 +80,13 @@ impl Cgroup {
     }
 }
 
-/// Without it (a kernel may drop it) there still is the counter.
+/// Without it (a kernel may drop it; one above may not be ours to write to) there still is the counter.
 fn v1_bell(dir: &std::path::Path) -> Result<Option<Rc<OwnedFd>>> {
     let control = dir.join("memory.oom_control");
     let control =
         open(&control, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).os(|| format!("open {}", control.display()))?;
     let registry = match file::open_write(CWD, dir.join("cgroup.event_control")) {
-        Err(Errno::NOENT) => return Ok(None),
+        Err(Errno::NOENT | Errno::ACCESS | Errno::PERM | Errno::ROFS) => return Ok(None),
         registry => registry.os(|| format!("open {}/cgroup.event_control", dir.display()))?,
     };
     let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).os(|| "eventfd")?;
