@@ -56,7 +56,8 @@ impl Site {
         let place = cgroup::place(path, id, options.systemd_cgroup, instance.default_slice())?;
         let mut asked = Vec::new();
         if let Place::Unit(_) = place {
-            systemd::require().context(|| path.map_or_else(String::new, |path| format!("cgroupsPath {path:?}")))?;
+            let wanted = || path.map_or("SystemdCgroup".to_owned(), |path| format!("cgroupsPath {path:?}"));
+            systemd::require().context(wanted)?;
             asked = units::of_annotations(spec.annotations().as_ref().unwrap_or(&HashMap::new()))?;
         }
         // Without resources too: devices are denied by default.
