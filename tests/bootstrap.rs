@@ -522,8 +522,6 @@ fn options_that_ask_for_another_runtime_are_refused_at_start_and_at_create() {
         let (world, bundle) = World::with("one", |b| b).await;
         for (options, code, word) in [
             (runc(&Options { binary_name: "/usr/bin/kata".into(), ..Default::default() }), Code::UNIMPLEMENTED, "kata"),
-            (runc(&Options { systemd_cgroup: true, ..Default::default() }), Code::UNIMPLEMENTED, "SystemdCgroup"),
-            (toml("SystemdCgroup = true"), Code::UNIMPLEMENTED, "SystemdCgroup"),
             (toml("Sandbox = \"vm\""), Code::INVALID_ARGUMENT, "Sandbox"),
             (any("runhcs.v1.Options", Vec::new()), Code::INVALID_ARGUMENT, "runhcs.v1.Options"),
         ] {

@@ -23,7 +23,7 @@ impl Cgroup {
     /// the caller lives; `FailedPrecondition` for one that has processes or is frozen. Nothing is left then but parents.
     pub fn create(hierarchies: &Hierarchies, path: &Path) -> Result<Self> {
         hierarchies.refuse_own(path)?;
-        let mut made = Made(Vec::new());
+        let mut made = Made::default();
         let mut existing = Vec::new();
         let allowed = hierarchies.where_allowed(|hierarchy| {
             hierarchies.refuse_unreachable(hierarchy, path)?;
@@ -44,7 +44,7 @@ impl Cgroup {
                 let _ = rustix::fs::rmdir(hierarchy.dir(path));
             })
         })?;
-        made.0.clear();
+        made.keep();
         Ok(Self { hierarchies, path: path.to_owned() })
     }
 }
@@ -74,7 +74,8 @@ fn prepare(hierarchies: &Hierarchies, hierarchy: &Hierarchy, path: &Path) -> Res
 }
 
 /// The leaves made so far. Dropped, they are removed again.
-struct Made(Vec<PathBuf>);
+#[derive(Default)]
+pub(super) struct Made(Vec<PathBuf>);
 
 impl Drop for Made {
     fn drop(&mut self) {
@@ -90,7 +91,7 @@ impl Made {
     ///
     /// Parents stay, also when the container goes, as runc leaves them: others make their cgroups in them at any
     /// time, and somebody may have set limits there.
-    fn make(&mut self, hierarchy: &Hierarchy, path: &Path) -> Result<bool> {
+    pub(super) fn make(&mut self, hierarchy: &Hierarchy, path: &Path) -> Result<bool> {
         let dir = hierarchy.dir(path);
         let mut tries = 0;
         loop {
@@ -107,7 +108,12 @@ impl Made {
         Ok(true)
     }
 
-    fn replace(&mut self, hierarchy: &Hierarchy, path: &Path) -> Result<()> {
+    /// They are not removed any more.
+    pub(super) fn keep(mut self) {
+        self.0.clear();
+    }
+
+    pub(super) fn replace(&mut self, hierarchy: &Hierarchy, path: &Path) -> Result<()> {
         if !tree::remove(&hierarchy.dir(path))? || !self.make(hierarchy, path)? {
             return Err(refused(path, hierarchy, "it is in use by somebody else"));
         }
@@ -133,7 +139,7 @@ fn mkdir(dir: &Path) -> rustix::io::Result<()> {
     mkdirat(CWD, dir, Mode::from_raw_mode(0o755))
 }
 
-fn refuse_used(hierarchy: &Hierarchy, path: &Path) -> Result<()> {
+pub(super) fn refuse_used(hierarchy: &Hierarchy, path: &Path) -> Result<()> {
     if populated(hierarchy, path)? {
         return Err(refused(path, hierarchy, "it has processes already"));
     }
@@ -143,7 +149,7 @@ fn refuse_used(hierarchy: &Hierarchy, path: &Path) -> Result<()> {
     Ok(())
 }
 
-fn refused(path: &Path, hierarchy: &Hierarchy, why: &str) -> Error {
+pub(super) fn refused(path: &Path, hierarchy: &Hierarchy, why: &str) -> Error {
     let name = if hierarchy.is_unified() { "cgroup2" } else { &hierarchy.name };
     Error::new(Kind::FailedPrecondition, format!("cgroup {} ({name}): {why}", path.display()))
 }
@@ -151,7 +157,7 @@ fn refused(path: &Path, hierarchy: &Hierarchy, why: &str) -> Error {
 /// Before Linux 5.11 a v1 memory cgroup counts what is below it only where that is switched on, which systemd does at the
 /// root and others need not: a cgroup that the container makes below its own would be without its limit. Where the
 /// kernel does not let it be switched on, it stays as the host has it.
-fn count_below(dir: &Path) -> Result<()> {
+pub(super) fn count_below(dir: &Path) -> Result<()> {
     const FILE: &str = "memory.use_hierarchy";
     let mut buf = Vec::new();
     match file::read(CWD, dir.join(FILE), &mut buf) {
@@ -166,7 +172,7 @@ fn count_below(dir: &Path) -> Result<()> {
 
 /// A new v1 cpuset has neither CPUs nor memory nodes, and then no process can join (ENOSPC). It gets its parent's; so
 /// do parents that are empty, made just now or by somebody who has not come to it yet.
-fn inherit_cpuset(hierarchy: &Hierarchy, path: &Path) -> Result<()> {
+pub(super) fn inherit_cpuset(hierarchy: &Hierarchy, path: &Path) -> Result<()> {
     let mut buf = Vec::new();
     for name in ["cpuset.cpus", "cpuset.mems"] {
         let mut empty = vec![path];

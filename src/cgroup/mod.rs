@@ -7,6 +7,7 @@
 //! Nothing here waits: what takes more than one attempt (killing until nobody is left, removing what is still
 //! busy) is one round for each call, and the engine decides when to call again.
 
+mod adopt;
 mod controllers;
 mod create;
 mod delegate;
@@ -27,6 +28,7 @@ mod path;
 pub mod resctrl;
 mod rootless;
 pub mod stats;
+pub mod systemd;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -48,10 +50,11 @@ use crate::error::{Error, Kind, Os, Result};
 use hierarchy::Hierarchy;
 use knobs::Knob;
 
+pub use adopt::Before;
 pub use hierarchy::{Hierarchies, Version};
 pub use kill::Killed;
 pub use oom::{Bell, Limit, Oom, OomWatch};
-pub use path::cgroup_path;
+pub use path::{Place, place};
 pub use rootless::{Denied, Unset};
 pub use view::{UnifiedView, View};
 
@@ -64,7 +67,7 @@ pub struct Cgroup {
 }
 
 /// How a process gets into the cgroup.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Joins {
     /// For v1: the path (for messages) and an fd of each `tasks` file, into which the process itself, while it has
     /// one thread, writes "0". Before it unshares a cgroup namespace, whose root is where the process is at that

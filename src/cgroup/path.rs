@@ -4,7 +4,36 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
+use super::systemd::Unit;
 use crate::error::{Error, Kind, Result};
+
+/// Where a container's cgroup is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A cgroup that we make, by its path from the root of every hierarchy.
+    Path(PathBuf),
+    /// One that systemd makes, for a unit.
+    Unit(Unit),
+}
+
+/// The place of the container `id` by its `cgroupsPath`: systemd's where that has its form, `slice:prefix:name`, or
+/// where `by_systemd` is asked for, which takes that form alone.
+///
+/// # Errors
+/// Those of [`cgroup_path`] and [`Unit::parse`].
+pub fn place(cgroups_path: Option<&Path>, id: &str, by_systemd: bool, default_slice: &str) -> Result<Place> {
+    let given = cgroups_path.filter(|path| !path.as_os_str().is_empty());
+    match given {
+        Some(path) if by_systemd || is_systemd(path.as_os_str()) => {
+            let text = path.to_str().ok_or_else(|| invalid(path, "not UTF-8"))?;
+            let unit = Unit::parse(text, default_slice);
+            let why = "SystemdCgroup is set in the runtime options, and so it is not a path";
+            unit.map(Place::Unit).map_err(|e| if is_systemd(path.as_os_str()) { e } else { e.context(why) })
+        }
+        None if by_systemd => Unit::of_id(id, default_slice).map(Place::Unit),
+        given => cgroup_path(given, id).map(Place::Path),
+    }
+}
 
 /// The cgroup of the container `id`, as an absolute path from the root of every hierarchy as it is mounted.
 ///
@@ -13,20 +42,13 @@ use crate::error::{Error, Kind, Result};
 /// caller itself lives.
 ///
 /// # Errors
-/// `InvalidArgument` for the root, for `..`, and for names that no cgroup can have; `Unimplemented` for systemd's
-/// `slice:prefix:name`.
-pub fn cgroup_path(cgroups_path: Option<&Path>, id: &str) -> Result<PathBuf> {
+/// `InvalidArgument` for the root, for `..`, and for names that no cgroup can have.
+fn cgroup_path(cgroups_path: Option<&Path>, id: &str) -> Result<PathBuf> {
     let given = match cgroups_path {
-        Some(path) if !path.as_os_str().is_empty() => path,
-        _ if id.contains('/') => return Err(invalid(Path::new(id), "a container id is one name")),
-        _ => Path::new(id),
+        Some(path) => path,
+        None if id.contains('/') => return Err(invalid(Path::new(id), "a container id is one name")),
+        None => Path::new(id),
     };
-    if is_systemd(given.as_os_str()) {
-        return Err(Error::new(
-            Kind::Unimplemented,
-            format!("cgroupsPath {}: the systemd cgroup driver is not offered by this build", given.display()),
-        ));
-    }
     let mut path = PathBuf::from("/");
     for component in given.components() {
         match component {
@@ -63,7 +85,10 @@ mod tests {
     use super::*;
 
     fn path(given: &str) -> Result<PathBuf> {
-        cgroup_path(Some(Path::new(given)), "id")
+        match place(Some(Path::new(given)), "id", false, "system.slice")? {
+            Place::Path(path) => Ok(path),
+            Place::Unit(unit) => panic!("{unit:?}"),
+        }
     }
 
     #[test]
@@ -91,11 +116,22 @@ mod tests {
     }
 
     #[test]
-    fn the_systemd_form_is_refused_by_name() {
-        let e = path("system.slice:cri-containerd:abc").unwrap_err();
-        assert_eq!(e.kind(), Kind::Unimplemented);
-        assert!(e.to_string().contains("systemd"), "{e}");
+    fn the_systemd_form_is_a_unit() {
+        let unit = |given: &str, forced| match place(Some(Path::new(given)), "id", forced, "system.slice") {
+            Ok(Place::Unit(unit)) => Ok(format!("{} {}", unit.slice, unit.name)),
+            Ok(Place::Path(path)) => panic!("{path:?}"),
+            Err(e) => Err(e),
+        };
+        assert_eq!(unit("a.slice:cri-containerd:abc", false).unwrap(), "a.slice cri-containerd-abc.scope");
+        assert_eq!(unit(":cri:abc", true).unwrap(), "system.slice cri-abc.scope");
+        assert_eq!(unit("", true).unwrap(), "system.slice dray-id.scope");
         // Two colons alone do not make it one.
         assert!(path("system:cri:abc").is_ok());
+        for (given, forced) in [("a--b.slice:cri:abc", false), ("/a/b", true), ("a:b:c", true)] {
+            let error = unit(given, forced).unwrap_err();
+            assert_eq!(error.kind(), Kind::InvalidArgument, "{given}");
+            assert!(error.to_string().contains(given), "{error}");
+            assert_eq!(error.to_string().contains("SystemdCgroup"), forced, "{error}");
+        }
     }
 }

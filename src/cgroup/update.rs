@@ -58,7 +58,7 @@ impl Cgroup {
     }
 
     /// Whether devices.list is what these rules make it. With an exception from "allow all" it does not tell: no.
-    fn in_force(&self, rules: &[Knob]) -> Result<bool> {
+    pub(super) fn in_force(&self, rules: &[Knob]) -> Result<bool> {
         let Some(dir) = self.v1_dir("devices") else { return Ok(false) };
         let mut buf = Vec::new();
         let list: BTreeSet<&str> = read_or_gone(&dir.join("devices.list"), &mut buf)?.lines().collect();
@@ -91,7 +91,7 @@ impl Cgroup {
     }
 
     /// The knobs as they are now.
-    fn present(&self, knobs: &[Knob]) -> Result<Vec<Knob>> {
+    pub(super) fn present(&self, knobs: &[Knob]) -> Result<Vec<Knob>> {
         let mut present = Vec::new();
         let mut buf = Vec::new();
         for knob in knobs.iter().filter(|knob| knob.controller != "devices") {
@@ -120,7 +120,7 @@ impl Cgroup {
     }
 
     /// Best effort: the error that is told is the one that led here.
-    fn restore(&self, mut before: Vec<Knob>) {
+    pub(super) fn restore(&self, mut before: Vec<Knob>) {
         // Backwards; and again, for those of a pair whose other half had to come first.
         for _ in 0..2 {
             before.reverse();

@@ -28,6 +28,7 @@ use super::lifecycle::{Event, FreezerState, State};
 use super::listener::Listener;
 use super::oom::Oom;
 use super::options::Options;
+use super::place::Scope;
 use super::remains::Remains;
 use super::stdio::Stdio;
 use tokio::io::unix::AsyncFd;
@@ -50,6 +51,10 @@ pub struct Container {
     pub options: Options,
     /// Its cgroup.
     pub cgroup: Cgroup,
+    /// The unit that it is, where it is systemd's.
+    pub scope: Option<Scope>,
+    /// An update of that is under way.
+    pub updating: tokio::sync::Mutex<()>,
     /// Its groups in the resctrl file system, which execs join too.
     pub resctrl: Option<Resctrl>,
     /// Its first process.

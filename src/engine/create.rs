@@ -43,6 +43,7 @@ use super::lifecycle::{self, State};
 use super::listener::Listener;
 use super::oom::Oom;
 use super::options::Options;
+use super::place::{Making, Site};
 use super::ready::watch;
 use super::remains::{KILL_BOUND, Remains, Unmount, remove_saved};
 use super::rootfs;
@@ -84,7 +85,7 @@ struct Judged {
     /// Where they go: always the bundle's own directory (containerd: runc.NewContainer), for what is
     /// mounted there is taken away until nothing is, and `root.path` may be any path of the host's.
     mount_point: PathBuf,
-    cgroup: PathBuf,
+    site: Site,
     state: StateDir,
     resctrl: Option<Resctrl>,
     seccomp: Option<Rc<Filter>>,
@@ -198,10 +199,7 @@ impl Engine {
         let joined = plan::joined(&spec)?;
         let id_maps = userns::maps(&spec, &joined)?;
         let linux = spec.linux().as_ref();
-        let cgroup = cgroup::cgroup_path(linux.and_then(|linux| linux.cgroups_path().as_deref()), &request.id)?;
-        if let Some(resources) = linux.and_then(|linux| linux.resources().as_ref()) {
-            cgroup::check(&self.hierarchies, resources)?;
-        }
+        let site = Site::judge(&request.id, &spec, &request.options, &self.hierarchies)?;
         let rdt = linux.and_then(|linux| linux.intel_rdt().as_ref());
         let resctrl = rdt.map(|rdt| Resctrl::plan(rdt, &request.id)).transpose()?;
         let profile = linux.and_then(|linux| linux.seccomp().as_ref());
@@ -221,7 +219,7 @@ impl Engine {
             rootfs,
             rootfs_mounts,
             mount_point,
-            cgroup,
+            site,
             resctrl,
             state,
             seccomp,
@@ -236,7 +234,7 @@ impl Engine {
         let request = &judged.request;
         let mut saved = Saved::new(&request.id, &request.bundle)?;
         saved.shim = self.shim.get().cloned();
-        saved.cgroup = Some(judged.cgroup.clone());
+        judged.site.note(&mut saved);
         saved.rootfs = (!request.rootfs.is_empty()).then(|| judged.mount_point.clone());
         saved.resctrl = judged.resctrl.as_ref().map(Resctrl::own).unwrap_or_default();
         Ok(saved)
@@ -304,23 +302,13 @@ impl Engine {
         .await?;
         *child.stdio.borrow_mut() = Some(Rc::new(stdio));
 
-        let cgroup = Cgroup::create(&self.hierarchies, &judged.cgroup)?;
-        remains.cgroup = Some(cgroup.clone());
-        // Without resources too: devices are denied by default.
-        let resources = judged.spec.linux().as_ref().and_then(|linux| linux.resources().clone());
-        let resources = resources.unwrap_or_default();
-        super::update::warn_of_unset(&request.id, &cgroup, &cgroup.apply(&resources)?);
-        super::update::warn_of_ignored(&request.id, &cgroup, &resources);
-        if let Some(owner) = owner_of_cgroup(judged) {
-            cgroup.delegate(owner)?;
-        }
+        let mut making = self.make_cgroup(&judged.site, &judged.state, &mut saved, remains).await?;
+        let cgroup = making.cgroup.clone();
         judged.resctrl.as_ref().map_or(Ok(()), |resctrl| resctrl.make(&mut remains.resctrl))?;
 
-        // From here on: what is killed before it is told that the container is there is told after that.
-        *oom = cgroup.watch_oom()?.map(Oom::new).map(Rc::new);
         let treatment = process.treatment.clone();
         let hooks = Hooks::of(&request.id, &request.bundle, &judged.spec)?;
-        let mut unborn = plan_init(self.own, judged, process, streams, &cgroup, hooks.as_ref().map(Hooks::plan))?;
+        let mut unborn = plan_init(self.own, judged, process, streams, &making, hooks.as_ref().map(Hooks::plan))?;
         unborn.plan.seccomp = judged.seccomp.clone();
         let outside = Outside::of(&unborn.plan, judged.id_maps.as_ref());
         let sources = unborn.plan.sources();
@@ -330,6 +318,12 @@ impl Engine {
         let _birth = unborn.plan.hops().then(|| BirthUnderWay::of(self));
         self.birth(&child, unborn)?;
         *init = Some(child.clone());
+        self.settle(&judged.site, &mut making, &request.id, child.child_pid(), remains).await?;
+        if let Some(owner) = owner_of_cgroup(judged) {
+            cgroup.delegate(owner)?;
+        }
+        // From here on: what is killed before it is told that the container is there is told after that.
+        *oom = cgroup.watch_oom()?.map(Oom::new).map(Rc::new);
         judged.resctrl.as_ref().map_or(Ok(()), |resctrl| resctrl.join(child.child_pid()))?;
         let oom_score_adj = judged.spec.process().as_ref().and_then(|process| process.oom_score_adj());
         self.go(&child, oom_score_adj, &outside)?;
@@ -369,6 +363,8 @@ impl Engine {
             oom_score_adj,
             options: request.options,
             cgroup,
+            scope: saved.scope,
+            updating: Default::default(),
             resctrl: judged.resctrl.clone(),
             init: child,
             seccomp: judged.seccomp.clone(),
@@ -491,7 +487,7 @@ fn note_child(
 ) -> Result<()> {
     saved.init = Some(Identity::of(child.pid() as i32)?);
     saved.cgroup_inode = cgroup.inode()?;
-    saved.cgroup = cgroup.is_anywhere().then(|| judged.cgroup.clone());
+    saved.cgroup = cgroup.is_anywhere().then(|| cgroup.path().to_owned());
     judged.state.save(saved)?;
     remains.poststop = saved.poststop.clone();
     remains.kill = !namespaces::has_private_pid_ns(&judged.spec);
@@ -503,10 +499,10 @@ fn plan_init(
     judged: &Judged,
     process: plan::Process,
     streams: Streams,
-    cgroup: &Cgroup,
+    making: &Making,
     hooks: Option<plan::Hooks>,
 ) -> Result<Unborn> {
-    let views = cgroup_views(cgroup);
+    let views = cgroup_views(&making.cgroup);
     let joined = judged.joined.iter().map(|(kind, fd)| Ok((*kind, fd.try_clone().os(|| "dup")?)));
     let joined = joined.collect::<Result<_>>()?;
     let mut create = plan::create(&judged.spec, &judged.request.bundle, &judged.rootfs, &views, joined)?;
@@ -524,7 +520,7 @@ fn plan_init(
     // Who is rootless has a helper enter it (`Plan::born_inside`).
     let joined = joined.filter(|_| !create.hops() && !own.rootless);
     let pid_ns = joined.map(|(kind, fd)| fd.try_clone().map(|fd| (fd, kind.flag()))).transpose().os(|| "dup")?;
-    unborn(Work::Create(Box::new(create)), process, streams, cgroup.joins()?, pid_ns)
+    unborn(Work::Create(Box::new(create)), process, streams, making.joins()?, pid_ns)
 }
 
 /// Puts a plan together: work, program, streams, cgroups.

@@ -4,8 +4,8 @@
 //! An operation waits only for the process or the file that it is about, so a container that is slow to be created, or
 //! to die, holds up no other and not even questions about itself.
 //!
-//! [`lifecycle`] says what may happen when; [`create`], [`exec`], [`signal`] and [`delete`] do it; [`pause`] and
-//! [`update`] change it while it runs; [`hooks`] are run on its way; [`reaper`] is the only one who waits for children, [`oom`] hears of lack of memory; [`remains`] takes away what is left of a container, whoever made it; [`state`] is what of
+//! [`lifecycle`] says what may happen when; [`create`], [`exec`], [`signal`] and [`delete`] do it; [`place`] is where
+//! it is among cgroups, by [`systemd`] if need be; [`pause`] and [`update`] change it while it runs; [`hooks`] are run on its way; [`reaper`] is the only one who waits for children, [`oom`] hears of lack of memory; [`remains`] takes away what is left of a container, whoever made it; [`state`] is what of
 //! it is on disk.
 
 mod capabilities;
@@ -24,6 +24,7 @@ mod net_devices;
 pub mod oom;
 pub mod options;
 pub mod pause;
+pub mod place;
 mod program;
 pub mod ready;
 pub mod reaper;
@@ -34,6 +35,7 @@ pub mod start;
 pub mod state;
 pub mod stats;
 pub mod stdio;
+pub mod systemd;
 pub mod update;
 mod userns;
 

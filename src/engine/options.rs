@@ -11,6 +11,8 @@ pub struct Options {
     pub no_pivot_root: bool,
     /// Stay in the session keyring of the shim.
     pub no_new_keyring: bool,
+    /// Have systemd make its cgroup, also where `cgroupsPath` does not say so.
+    pub systemd_cgroup: bool,
     /// Owner of the pipes of its standard streams, where it is not the process's user.
     pub io_uid: Option<u32>,
     /// Group of the same.

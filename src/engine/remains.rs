@@ -11,9 +11,11 @@ use crate::sys::pidfd;
 
 use super::Engine;
 use super::hooks::Poststop;
+use super::place::Scope;
 use super::ready::watch;
 use super::rootfs;
 use super::state::{Identity, Saved, StateDir};
+use super::systemd::{STOP_BOUND, STOP_BOUND_HERE};
 
 /// How long a cgroup may take to become empty after SIGKILL: longer only for tasks that the kernel will not let go
 /// (state D). What is left then is said, and can be deleted later.
@@ -28,8 +30,10 @@ const UNMOUNT_BOUND: Duration = Duration::from_secs(60);
 /// What a container is made of outside of its processes. Each part is removed once; a removal that fails can be done again.
 #[derive(Default)]
 pub struct Remains {
-    /// Its cgroup: ours, made by mkdir.
+    /// Its cgroup: ours, made by mkdir or by systemd.
     pub cgroup: Option<Cgroup>,
+    /// The unit that it is, with its cgroup; that too where it is not sure to have come to be ours.
+    pub scope: Option<(Scope, Cgroup)>,
     /// Its groups in the resctrl file system.
     pub resctrl: Vec<PathBuf>,
     /// Kill what is in the cgroup: set where no pid namespace does it.
@@ -61,6 +65,14 @@ impl Unmount<'_> {
         }
     }
 
+    /// How long systemd may take to stop a unit.
+    fn stop_bound(&self) -> Duration {
+        match self {
+            Self::Here => STOP_BOUND_HERE,
+            Self::Beside(_) => STOP_BOUND,
+        }
+    }
+
     async fn rootfs(&self, target: &Path) -> Result<()> {
         match self {
             Self::Here => rootfs::unmount(target),
@@ -77,10 +89,20 @@ impl Remains {
     /// # Errors
     /// Says what could not be removed; that, and what comes after it, is still in `self`.
     pub async fn remove(&mut self, unmount: Unmount<'_>) -> Result<()> {
-        if let Some(cgroup) = &self.cgroup {
-            if self.kill {
-                kill_all(cgroup, KILL_BOUND).await?;
+        if let (true, Some(cgroup)) = (self.kill, &self.cgroup) {
+            kill_all(cgroup, KILL_BOUND).await?;
+        }
+        if let Some((scope, cgroup)) = &self.scope {
+            // What runs in one that is not sure to be ours is another's: systemd refuses a name that is taken.
+            if self.cgroup.is_some() || !cgroup.populated()? {
+                let stopped = scope.stop(unmount.stop_bound()).await;
+                // The unit ends by itself, too, when systemd sees that there is nothing in it any more.
+                cgroup.remove()?;
+                stopped?;
             }
+            self.scope = None;
+        }
+        if let Some(cgroup) = &self.cgroup {
             remove_cgroup(cgroup).await?;
             self.cgroup = None;
         }
@@ -149,8 +171,13 @@ pub async fn remove_saved(hierarchies: &Hierarchies, state: &StateDir, unmount: 
     match (cgroup, saved.cgroup_inode) {
         // Another container may have been given the path since: its cgroup is another directory.
         (Ok(Some(cgroup)), Some(ours)) if cgroup.inode()? == Some(ours) => {
+            remains.scope = saved.scope.map(|scope| (scope, cgroup.clone()));
             remains.cgroup = Some(cgroup);
             remains.kill = true;
+        }
+        // Its unit may have stayed behind its cgroup, or have been asked for and not have come to be.
+        (Ok(Some(cgroup)), ours) if saved.scope.is_some() && (ours.is_none() || cgroup.inode()?.is_none()) => {
+            remains.scope = saved.scope.map(|scope| (scope, cgroup));
         }
         // It may not have come to be; if it has, there is nothing in it.
         (Ok(Some(cgroup)), None) => remains.cgroup = Some(cgroup),

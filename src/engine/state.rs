@@ -16,6 +16,7 @@ use crate::error::{Error, Kind, Os, Result};
 use crate::sys::pidfd;
 
 use super::hooks::Poststop;
+use super::place::Scope;
 
 /// Where the state of all containers is kept.
 pub const ROOT: &str = "/run/dray";
@@ -59,6 +60,9 @@ pub struct Saved {
     /// before, nothing of ours can be in it but a child that ends with its shim, and nothing in it may be killed.
     #[serde(default)]
     pub cgroup_inode: Option<u64>,
+    /// The unit of systemd's that its cgroup is, from before systemd is asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<Scope>,
     /// Its groups in the resctrl file system, to be removed in this order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub resctrl: Vec<PathBuf>,
@@ -109,6 +113,7 @@ impl Saved {
             mounting: None,
             cgroup: None,
             cgroup_inode: None,
+            scope: None,
             resctrl: Vec::new(),
             poststop: None,
         })

@@ -36,7 +36,7 @@ impl Engine {
     /// # Errors
     /// `InvalidArgument` and `Unimplemented` for the document, by the rules for a specification;
     /// `FailedPrecondition` when the container has stopped. Then nothing has changed.
-    pub fn update(&self, id: &str, resources: &[u8]) -> Result<()> {
+    pub async fn update(&self, id: &str, resources: &[u8]) -> Result<()> {
         let container = self.container(id)?;
         let name = || format!("container {id}: update");
         if container.init_reaped.get() || container.init.state() == State::Stopped {
@@ -44,7 +44,14 @@ impl Engine {
         }
         let resources = load::load_resources(resources).context(name)?;
         validate::validate_resources(&resources).context(name)?;
-        container.cgroup.update(&resources).context(name)?;
+        match &container.scope {
+            None => container.cgroup.update(&resources).context(name)?,
+            Some(scope) => {
+                // One after the other, or the unit would have the limits of one and the files those of another.
+                let _turn = container.updating.lock().await;
+                scope.update(&self.hierarchies, &container.cgroup, &resources).await.context(name)?;
+            }
+        }
         warn_of_ignored(id, &container.cgroup, &resources);
         Ok(())
     }

@@ -116,8 +116,10 @@ fn leave_server(flags: &Flags, call: &Call, listener: OwnedFd) -> Result<()> {
     // A server's own link is into the seal.
     let binary = std::fs::read_link("/proc/self/exe").os(|| "readlink /proc/self/exe")?;
     env.push(format!("{BINARY}={}", binary.display()));
-    // For hooks.
-    env.extend(std::env::var("PATH").map(|path| format!("PATH={path}")));
+    // For hooks; and where systemd can be spoken to.
+    for name in ["PATH", "DBUS_SYSTEM_BUS_ADDRESS", "DBUS_SESSION_BUS_ADDRESS", "XDG_RUNTIME_DIR"] {
+        env.extend(std::env::var(name).map(|value| format!("{name}={value}")));
+    }
     let env = strings(env).map_err(nul)?;
     let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null").os(|| "open /dev/null")?;
     // The pipe closes when the server has been executed, or brings the reason why not: containerd would else find a

@@ -83,17 +83,12 @@ fn judge(options: oci::Options) -> Result<Options> {
             ),
         ));
     }
-    if options.systemd_cgroup {
-        return Err(Error::new(
-            Kind::Unimplemented,
-            "SystemdCgroup is not supported by this version of dray: use the cgroupfs driver, here and in the kubelet",
-        ));
-    }
     let id = |id: u32| (id != 0).then_some(id);
     Ok(Options {
         container: Container {
             no_pivot_root: options.no_pivot_root,
             no_new_keyring: options.no_new_keyring,
+            systemd_cgroup: options.systemd_cgroup,
             io_uid: id(options.io_uid),
             io_gid: id(options.io_gid),
         },
@@ -218,6 +213,7 @@ mod tests {
         let all = oci::Options {
             no_pivot_root: true,
             no_new_keyring: true,
+            systemd_cgroup: true,
             shim_cgroup: "/shims".into(),
             io_uid: 7,
             binary_name: "crun".into(),
@@ -225,16 +221,24 @@ mod tests {
             ..Default::default()
         };
         let wanted = Options {
-            container: Container { no_pivot_root: true, no_new_keyring: true, io_uid: Some(7), io_gid: None },
+            container: Container {
+                no_pivot_root: true,
+                no_new_keyring: true,
+                systemd_cgroup: true,
+                io_uid: Some(7),
+                io_gid: None,
+            },
             shim_cgroup: Some("/shims".into()),
         };
         assert_eq!(runc(&all).unwrap(), wanted);
         let text = "NoPivotRoot = true\nNoNewKeyring = true\nShimCgroup = \"/shims\"\nIoUid = 7\nIoGid = 0\n\
-                    BinaryName = \"crun\"\nRoot = \"/r\"\nSystemdCgroup = false\nCriuPath = \"\"";
+                    BinaryName = \"crun\"\nRoot = \"/r\"\nSystemdCgroup = true\nCriuPath = \"\"";
         assert_eq!(toml(text).unwrap(), wanted);
         let mut legacy = vec![1 << 3, 1, 8 << 3, 1, 10 << 3, 7, 12 << 3 | 2, 1, b'x', 9 << 3 | 2, 6];
         legacy.extend(b"/shims");
-        assert_eq!(decode(Some(&any(LEGACY, legacy))).unwrap(), wanted);
+        // In that type systemd's driver is not chosen.
+        let container = Container { systemd_cgroup: false, ..wanted.container };
+        assert_eq!(decode(Some(&any(LEGACY, legacy))).unwrap(), Options { container, ..wanted.clone() });
         assert_eq!(decode(None).unwrap(), Options::default());
         assert_eq!(decode(Some(&Any::new())).unwrap(), Options::default());
         let with_host = any(&format!("type.googleapis.com/{RUNC}"), all.write_to_bytes().unwrap());
@@ -261,9 +265,7 @@ mod tests {
         assert!(["", "runc", "crun"].iter().all(|name| binary(name).is_ok()));
         let cases = [
             (binary("/usr/bin/nvidia-container-runtime"), Kind::Unimplemented, "nvidia-container-runtime"),
-            (runc(&oci::Options { systemd_cgroup: true, ..Default::default() }), Kind::Unimplemented, "SystemdCgroup"),
             (toml("BinaryName = \"kata\""), Kind::Unimplemented, "kata"),
-            (toml("SystemdCgroup = true"), Kind::Unimplemented, "SystemdCgroup"),
             (toml("SystemdCgroup = \"true\""), Kind::InvalidArgument, "SystemdCgroup"),
             (toml("Fancy = true"), Kind::InvalidArgument, "Fancy"),
             (toml("IoUid = -1"), Kind::InvalidArgument, "IoUid"),

@@ -259,7 +259,7 @@ impl containerd_shim_protos::shim_async::Task for Task {
     async fn update(&self, _: &TtrpcContext, request: UpdateTaskRequest) -> ttrpc::Result<Empty> {
         // Its annotations are for nobody here, as with containerd's own shim.
         let resources = request.resources.into_option();
-        self.engine(move |engine| async move { update(&engine, &request.id, resources) }).await?;
+        self.engine(move |engine| async move { update(&engine, &request.id, resources).await }).await?;
         Ok(Empty::new())
     }
 
@@ -304,14 +304,14 @@ pub(super) fn any(name: &str, message: &impl Message) -> ttrpc::Result<Any> {
     Ok(Any { type_url: name.to_owned(), value, ..Default::default() })
 }
 
-fn update(engine: &Engine, id: &str, resources: Option<Any>) -> Result<()> {
+async fn update(engine: &Engine, id: &str, resources: Option<Any>) -> Result<()> {
     let Some(resources) = resources else { return engine.container(id).map(drop) };
     // types.containerd.io/opencontainers/runtime-spec/1/LinuxResources
     if resources.type_url.rsplit('/').next() != Some("LinuxResources") {
         let text = format!("container {id}: update: resources of type {:?}, not LinuxResources", resources.type_url);
         return Err(Error::new(Kind::InvalidArgument, text));
     }
-    engine.update(id, &resources.value)
+    engine.update(id, &resources.value).await
 }
 
 fn not_offered(method: &str) -> ttrpc::Error {

@@ -54,7 +54,13 @@ fn config(bundle: &Path, hierarchies: &Hierarchies) -> Result<()> {
     validate::validate(&spec)?;
     id_map::new_maps(&spec)?;
     let linux = spec.linux().as_ref();
-    cgroup::cgroup_path(linux.and_then(|linux| linux.cgroups_path().as_deref()), "id")?;
+    for by_systemd in [false, true] {
+        let path = linux.and_then(|linux| linux.cgroups_path().as_deref());
+        told(cgroup::place(path, "id", by_systemd, "system.slice").map(drop)).unwrap_or_default();
+    }
+    if let Some(annotations) = spec.annotations() {
+        told(cgroup::systemd::of_annotations(annotations).map(drop)).unwrap_or_default();
+    }
     if let Some(resources) = linux.and_then(|linux| linux.resources().as_ref()) {
         cgroup::check(hierarchies, resources)?;
     }

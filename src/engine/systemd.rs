@@ -1,0 +1,190 @@
+//! systemd, asked for what a container needs of it: a scope with its first process, other limits, its end.
+//!
+//! Every step has a bound: a systemd that is away, or does not answer, is an error of this one operation. A connection is
+//! made for an operation and closed with it, so that an idle shim has none.
+
+mod bus;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::cgroup::Version;
+use crate::cgroup::systemd::message::Refusal;
+use crate::cgroup::systemd::{Host, Property, Unit, manager};
+use crate::error::{Context, Error, Kind, Os, Result};
+
+use bus::Bus;
+
+/// How long systemd may take to answer.
+const ANSWER_BOUND: Duration = Duration::from_secs(10);
+
+/// How long a job may take: systemd may have others that it does first.
+const JOB_BOUND: Duration = Duration::from_secs(30);
+
+/// How long all of a removal may take. containerd gives the action `delete` 5 s in all.
+pub(super) const STOP_BOUND: Duration = Duration::from_secs(10);
+pub(super) const STOP_BOUND_HERE: Duration = Duration::from_secs(2);
+
+/// There is a systemd on this machine, and it is process 1 (sd_booted(3)).
+const BOOTED: &str = "/run/systemd/system";
+
+/// Which systemd.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Instance {
+    /// The machine's.
+    System,
+    /// The one of the user as whom the shim runs.
+    User,
+}
+
+impl Instance {
+    /// The one whose cgroups are ours to make: the machine's for its root.
+    pub fn ours() -> Result<Self> {
+        let map = std::fs::read_to_string("/proc/self/uid_map").os(|| "read /proc/self/uid_map")?;
+        // All ids, each as itself: the first user namespace.
+        let whole = map.split_ascii_whitespace().eq(["0", "0", "4294967295"]);
+        Ok(if whole && rustix::process::geteuid().is_root() { Self::System } else { Self::User })
+    }
+
+    /// The slice of containers that name none, as with runc.
+    pub fn default_slice(self) -> &'static str {
+        match self {
+            Self::System => crate::cgroup::systemd::unit::SYSTEM_SLICE,
+            Self::User => crate::cgroup::systemd::unit::USER_SLICE,
+        }
+    }
+}
+
+/// Refuses a machine without systemd, before there is anything to be undone.
+///
+/// # Errors
+/// `FailedPrecondition`.
+pub fn require() -> Result<()> {
+    if Path::new(BOOTED).is_dir() {
+        return Ok(());
+    }
+    let text = format!("the systemd cgroup driver is asked for, and systemd does not run here ({BOOTED} is not there)");
+    Err(Error::new(Kind::FailedPrecondition, text))
+}
+
+/// The manager of units, connected for one unit.
+pub struct Manager {
+    bus: Bus,
+    unit: String,
+    /// systemd's version.
+    version: u32,
+    /// The cgroup below which its units' are.
+    pub cgroup: PathBuf,
+    proc_devices: String,
+}
+
+impl Manager {
+    /// Connects.
+    ///
+    /// # Errors
+    /// `Unavailable`, `DeadlineExceeded`, with the unit's name.
+    pub async fn connect(instance: Instance, unit: &str) -> Result<Self> {
+        let connect = async {
+            let mut bus = Bus::connect(instance, unit).await?;
+            let version = bus.call(&manager::get("Version")).await?.map_err(Refusal::into_error)?;
+            bus.trust(&version);
+            bus.subscribe().await?;
+            let cgroup = bus.call(&manager::get("ControlGroup")).await?.map_err(Refusal::into_error)?;
+            Ok((bus, manager::text_of(&version)?, manager::text_of(&cgroup)?))
+        };
+        let (bus, version, cgroup) = within(ANSWER_BOUND, connect).await.context(|| step(unit, "connecting"))?;
+        let number = manager::version(&version);
+        let number = number.ok_or_else(|| Error::new(Kind::Internal, format!("systemd's version is {version:?}")))?;
+        let proc_devices = std::fs::read_to_string("/proc/devices").os(|| "read /proc/devices")?;
+        Ok(Self { bus, unit: unit.to_owned(), version: number, cgroup: cgroup.into(), proc_devices })
+    }
+
+    /// What it and this machine know of properties.
+    pub fn host(&self, version: Version) -> Host<'_> {
+        Host { version, systemd: self.version, proc_devices: &self.proc_devices, block_device: &block_device }
+    }
+
+    /// Starts the unit with the process that is among its properties; returns when that is in its cgroup.
+    ///
+    /// # Errors
+    /// `AlreadyExists` where there is such a unit, and only then: of every other error the unit may come to be, still.
+    pub async fn start(&mut self, unit: &Unit, properties: &[Property]) -> Result<()> {
+        let bus = &mut self.bus;
+        let start = async {
+            let mut answer = bus.call(&manager::start(unit, properties)).await?;
+            if answer.as_ref().is_err_and(Refusal::is_exists) {
+                // It may have failed, and stayed behind.
+                let _ = bus.call(&manager::reset_failed(&unit.name)).await?;
+                answer = bus.call(&manager::start(unit, properties)).await?;
+            }
+            let job = manager::job_of(&answer.map_err(Refusal::into_error)?)?;
+            match &*bus.end_of(&job).await? {
+                "done" => Ok(()),
+                result => Err(Error::new(Kind::FailedPrecondition, format!("its job ended as {result:?}"))),
+            }
+        };
+        within(JOB_BOUND, start).await.context(|| step(&unit.name, "starting"))
+    }
+
+    /// Changes properties, and returns when systemd has written what follows from them.
+    ///
+    /// # Errors
+    /// What it says to one of them: then it has changed none.
+    pub async fn set(&mut self, properties: &[Property]) -> Result<()> {
+        let (bus, unit) = (&mut self.bus, &self.unit);
+        let set = async {
+            bus.call(&manager::set(unit, properties)).await?.map_err(Refusal::into_error)?;
+            // The files are written after the answer, and before the next call is looked at: what we write ourselves is
+            // to come after it.
+            bus.call(&manager::get("Version")).await?.map(drop).map_err(Refusal::into_error)
+        };
+        within(ANSWER_BOUND, set).await.context(|| step(unit, "setting properties of"))
+    }
+
+    async fn stop(&mut self) -> Result<()> {
+        let (bus, unit) = (&mut self.bus, &self.unit);
+        match bus.call(&manager::stop(unit)).await? {
+            Ok(answer) => {
+                bus.end_of(&manager::job_of(&answer)?).await?;
+            }
+            Err(refusal) if refusal.is_missing() => {}
+            Err(refusal) => return Err(refusal.into_error()),
+        }
+        // Where it is not one that goes by itself when it has failed. Mostly it is gone.
+        let _ = bus.call(&manager::reset_failed(unit)).await?;
+        Ok(())
+    }
+}
+
+/// Stops a unit, and has systemd forget it. One that is not there is no error.
+///
+/// # Errors
+/// With the unit's name, at the bound too.
+pub async fn stop(instance: Instance, unit: &str, bound: Duration) -> Result<()> {
+    let stop = async { Manager::connect(instance, unit).await?.stop().await };
+    within(bound, stop).await.context(|| step(unit, "stopping"))
+}
+
+fn step(unit: &str, doing: &str) -> String {
+    format!("systemd: {doing} {unit}")
+}
+
+async fn within<T>(bound: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let late = |_| Err(Error::new(Kind::DeadlineExceeded, format!("no answer within {} s", bound.as_secs())));
+    tokio::time::timeout(bound, work).await.unwrap_or_else(late)
+}
+
+/// The node of a block device, by its number: where udev has made it, else by the kernel's name.
+fn block_device(number: &str) -> Option<PathBuf> {
+    let path = Path::new("/dev/block").join(number);
+    if path.exists() {
+        return Some(path);
+    }
+    let uevent = std::fs::read_to_string(format!("/sys/dev/block/{number}/uevent")).ok()?;
+    let name = uevent.lines().find_map(|line| line.strip_prefix("DEVNAME="))?;
+    let path = Path::new("/dev").join(name);
+    path.exists().then_some(path)
+}
