@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, Mode, mkdirat};
 use rustix::io::Errno;
 
-use super::hierarchy::{Hierarchies, Hierarchy};
-use super::{Cgroup, file, frozen, populated, tree};
+use super::hierarchy::{Hierarchies, Hierarchy, Version};
+use super::{Cgroup, controllers, file, frozen, populated, tree};
 use crate::error::{Error, Kind, Os, Result};
 
 /// How often a parent may vanish under us before that is an error: somebody else's container in the same parent ends.
@@ -20,12 +20,8 @@ impl Cgroup {
     ///
     /// # Errors
     /// `InvalidArgument` and `FailedPrecondition`, before any effect, for the root and for cgroups in or below which
-    /// the caller lives; `FailedPrecondition` for one that has processes or is frozen; `Unimplemented` on a pure
-    /// cgroup2 host. Nothing is left then but parents.
+    /// the caller lives; `FailedPrecondition` for one that has processes or is frozen. Nothing is left then but parents.
     pub fn create(hierarchies: &Hierarchies, path: &Path) -> Result<Self> {
-        if hierarchies.v1.iter().all(|h| h.name.starts_with("name=")) {
-            return Err(Error::new(Kind::Unimplemented, "cgroup2 controllers are not offered by this build"));
-        }
         hierarchies.refuse_own(path)?;
         let mut made = Made(Vec::new());
         let mut existing = Vec::new();
@@ -50,6 +46,9 @@ impl Cgroup {
             if frozen(hierarchy, path)? {
                 return Err(refused(path, hierarchy, "a cgroup above it is frozen"));
             }
+        }
+        if let (Version::V2, Some(unified)) = (hierarchies.version(), &hierarchies.unified) {
+            controllers::enable_above(unified, path)?;
         }
         made.0.clear();
         Ok(Self { hierarchies: hierarchies.clone(), path: path.to_owned() })

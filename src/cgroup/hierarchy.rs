@@ -43,6 +43,15 @@ impl Hierarchy {
     }
 }
 
+/// Where a host's controllers are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// In v1 hierarchies, beside which there may be a cgroup2 one without controllers (hybrid).
+    V1,
+    /// In the cgroup2 one.
+    V2,
+}
+
 /// The hierarchies of this host: the v1 ones (none on a pure v2 host) and cgroup2 (none on a pure v1 host, without
 /// controllers on a hybrid one). Made once; cheap to clone.
 #[derive(Clone, Debug)]
@@ -71,6 +80,20 @@ impl Hierarchies {
             return Err(Error::new(Kind::FailedPrecondition, "no cgroup hierarchy is mounted"));
         }
         Ok(Self { v1: v1.into(), unified: unified.map(Arc::new) })
+    }
+
+    /// A named v1 hierarchy (systemd's) has no controllers.
+    pub fn version(&self) -> Version {
+        let controllers = self.v1.iter().any(|h| !h.name.starts_with("name="));
+        if controllers || self.unified.is_none() { Version::V1 } else { Version::V2 }
+    }
+
+    /// The hierarchy of `controller`: on v2 always the unified one, whose cgroups may have it or not.
+    pub(super) fn of(&self, controller: &str) -> Option<&Hierarchy> {
+        match self.version() {
+            Version::V1 => self.v1.iter().find(|h| h.has(controller)),
+            Version::V2 => self.unified.as_deref(),
+        }
     }
 
     /// All of them; cgroup2 is the last.

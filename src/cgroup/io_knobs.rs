@@ -74,13 +74,14 @@ pub(super) fn rdma_knobs(devices: &HashMap<String, LinuxRdma>, knobs: &mut Vec<K
 
 #[cfg(test)]
 mod tests {
+    use super::super::hierarchy::Version;
     use super::super::knobs::limit_knobs;
     use oci_spec::runtime::LinuxResources;
 
     /// "file value" of each knob.
     fn from(json: &str) -> Vec<String> {
         let resources: LinuxResources = serde_json::from_str(json).unwrap();
-        let knobs = limit_knobs(&resources).unwrap();
+        let knobs = limit_knobs(&resources, Version::V1).unwrap();
         knobs.iter().map(|knob| format!("{} {}", knob.files().collect::<Vec<_>>().join("|"), knob.value)).collect()
     }
 

@@ -8,7 +8,9 @@ use std::borrow::Cow;
 use oci_spec::runtime::{LinuxCpu, LinuxMemory, LinuxResources};
 
 use super::devices::device_knobs;
+use super::hierarchy::Version;
 use super::io_knobs::{block_io_knobs, hugepage_knobs, network_knobs, rdma_knobs};
+use super::knobs_v2;
 use crate::error::{Error, Kind, Result};
 
 /// The limit of the kernel's own part of the memory. Newer kernels have the file, take any number and do nothing.
@@ -61,20 +63,26 @@ impl Knob {
     }
 }
 
-/// Everything to write for `resources`, v1.
+/// Everything to write for `resources`.
 ///
 /// # Errors
 /// `InvalidArgument` for what can be told to be wrong without the kernel; `FailedPrecondition` for `unified`, whose files
 /// are cgroup2's.
-pub(super) fn knobs(resources: &LinuxResources) -> Result<Vec<Knob>> {
+pub(super) fn knobs(resources: &LinuxResources, version: Version) -> Result<Vec<Knob>> {
     // Devices first: they are the security boundary, the others are limits.
-    let mut knobs = device_knobs(resources.devices().as_deref().unwrap_or_default())?;
-    knobs.extend(limit_knobs(resources)?);
+    let mut knobs = match version {
+        Version::V1 => device_knobs(resources.devices().as_deref().unwrap_or_default())?,
+        Version::V2 => Vec::new(),
+    };
+    knobs.extend(limit_knobs(resources, version)?);
     Ok(knobs)
 }
 
 /// The same without the devices.
-pub(super) fn limit_knobs(resources: &LinuxResources) -> Result<Vec<Knob>> {
+pub(super) fn limit_knobs(resources: &LinuxResources, version: Version) -> Result<Vec<Knob>> {
+    if version == Version::V2 {
+        return knobs_v2::limit_knobs(resources);
+    }
     let mut knobs = Vec::new();
     if resources.unified().as_ref().is_some_and(|files| !files.is_empty()) {
         let text = "linux.resources.unified: its files are cgroup2's, and this host's controllers are cgroup v1's";
@@ -214,7 +222,7 @@ mod tests {
     /// (file, value, with_next, optional) of what a resources document gives, without the devices.
     fn from(json: &str) -> Vec<(String, String, bool, bool)> {
         let resources: LinuxResources = serde_json::from_str(json).unwrap();
-        let knobs = knobs(&resources).unwrap();
+        let knobs = knobs(&resources, Version::V1).unwrap();
         knobs
             .into_iter()
             .filter(|k| k.controller != "devices")
@@ -228,7 +236,7 @@ mod tests {
     }
 
     fn refused(json: &str) -> Error {
-        knobs(&serde_json::from_str(json).unwrap()).unwrap_err()
+        knobs(&serde_json::from_str(json).unwrap(), Version::V1).unwrap_err()
     }
 
     #[test]
@@ -236,7 +244,7 @@ mod tests {
         assert_eq!(from("{}"), []);
         assert_eq!(from(r#"{"memory":{},"cpu":{},"pids":{"limit":0}}"#), []);
         assert_eq!(from(r#"{"memory":{"limit":0,"swap":0},"cpu":{"shares":0,"quota":0,"period":0,"cpus":""}}"#), []);
-        assert!(!knobs(&LinuxResources::default()).unwrap().is_empty());
+        assert!(!knobs(&LinuxResources::default(), Version::V1).unwrap().is_empty());
     }
 
     #[test]

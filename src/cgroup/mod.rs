@@ -7,6 +7,7 @@
 //! Nothing here waits: what takes more than one attempt (killing until nobody is left, removing what is still
 //! busy) is one round for each call, and the engine decides when to call again.
 
+mod controllers;
 mod create;
 mod devices;
 mod file;
@@ -16,6 +17,7 @@ mod hugepages;
 mod io_knobs;
 mod kill;
 mod knobs;
+mod knobs_v2;
 mod oom;
 mod path;
 pub mod resctrl;
@@ -39,7 +41,7 @@ use crate::error::{Error, Kind, Os, Result};
 use hierarchy::Hierarchy;
 use knobs::Knob;
 
-pub use hierarchy::Hierarchies;
+pub use hierarchy::{Hierarchies, Version};
 pub use kill::Killed;
 pub use oom::OomWatch;
 pub use path::cgroup_path;
@@ -98,16 +100,20 @@ pub fn join(hierarchies: &Hierarchies, path: &Path) -> Result<()> {
 /// # Errors
 /// Those of [`Cgroup::apply`], but for what only the kernel can judge.
 pub fn check(hierarchies: &Hierarchies, resources: &LinuxResources) -> Result<()> {
-    let knobs = knobs::knobs(resources)?;
+    let knobs = knobs::knobs(resources, hierarchies.version())?;
     hugepages::check(resources)?;
-    // A host that has none at all is another matter, and Cgroup::create's to tell.
-    if hierarchies.v1.is_empty() { Ok(()) } else { hierarchies.check_controllers(&knobs) }
+    hierarchies.check_controllers(&knobs)
 }
 
 impl Cgroup {
     /// The directory in the v1 hierarchy of `controller`, where that is mounted.
     fn v1_dir(&self, controller: &str) -> Option<PathBuf> {
         self.hierarchies.v1.iter().find(|h| h.has(controller)).map(|h| h.dir(&self.path))
+    }
+
+    /// The directory in which `controller` has its files for this cgroup.
+    fn dir_of(&self, controller: &str) -> Option<PathBuf> {
+        self.hierarchies.of(controller).map(|h| h.dir(&self.path))
     }
 
     /// A cgroup made earlier, perhaps by a process that has died since. Any of its directories may be missing.
@@ -146,7 +152,7 @@ impl Cgroup {
     /// `InvalidArgument` for a value that is wrong or that the kernel refuses, `FailedPrecondition` for one whose
     /// controller or file this host has not: a limit that is asked for and cannot be set is never passed over.
     pub fn apply(&self, resources: &LinuxResources) -> Result<()> {
-        self.turn_all(&knobs::knobs(resources)?)
+        self.turn_all(&knobs::knobs(resources, self.hierarchies.version())?)
     }
 
     fn turn_all(&self, knobs: &[Knob]) -> Result<()> {
@@ -166,7 +172,7 @@ impl Cgroup {
 
     /// Writes one knob. The file stays open for the next: a list of devices goes into one file, line by line.
     fn turn<'k>(&self, knob: &'k Knob, opened: &mut Option<(&'k str, OwnedFd)>) -> Result<()> {
-        let Some(hierarchy) = self.hierarchies.v1.iter().find(|h| h.has(knob.controller)) else {
+        let Some(hierarchy) = self.hierarchies.of(knob.controller) else {
             return if knob.optional { Ok(()) } else { Err(unavailable(knob, NOT_MOUNTED)) };
         };
         let dir = hierarchy.dir(&self.path);
@@ -337,7 +343,7 @@ fn read_or_gone<'b>(path: &Path, buf: &'b mut Vec<u8>) -> Result<&'b str> {
 impl Hierarchies {
     /// Refuses what needs a controller that is not mounted.
     fn check_controllers(&self, knobs: &[Knob]) -> Result<()> {
-        let missing = |knob: &&Knob| !knob.optional && !self.v1.iter().any(|h| h.has(knob.controller));
+        let missing = |knob: &&Knob| !knob.optional && self.of(knob.controller).is_none();
         knobs.iter().find(missing).map_or(Ok(()), |knob| Err(unavailable(knob, NOT_MOUNTED)))
     }
 }

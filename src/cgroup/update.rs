@@ -22,7 +22,7 @@ impl Cgroup {
     /// # Errors
     /// As [`Cgroup::apply`].
     pub fn update(&self, resources: &LinuxResources) -> Result<()> {
-        let mut knobs = limit_knobs(resources)?;
+        let mut knobs = limit_knobs(resources, self.hierarchies.version())?;
         if resources.memory().and_then(|memory| memory.disable_oom_killer()) == Some(false) {
             knobs.push(Knob::new("memory", OOM_CONTROL, 0));
         }
@@ -57,7 +57,7 @@ impl Cgroup {
         let mut present = Vec::new();
         let mut buf = Vec::new();
         for knob in knobs.iter().filter(|knob| knob.controller != "devices") {
-            let Some(dir) = self.v1_dir(knob.controller) else { continue };
+            let Some(dir) = self.dir_of(knob.controller) else { continue };
             let Some(file) = knob.files().map(|name| dir.join(name)).find(|file| file.exists()) else { continue };
             let text = read_or_gone(&file, &mut buf)?;
             let value = match (knob.reset, &*knob.file) {
