@@ -79,6 +79,17 @@ impl Bundle {
         self.edit(|spec| spec["mounts"].as_array_mut().expect("mounts").push(mount))
     }
 
+    /// With its own cgroups to be seen at /sys/fs/cgroup: v1's below a directory for each hierarchy, v2's files right there.
+    pub fn cgroup_view(self) -> Bundle {
+        let view = json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["ro"]});
+        self.mount(view).edit(|spec| {
+            // Without a namespace of its own it would be somewhere below.
+            if cgroup::is_v2() {
+                spec["linux"]["namespaces"].as_array_mut().expect("namespaces").push(json!({"type": "cgroup"}));
+            }
+        })
+    }
+
     /// Any other change of the specification.
     pub fn edit(mut self, change: impl FnOnce(&mut Value)) -> Bundle {
         change(&mut self.spec);

@@ -27,11 +27,6 @@ pub fn skipped_on_v2(name: &str, why: &str) -> bool {
     is_v2()
 }
 
-/// The weight of CPU shares, by the specification (config-linux.md, "cpu": shares 2 to 262144 onto weights 1 to 10000).
-pub fn weight_of_shares(shares: u64) -> u64 {
-    1 + (shares - 2) * 9999 / 262_142
-}
-
 /// Whether containers are made as scopes by systemd (DRAY_CGROUP_DRIVER=systemd), not by paths.
 pub fn by_systemd() -> bool {
     std::env::var_os("DRAY_CGROUP_DRIVER").is_some_and(|driver| driver == "systemd")
