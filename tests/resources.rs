@@ -130,8 +130,12 @@ fn an_update_that_is_refused_changes_nothing() {
             resources
         };
         for (resources, code, word) in [
-            // No controller on v1, no such one on v2.
-            (with("unified", json!({"none.high": "1"})), Code::FAILED_PRECONDITION, "linux.resources.unified"),
+            // No unified hierarchy that limits on v1, no such controller on v2.
+            (
+                with("unified", json!({"none.high": "1"})),
+                Code::FAILED_PRECONDITION,
+                on("linux.resources.unified", "controller none"),
+            ),
             (with("memory.swappiness", json!(101)), Code::INVALID_ARGUMENT, "linux.resources.memory.swappiness"),
             (with("memory.limit", json!("much")), Code::INVALID_ARGUMENT, "memory.limit"),
             // Refused by the kernel, after the memory limits have been written.
