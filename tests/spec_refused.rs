@@ -22,12 +22,8 @@ fn fields_that_are_not_implemented_are_refused_before_any_effect() {
 
 #[test]
 fn kinds_that_are_not_implemented_are_refused_by_their_place() {
-    for (mount, words) in [
-        (json!({"destination": "/x", "type": "cgroup2", "source": "cgroup"}), "cgroup2"),
-        (json!({"destination": "/x", "source": "/tmp", "options": ["rbind", "iversion"]}), "iversion"),
-    ] {
-        refused_without_effect(&["mounts[7]", words], |spec| spec["mounts"].as_array_mut().unwrap().push(mount));
-    }
+    let mount = json!({"destination": "/x", "source": "/tmp", "options": ["rbind", "iversion"]});
+    refused_without_effect(&["mounts[7]", "iversion"], |spec| spec["mounts"].as_array_mut().unwrap().push(mount));
 }
 
 /// No cgroup, mount, process or state (`Host::refused`), and the snapshot as it was: nothing was even begun.

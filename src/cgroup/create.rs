@@ -47,8 +47,14 @@ impl Cgroup {
                 return Err(refused(path, hierarchy, "a cgroup above it is frozen"));
             }
         }
-        if let (Version::V2, Some(unified)) = (hierarchies.version(), &hierarchies.unified) {
-            controllers::enable_above(unified, path)?;
+        if let Some(unified) = &hierarchies.unified {
+            if hierarchies.version() == Version::V2 {
+                controllers::enable_above(unified, path)?;
+            }
+            // Else a process could not be born in it, nor move there.
+            if let Some(why) = controllers::make_usable(unified, path)? {
+                return Err(refused(path, unified, &why));
+            }
         }
         made.0.clear();
         Ok(Self { hierarchies: hierarchies.clone(), path: path.to_owned() })

@@ -1,5 +1,5 @@
-//! The rules of the v1 `devices` controller: `linux.resources.devices` to lines for `devices.deny` and
-//! `devices.allow`. Pure.
+//! The rules of `linux.resources.devices`, for cgroups of both versions, and of the v1 `devices` controller: to lines for
+//! `devices.deny` and `devices.allow`. Pure.
 //!
 //! The kernel keeps a default (allow or deny all) and a list of exceptions to it. It silently ignores a rule that
 //! would punch a hole into an exception with wildcards (`allow c *:* rwm`, then `deny c 1:3 w`), and access would
@@ -34,14 +34,15 @@ const DEFAULT_ALLOW: &[(char, Option<u32>, Option<u32>, &str)] = &[
 
 /// Which devices a rule speaks of. `None` is any number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Devices {
-    kind: char,
-    major: Option<u32>,
-    minor: Option<u32>,
+pub(super) struct Devices {
+    /// `b` or `c`.
+    pub(super) kind: char,
+    pub(super) major: Option<u32>,
+    pub(super) minor: Option<u32>,
 }
 
 impl Devices {
-    fn covers(&self, other: &Devices) -> bool {
+    pub(super) fn covers(&self, other: &Devices) -> bool {
         let covers = |a: Option<u32>, b: Option<u32>| a.is_none() || a == b;
         self.kind == other.kind && covers(self.major, other.major) && covers(self.minor, other.minor)
     }
@@ -49,6 +50,11 @@ impl Devices {
     fn overlaps(&self, other: &Devices) -> bool {
         let meet = |a: Option<u32>, b: Option<u32>| a.is_none() || b.is_none() || a == b;
         self.kind == other.kind && meet(self.major, other.major) && meet(self.minor, other.minor)
+    }
+
+    /// What is of both, where they overlap.
+    fn and(&self, other: &Devices) -> Devices {
+        Devices { kind: self.kind, major: self.major.or(other.major), minor: self.minor.or(other.minor) }
     }
 }
 
@@ -61,13 +67,16 @@ impl fmt::Display for Devices {
 
 /// A set of `r`, `w`, `m`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Access(u8);
+pub(super) struct Access(pub(super) u8);
 
 impl Access {
-    const ALL: Access = Access(7);
+    pub(super) const READ: Access = Access(1);
+    pub(super) const WRITE: Access = Access(2);
+    pub(super) const MAKE: Access = Access(4);
+    pub(super) const ALL: Access = Access(7);
     const LETTERS: [(u8, char); 3] = [(1, 'r'), (2, 'w'), (4, 'm')];
 
-    fn parse(text: &str) -> Option<Access> {
+    pub(super) fn parse(text: &str) -> Option<Access> {
         let bits = text
             .chars()
             .try_fold(0, |bits, c| Self::LETTERS.iter().find(|(_, letter)| *letter == c).map(|(bit, _)| bits | bit))?;
@@ -79,6 +88,53 @@ impl fmt::Display for Access {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         Self::LETTERS.iter().filter(|(bit, _)| self.0 & bit != 0).try_for_each(|(_, letter)| write!(f, "{letter}"))
     }
+}
+
+/// One rule: what is said of the access to these devices.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rule {
+    pub(super) allow: bool,
+    kinds: &'static [char],
+    major: Option<u32>,
+    minor: Option<u32>,
+    pub(super) access: Access,
+}
+
+impl Rule {
+    fn parse(rule: &LinuxDeviceCgroup) -> Result<Self> {
+        let access = Access::parse(rule.access().as_deref().unwrap_or_default())
+            .ok_or_else(|| invalid(format!("rule \"{rule}\": access must be made of r, w and m")))?;
+        let (major, minor) = (number(rule, rule.major())?, number(rule, rule.minor())?);
+        let kinds: &[char] = match rule.typ().unwrap_or_default() {
+            LinuxDeviceType::A => &['b', 'c'],
+            LinuxDeviceType::B => &['b'],
+            LinuxDeviceType::C => &['c'],
+            LinuxDeviceType::U | LinuxDeviceType::P => {
+                return Err(invalid(format!("rule \"{rule}\": the type must be a, b or c")));
+            }
+        };
+        Ok(Self { allow: rule.allow(), kinds, major, minor, access })
+    }
+
+    /// The devices that it speaks of, by their kind.
+    pub(super) fn devices(&self) -> impl Iterator<Item = Devices> {
+        self.kinds.iter().map(|&kind| Devices { kind, major: self.major, minor: self.minor })
+    }
+
+    /// Whether nothing that was said before it counts any more.
+    fn is_of_all(&self) -> bool {
+        (self.kinds.len(), self.major, self.minor, self.access) == (2, None, None, Access::ALL)
+    }
+}
+
+/// The rules of a container in their order, the last word last: the specification's, and those that every container has.
+/// What none of them speaks of is denied.
+pub(super) fn in_order(rules: &[LinuxDeviceCgroup]) -> Result<Vec<Rule>> {
+    let default = DEFAULT_ALLOW.iter().map(|&(kind, major, minor, access)| {
+        let access = Access::parse(access).unwrap_or(Access::ALL);
+        Ok(Rule { allow: true, kinds: if kind == 'b' { &['b'] } else { &['c'] }, major, minor, access })
+    });
+    rules.iter().map(Rule::parse).chain(default).collect()
 }
 
 /// What the controller shall hold.
@@ -107,38 +163,33 @@ impl Target {
         self.exceptions.retain(|_, access| access.0 != 0);
         Ok(())
     }
+
+    /// To open a device for reading and writing at once, the kernel wants one exception that allows both. Where one allows
+    /// to read and another to write, what is of both gets its own.
+    fn read_and_write(&mut self) {
+        const BOTH: u8 = Access::READ.0 | Access::WRITE.0;
+        let only = |access: Access| self.exceptions.iter().filter(move |(_, had)| had.0 & BOTH == access.0);
+        let pairs = only(Access::READ).flat_map(|(read, _)| only(Access::WRITE).map(move |(write, _)| (read, write)));
+        let meet: Vec<Devices> = pairs.filter(|(read, write)| read.overlaps(write)).map(|(r, w)| r.and(w)).collect();
+        for devices in meet.into_iter().filter(|_| !self.allow) {
+            self.exceptions.entry(devices).or_insert(Access(0)).0 |= BOTH;
+        }
+    }
 }
 
 /// The lines to write, in order. Starts from "deny all" as runc does, also without any rule in the specification.
 pub(super) fn device_knobs(rules: &[LinuxDeviceCgroup]) -> Result<Vec<Knob>> {
     let mut target = Target { allow: false, exceptions: BTreeMap::new() };
-    for rule in rules {
-        let access = rule.access().as_deref().unwrap_or_default();
-        let access = Access::parse(access)
-            .ok_or_else(|| invalid(format!("rule \"{rule}\": access must be made of r, w and m")))?;
-        let (major, minor) = (number(rule, rule.major())?, number(rule, rule.minor())?);
-        let kinds: &[char] = match rule.typ().unwrap_or_default() {
-            LinuxDeviceType::A if (major, minor, access) == (None, None, Access::ALL) => {
-                target = Target { allow: rule.allow(), exceptions: BTreeMap::new() };
-                continue;
-            }
-            // The kernel takes any line that begins with "a" for all of all devices, numbers and access unread. What
-            // the specification says is narrower.
-            LinuxDeviceType::A => &['b', 'c'],
-            LinuxDeviceType::B => &['b'],
-            LinuxDeviceType::C => &['c'],
-            LinuxDeviceType::U | LinuxDeviceType::P => {
-                return Err(invalid(format!("rule \"{rule}\": the type must be a, b or c")));
-            }
-        };
-        for &kind in kinds {
-            target.apply(rule.allow(), Devices { kind, major, minor }, access)?;
+    for rule in in_order(rules)? {
+        if rule.is_of_all() {
+            target = Target { allow: rule.allow, exceptions: BTreeMap::new() };
+            continue;
         }
+        // Not as type a: the kernel takes any line that begins with "a" for all of all devices, numbers and access
+        // unread. What the specification says is narrower.
+        rule.devices().try_for_each(|devices| target.apply(rule.allow, devices, rule.access))?;
     }
-    for &(kind, major, minor, access) in DEFAULT_ALLOW {
-        let access = Access::parse(access).unwrap_or(Access::ALL);
-        target.apply(true, Devices { kind, major, minor }, access)?;
-    }
+    target.read_and_write();
     let (default, other) =
         if target.allow { ("devices.allow", "devices.deny") } else { ("devices.deny", "devices.allow") };
     let mut knobs = vec![Knob::new("devices", default, "a")];
@@ -154,7 +205,7 @@ fn number(rule: &LinuxDeviceCgroup, n: Option<i64>) -> Result<Option<u32>> {
     }
 }
 
-fn invalid(what: String) -> Error {
+pub(super) fn invalid(what: String) -> Error {
     Error::new(Kind::InvalidArgument, format!("linux.resources.devices: {what}"))
 }
 

@@ -37,8 +37,18 @@ impl Hierarchy {
         self.mount.join(path.strip_prefix("/").unwrap_or(path))
     }
 
+    /// The cgroup of the process `pid` in this hierarchy, the unified one, where that is below `path`.
+    pub(super) fn below(&self, path: &Path, pid: u32) -> Result<Option<PathBuf>> {
+        let name = format!("/proc/{pid}/cgroup");
+        let text = std::fs::read(&name).os(|| format!("read {name}"))?;
+        let own = text.split(|b| *b == b'\n').find_map(|line| line.strip_prefix(b"0::"));
+        let own = own.map(|own| Path::new(std::ffi::OsStr::from_bytes(own)));
+        let full = self.full(path);
+        Ok(own.and_then(|own| own.strip_prefix(full).ok()).map(|rest| path.join(rest)))
+    }
+
     /// The full name of the cgroup `path`, as /proc/PID/cgroup has it.
-    fn full(&self, path: &Path) -> PathBuf {
+    pub(super) fn full(&self, path: &Path) -> PathBuf {
         self.root.join(path.strip_prefix("/").unwrap_or(path))
     }
 }
@@ -215,6 +225,11 @@ mod tests {
             let others = self.without(controller);
             let added = hierarchy(controller, &mount.to_string_lossy(), "/");
             Self { v1: others.v1.iter().cloned().chain([added]).collect(), unified: others.unified }
+        }
+
+        /// As on a host that has the unified hierarchy alone, at `mount`.
+        pub(in crate::cgroup) fn unified_at(mount: &Path) -> Self {
+            Self::new(Vec::new(), Some(hierarchy("", &mount.to_string_lossy(), "/"))).unwrap()
         }
     }
 

@@ -1,6 +1,7 @@
 //! The sizes of huge pages that this host has.
 
 use std::path::Path;
+use std::sync::OnceLock;
 
 use oci_spec::runtime::LinuxResources;
 
@@ -30,6 +31,12 @@ fn check_in(dir: &Path, resources: &LinuxResources) -> Result<()> {
             Err(Error::new(Kind::InvalidArgument, text))
         }
     }
+}
+
+/// All of them, for reading: looked for once, as they are the kernel's from its boot on.
+pub(super) fn known() -> &'static [String] {
+    static KNOWN: OnceLock<Vec<String>> = OnceLock::new();
+    KNOWN.get_or_init(|| sizes(Path::new(SIZES)).unwrap_or_default())
 }
 
 /// As the hugetlb controller names them, after `hugepages-2048kB` and the like.

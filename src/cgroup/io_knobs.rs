@@ -82,7 +82,10 @@ mod tests {
     fn from(json: &str) -> Vec<String> {
         let resources: LinuxResources = serde_json::from_str(json).unwrap();
         let knobs = limit_knobs(&resources, Version::V1).unwrap();
-        knobs.iter().map(|knob| format!("{} {}", knob.files().collect::<Vec<_>>().join("|"), knob.value)).collect()
+        knobs
+            .iter()
+            .map(|knob| format!("{} {}", knob.files().map(|(file, _)| file).collect::<Vec<_>>().join("|"), knob.value))
+            .collect()
     }
 
     #[test]

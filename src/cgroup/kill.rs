@@ -43,7 +43,8 @@ impl Cgroup {
             // Since Linux 5.14.
             match file::open_write(CWD, &kill).and_then(|fd| file::write_fd(fd, "1")) {
                 Ok(()) => return self.thaw().map(|()| Killed::Tree),
-                Err(Errno::NOENT | Errno::NODEV) => {}
+                // OPNOTSUPP: a threaded cgroup, of whose processes other threads may be elsewhere.
+                Err(Errno::NOENT | Errno::NODEV | Errno::OPNOTSUPP) => {}
                 Err(e) => return Err(e).os(|| format!("write \"1\" to {}", kill.display())),
             }
         }

@@ -19,10 +19,10 @@ pub(super) const KERNEL_LIMIT: &str = "memory.kmem.limit_in_bytes";
 /// One write of a value into a controller's file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Knob {
-    pub(super) controller: &'static str,
+    pub(super) controller: Cow<'static, str>,
     pub(super) file: Cow<'static, str>,
-    /// What the file is called on kernels that have no `file`.
-    pub(super) also: Option<&'static str>,
+    /// What the file is called on kernels that have no `file`, and the value as that one takes it.
+    pub(super) also: Option<(&'static str, String)>,
     pub(super) value: String,
     /// The kernel checks this value against the one that the next knob sets, and which of the two must come first
     /// depends on what they are now. Refused (EINVAL), it is written again after the next that is not of this kind: no
@@ -33,20 +33,26 @@ pub(super) struct Knob {
     /// The file holds one value for each key (a device, an interface), which is the first word of `value`. This, after
     /// the key, takes the key's value away.
     pub(super) reset: Option<&'static str>,
+    /// The file holds two words, of which `value` is the second. The first stays as it is.
+    pub(super) second: bool,
 }
 
 impl Knob {
-    pub(super) fn new(controller: &'static str, file: impl Into<Cow<'static, str>>, value: impl ToString) -> Self {
-        let (file, value) = (file.into(), value.to_string());
-        Self { controller, file, also: None, value, with_next: false, optional: false, reset: None }
+    pub(super) fn new(
+        controller: impl Into<Cow<'static, str>>,
+        file: impl Into<Cow<'static, str>>,
+        value: impl ToString,
+    ) -> Self {
+        let (controller, file, value) = (controller.into(), file.into(), value.to_string());
+        Self { controller, file, also: None, value, with_next: false, optional: false, reset: None, second: false }
     }
 
-    /// The names that its file may have, the better one first.
-    pub(super) fn files(&self) -> impl Iterator<Item = &str> {
-        std::iter::once(&*self.file).chain(self.also)
+    /// The names that its file may have, the better one first, with the value for it.
+    pub(super) fn files(&self) -> impl Iterator<Item = (&str, &str)> {
+        std::iter::once((&*self.file, &*self.value)).chain(self.also.iter().map(|(file, value)| (*file, &**value)))
     }
 
-    fn with_next(self) -> Self {
+    pub(super) fn with_next(self) -> Self {
         Self { with_next: true, ..self }
     }
 
@@ -55,11 +61,20 @@ impl Knob {
     }
 
     pub(super) fn also(self, file: &'static str) -> Self {
-        Self { also: Some(file), ..self }
+        let value = self.value.clone();
+        self.also_as(file, value)
+    }
+
+    pub(super) fn also_as(self, file: &'static str, value: impl ToString) -> Self {
+        Self { also: Some((file, value.to_string())), ..self }
     }
 
     pub(super) fn reset(self, reset: &'static str) -> Self {
         Self { reset: Some(reset), ..self }
+    }
+
+    pub(super) fn second(self) -> Self {
+        Self { second: true, ..self }
     }
 }
 
@@ -156,18 +171,14 @@ fn memory_knobs(memory: &LinuxMemory, knobs: &mut Vec<Knob>) -> Result<()> {
 }
 
 /// The kernel makes of others the nearest of these, without a word (kernel/sched: MIN_SHARES, MAX_SHARES).
-const SHARES: std::ops::RangeInclusive<u64> = 2..=262_144;
+pub(super) const SHARES: std::ops::RangeInclusive<u64> = 2..=262_144;
 
 fn cpu_knobs(cpu: &LinuxCpu, knobs: &mut Vec<Knob>) -> Result<()> {
     let idle = cpu.idle().map(|idle| Knob::new("cpu", "cpu.idle", idle).optional(idle == 0));
     // What is idle has no shares of its own: they are set before it, or after it is not any more.
     let (before, after) = if cpu.idle() == Some(0) { (idle, None) } else { (None, idle) };
     knobs.extend(before);
-    if let Some(shares) = cpu.shares().filter(|s| *s != 0) {
-        if !SHARES.contains(&shares) {
-            let text = format!("linux.resources.cpu.shares is not in {}..{}: {shares}", SHARES.start(), SHARES.end());
-            return Err(Error::new(Kind::InvalidArgument, text));
-        }
+    if let Some(shares) = shares(cpu)? {
         knobs.push(Knob::new("cpu", "cpu.shares", shares));
     }
     knobs.extend(after);
@@ -198,15 +209,25 @@ fn cpu_knobs(cpu: &LinuxCpu, knobs: &mut Vec<Knob>) -> Result<()> {
     Ok(())
 }
 
+pub(super) fn shares(cpu: &LinuxCpu) -> Result<Option<u64>> {
+    match cpu.shares().filter(|shares| *shares != 0) {
+        Some(shares) if !SHARES.contains(&shares) => {
+            let text = format!("linux.resources.cpu.shares is not in {}..{}: {shares}", SHARES.start(), SHARES.end());
+            Err(Error::new(Kind::InvalidArgument, text))
+        }
+        shares => Ok(shares),
+    }
+}
+
 /// Knobs whose values are checked against one another.
-fn push_chain<const N: usize>(knobs: &mut Vec<Knob>, chain: [Option<Knob>; N]) {
+pub(super) fn push_chain<const N: usize>(knobs: &mut Vec<Knob>, chain: [Option<Knob>; N]) {
     let mut chain = chain.into_iter().flatten().peekable();
     while let Some(knob) = chain.next() {
         knobs.push(if chain.peek().is_some() { knob.with_next() } else { knob });
     }
 }
 
-fn set(value: Option<i64>) -> Option<i64> {
+pub(super) fn set(value: Option<i64>) -> Option<i64> {
     value.filter(|v| *v != 0)
 }
 
@@ -226,7 +247,7 @@ mod tests {
         knobs
             .into_iter()
             .filter(|k| k.controller != "devices")
-            .inspect(|k| assert!(k.file.starts_with(k.controller)))
+            .inspect(|k| assert!(k.file.starts_with(&*k.controller)))
             .map(|k| (k.file.into_owned(), k.value, k.with_next, k.optional))
             .collect()
     }

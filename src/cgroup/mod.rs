@@ -1,5 +1,5 @@
 //! A container's cgroup: made, limited, joined, killed, removed. v1 and hybrid hosts (v1 controllers beside a cgroup2
-//! tree without them).
+//! tree without them), and pure v2 ones.
 //!
 //! A cgroup here is one path in every hierarchy of the host. On a hybrid host that includes the cgroup2 tree: it
 //! limits nothing, but it has `cgroup.kill`, `cgroup.events` and CLONE_INTO_CGROUP, which v1 has not.
@@ -9,12 +9,16 @@
 
 mod controllers;
 mod create;
+mod delegate;
+mod device_filter;
+mod device_program;
 mod devices;
 mod file;
 mod freezer;
 mod hierarchy;
 mod hugepages;
 mod io_knobs;
+mod io_knobs_v2;
 mod kill;
 mod knobs;
 mod knobs_v2;
@@ -25,9 +29,11 @@ pub mod stats;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod unified;
 mod update;
 mod view;
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
@@ -43,9 +49,9 @@ use knobs::Knob;
 
 pub use hierarchy::{Hierarchies, Version};
 pub use kill::Killed;
-pub use oom::OomWatch;
+pub use oom::{Bell, Limit, Oom, OomWatch};
 pub use path::cgroup_path;
-pub use view::View;
+pub use view::{UnifiedView, View};
 
 /// One cgroup in all hierarchies. Only what [`Cgroup::create`] made, in this process or in one before, is ever
 /// limited, killed or removed.
@@ -101,6 +107,9 @@ pub fn join(hierarchies: &Hierarchies, path: &Path) -> Result<()> {
 /// Those of [`Cgroup::apply`], but for what only the kernel can judge.
 pub fn check(hierarchies: &Hierarchies, resources: &LinuxResources) -> Result<()> {
     let knobs = knobs::knobs(resources, hierarchies.version())?;
+    if hierarchies.version() == Version::V2 {
+        device_program::device_program(resources.devices().as_deref().unwrap_or_default())?;
+    }
     hugepages::check(resources)?;
     hierarchies.check_controllers(&knobs)
 }
@@ -152,11 +161,35 @@ impl Cgroup {
     /// `InvalidArgument` for a value that is wrong or that the kernel refuses, `FailedPrecondition` for one whose
     /// controller or file this host has not: a limit that is asked for and cannot be set is never passed over.
     pub fn apply(&self, resources: &LinuxResources) -> Result<()> {
-        self.turn_all(&knobs::knobs(resources, self.hierarchies.version())?)
+        let version = self.hierarchies.version();
+        let knobs = knobs::knobs(resources, version)?;
+        self.require(&knobs)?;
+        if version == Version::V2 {
+            self.filter_devices(resources.devices().as_deref().unwrap_or_default())?;
+        }
+        self.turn_all(&knobs)
+    }
+
+    /// On v2, sees to it that the cgroup has the controllers that `knobs` are of.
+    fn require(&self, knobs: &[Knob]) -> Result<()> {
+        let (Version::V2, Some(unified)) = (self.hierarchies.version(), &self.hierarchies.unified) else {
+            return Ok(());
+        };
+        let needed = || knobs.iter().filter(|knob| !knob.optional && knob.controller != CORE);
+        let mut controllers: Vec<&str> = needed().map(|knob| &*knob.controller).collect();
+        controllers.dedup();
+        if controllers.is_empty() {
+            return Ok(());
+        }
+        let missing = controllers::require(unified, &self.path, &controllers)?;
+        let of = |(controller, why): (&str, String)| {
+            needed().find(|knob| knob.controller == controller).map(|knob| unavailable(knob, &why))
+        };
+        missing.and_then(of).map_or(Ok(()), Err)
     }
 
     fn turn_all(&self, knobs: &[Knob]) -> Result<()> {
-        let mut opened: Option<(&str, OwnedFd)> = None;
+        let mut opened = None;
         let mut deferred: Vec<&Knob> = Vec::new();
         for knob in knobs {
             match self.turn(knob, &mut opened) {
@@ -171,23 +204,29 @@ impl Cgroup {
     }
 
     /// Writes one knob. The file stays open for the next: a list of devices goes into one file, line by line.
-    fn turn<'k>(&self, knob: &'k Knob, opened: &mut Option<(&'k str, OwnedFd)>) -> Result<()> {
-        let Some(hierarchy) = self.hierarchies.of(knob.controller) else {
+    fn turn<'k>(&self, knob: &'k Knob, opened: &mut Option<Opened<'k>>) -> Result<()> {
+        let Some(hierarchy) = self.hierarchies.of(&knob.controller) else {
             return if knob.optional { Ok(()) } else { Err(unavailable(knob, NOT_MOUNTED)) };
         };
         let dir = hierarchy.dir(&self.path);
-        let what = || format!("write \"{}\" to {}", knob.value, dir.join(&*knob.file).display());
-        let fd = match opened.take() {
-            Some((file, fd)) if file == knob.file => fd,
+        let Opened { file, also, fd } = match opened.take() {
+            Some(open) if open.file == knob.file => open,
             _ => match open_first(&dir, knob) {
-                Ok(fd) => fd,
+                Ok(open) => open,
                 Err(Errno::NOENT) if knob.optional => return Ok(()),
                 Err(Errno::NOENT) => return Err(unavailable(knob, "the cgroup has no such file")),
-                Err(e) => return Err(e).os(what),
+                Err(e) => return Err(e).os(|| format!("open {}", dir.join(&*knob.file).display())),
             },
         };
-        let written = file::write_fd(&fd, &knob.value);
-        *opened = Some((&knob.file, fd));
+        let (name, value) = knob.files().nth(usize::from(also)).unwrap_or((&knob.file, &knob.value));
+        let path = dir.join(name);
+        let value = match knob.second {
+            true => format!("{} {value}", first_word(&path)?).into(),
+            false => Cow::Borrowed(value),
+        };
+        let what = || format!("write \"{value}\" to {}", path.display());
+        let written = file::write_fd(&fd, &value);
+        *opened = Some(Opened { file, also, fd });
         if knob.file == knobs::KERNEL_LIMIT && written == Err(Errno::OPNOTSUPP) {
             // As good as one that takes it and does nothing: the caller is told by `ignored`.
             return Ok(());
@@ -206,15 +245,20 @@ impl Cgroup {
     /// What of `resources`, now applied, the kernel does nothing about, and why: a warning, as runc has it. Since 5.16 there
     /// is no limit of its own for what the kernel itself uses, which the limit of all memory counts too. First the kernel said
     /// so (EOPNOTSUPP), later it took the number and did nothing.
-    pub fn ignored(&self, resources: &LinuxResources) -> Result<Option<&'static str>> {
+    pub fn ignored(&self, resources: &LinuxResources) -> Result<Vec<&'static str>> {
+        let Some(memory) = resources.memory() else { return Ok(Vec::new()) };
+        if self.hierarchies.version() == Version::V2 {
+            return Ok(knobs_v2::ignored(memory));
+        }
         #[allow(deprecated)] // As in `knobs`.
-        let wanted = resources.memory().and_then(|memory| memory.kernel()).filter(|limit| *limit > 0);
-        let (Some(wanted), Some(dir)) = (wanted, self.v1_dir("memory")) else { return Ok(None) };
+        let wanted = memory.kernel().filter(|limit| *limit > 0);
+        let (Some(wanted), Some(dir)) = (wanted, self.v1_dir("memory")) else { return Ok(Vec::new()) };
         let mut buf = Vec::new();
         let holds: Option<i64> = read_or_gone(&dir.join(knobs::KERNEL_LIMIT), &mut buf)?.trim_end().parse().ok();
         // It rounds down to pages.
         let ignored = holds.is_some_and(|holds| holds > wanted);
-        Ok(ignored.then_some("linux.resources.memory.kernel: this kernel limits all memory together only"))
+        let text = "linux.resources.memory.kernel: this kernel limits all memory together only";
+        Ok(ignored.then_some(text).into_iter().collect())
     }
 
     /// What a process needs to join: fds only, so that a child can do it after a fork.
@@ -237,6 +281,23 @@ impl Cgroup {
             }
         };
         Ok(Joins { tasks, unified })
+    }
+
+    /// As [`Cgroup::joins`], for one more process beside `init`: a container that has divided its cgroup on v2, as a systemd or
+    /// a docker in it does, has moved its processes below, and the cgroup itself takes none any more. Then it is the cgroup
+    /// that its init is in now.
+    pub fn joins_beside(&self, init: u32) -> Result<Joins> {
+        let (Version::V2, Some(unified)) = (self.hierarchies.version(), &self.hierarchies.unified) else {
+            return self.joins();
+        };
+        if !controllers::is_divided(unified, &self.path)? {
+            return self.joins();
+        }
+        match unified.below(&self.path, init)? {
+            Some(path) => Self { path, ..self.clone() }.joins(),
+            // Somebody has moved it out: that is no reason for others to leave.
+            None => self.joins(),
+        }
     }
 
     /// The cgroup2 `cgroup.events`, for poll(POLLPRI): it changes when the cgroup with all below it becomes empty.
@@ -295,12 +356,33 @@ impl Cgroup {
 
 /// The processes of one directory. Zombies are not listed (since Linux 5.2).
 fn members(dir: impl AsFd, buf: &mut Vec<u8>) -> Result<Vec<u32>> {
-    match file::read(dir, c"cgroup.procs", buf) {
+    match file::read(&dir, c"cgroup.procs", buf) {
         Ok(text) => Ok(text.lines().filter_map(|l| l.parse().ok()).filter(|pid| *pid != 0).collect()),
-        // Removed meanwhile; or a threaded cgroup, whose processes are listed by the one that it is threads of.
-        Err(Errno::NOENT | Errno::NODEV | Errno::OPNOTSUPP) => Ok(Vec::new()),
+        Err(Errno::NOENT | Errno::NODEV) => Ok(Vec::new()),
+        // A threaded cgroup says what threads are in it, and not whose they are.
+        Err(Errno::OPNOTSUPP) => members_by_threads(dir, buf),
         Err(e) => Err(e).os(|| "read cgroup.procs"),
     }
+}
+
+fn members_by_threads(dir: impl AsFd, buf: &mut Vec<u8>) -> Result<Vec<u32>> {
+    let threads: Vec<u32> = match file::read(dir, c"cgroup.threads", buf) {
+        Ok(text) => text.lines().filter_map(|l| l.parse().ok()).filter(|tid| *tid != 0).collect(),
+        // OPNOTSUPP: one that can have none ("domain invalid").
+        Err(Errno::NOENT | Errno::NODEV | Errno::OPNOTSUPP) => Vec::new(),
+        Err(e) => return Err(e).os(|| "read cgroup.threads"),
+    };
+    let mut processes: Vec<u32> = threads.into_iter().filter_map(process_of).collect();
+    processes.sort_unstable();
+    processes.dedup();
+    Ok(processes)
+}
+
+/// The process of a thread; `None` when it has ended.
+fn process_of(thread: u32) -> Option<u32> {
+    let mut buf = Vec::new();
+    let status = file::read(CWD, format!("/proc/{thread}/status"), &mut buf).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("Tgid:"))?.trim().parse().ok()
 }
 
 /// Whether a live process is in the cgroup `path` of `hierarchy` or below it.
@@ -341,25 +423,50 @@ fn read_or_gone<'b>(path: &Path, buf: &'b mut Vec<u8>) -> Result<&'b str> {
 }
 
 impl Hierarchies {
-    /// Refuses what needs a controller that is not mounted.
+    /// Refuses what needs a controller that is not mounted, or that the top of the unified hierarchy has not.
     fn check_controllers(&self, knobs: &[Knob]) -> Result<()> {
-        let missing = |knob: &&Knob| !knob.optional && self.of(knob.controller).is_none();
-        knobs.iter().find(missing).map_or(Ok(()), |knob| Err(unavailable(knob, NOT_MOUNTED)))
+        let mut needed = knobs.iter().filter(|knob| !knob.optional);
+        if let (Version::V2, Some(unified)) = (self.version(), &self.unified) {
+            let has = controllers::of_top(unified)?;
+            let missing = |knob: &&Knob| knob.controller != CORE && !has.iter().any(|c| *c == *knob.controller);
+            let why = || format!("this host's controllers are: {}", has.join(" "));
+            return needed.find(missing).map_or(Ok(()), |knob| Err(unavailable(knob, &why())));
+        }
+        let missing = |knob: &&Knob| self.of(&knob.controller).is_none();
+        needed.find(missing).map_or(Ok(()), |knob| Err(unavailable(knob, NOT_MOUNTED)))
     }
 }
 
+/// What cgroup2's own files begin with, which every cgroup has.
+const CORE: &str = "cgroup";
+
 const NOT_MOUNTED: &str = "the controller is not mounted";
 
+/// A knob's file that is open.
+struct Opened<'k> {
+    /// The knob's name for it.
+    file: &'k str,
+    /// It is the knob's other one.
+    also: bool,
+    fd: OwnedFd,
+}
+
 /// The file by the first of its names that there is.
-fn open_first(dir: &Path, knob: &Knob) -> rustix::io::Result<OwnedFd> {
+fn open_first<'k>(dir: &Path, knob: &'k Knob) -> rustix::io::Result<Opened<'k>> {
     let mut opened = Err(Errno::NOENT);
-    for name in knob.files() {
-        opened = file::open_write(CWD, dir.join(name));
+    for (index, (name, _)) in knob.files().enumerate() {
+        opened = file::open_write(CWD, dir.join(name)).map(|fd| Opened { file: &knob.file, also: index > 0, fd });
         if !matches!(opened, Err(Errno::NOENT)) {
             break;
         }
     }
     opened
+}
+
+fn first_word(path: &Path) -> Result<String> {
+    let mut buf = Vec::new();
+    let text = file::read(CWD, path, &mut buf).os(|| format!("read {}", path.display()))?;
+    Ok(text.split_ascii_whitespace().next().unwrap_or_default().to_owned())
 }
 
 fn unavailable(knob: &Knob, why: &str) -> Error {

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use oci_spec::runtime::LinuxResources;
+use oci_spec::runtime::{LinuxMemory, LinuxResources};
 
+use super::device_program::device_program;
 use super::devices::device_knobs;
+use super::hierarchy::Version;
 use super::knobs::{Knob, limit_knobs};
 use super::{Cgroup, hugepages, read_or_gone};
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 
 /// The file's first line is `oom_kill_disable 0`, where the others hold their value alone.
 const OOM_CONTROL: &str = "memory.oom_control";
@@ -22,21 +24,36 @@ impl Cgroup {
     /// # Errors
     /// As [`Cgroup::apply`].
     pub fn update(&self, resources: &LinuxResources) -> Result<()> {
-        let mut knobs = limit_knobs(resources, self.hierarchies.version())?;
-        if resources.memory().and_then(|memory| memory.disable_oom_killer()) == Some(false) {
+        let version = self.hierarchies.version();
+        let mut knobs = limit_knobs(resources, version)?;
+        let oom_killer = resources.memory().and_then(|memory| memory.disable_oom_killer());
+        if version == Version::V1 && oom_killer == Some(false) {
             knobs.push(Knob::new("memory", OOM_CONTROL, 0));
         }
-        if let Some(rules) = resources.devices().as_deref().filter(|rules| !rules.is_empty()) {
-            let rules = device_knobs(rules)?;
-            if !self.in_force(&rules)? {
-                // The last, for they cannot be taken back.
-                knobs.extend(rules);
+        let mut filter = None;
+        match resources.devices().as_deref().filter(|rules| !rules.is_empty()) {
+            Some(rules) if version == Version::V2 => {
+                device_program(rules)?;
+                filter = Some(rules);
             }
+            Some(rules) => {
+                let rules = device_knobs(rules)?;
+                if !self.in_force(&rules)? {
+                    // The last, for they cannot be taken back.
+                    knobs.extend(rules);
+                }
+            }
+            None => {}
         }
         hugepages::check(resources)?;
         self.hierarchies.check_controllers(&knobs)?;
+        self.require(&knobs)?;
+        if let (Version::V2, Some(memory)) = (version, resources.memory()) {
+            self.check_usage(memory)?;
+        }
         let before = self.present(&knobs)?;
-        self.turn_all(&knobs).inspect_err(|_| self.restore(before))
+        let turned = self.turn_all(&knobs).and_then(|()| filter.map_or(Ok(()), |rules| self.filter_devices(rules)));
+        turned.inspect_err(|_| self.restore(before))
     }
 
     /// Whether devices.list is what these rules make it. With an exception from "allow all" it does not tell: no.
@@ -52,23 +69,50 @@ impl Cgroup {
         Ok(list == wanted)
     }
 
+    /// Where `checkBeforeUpdate` asks for it: v2 takes a limit below what is used, and kills until that is kept.
+    fn check_usage(&self, memory: &LinuxMemory) -> Result<()> {
+        if memory.check_before_update() != Some(true) {
+            return Ok(());
+        }
+        let Some(dir) = self.dir_of("memory") else { return Ok(()) };
+        let mut buf = Vec::new();
+        let used: Option<i64> = read_or_gone(&dir.join("memory.current"), &mut buf)?.trim_end().parse().ok();
+        for (field, limit) in [("limit", memory.limit()), ("swap", memory.swap())] {
+            if let (Some(limit), Some(used)) = (limit.filter(|limit| *limit > 0), used)
+                && limit <= used
+            {
+                let text =
+                    format!("linux.resources.memory.{field} {limit} (memory.max): {used} bytes are used already");
+                return Err(Error::new(Kind::FailedPrecondition, text));
+            }
+        }
+        Ok(())
+    }
+
     /// The knobs as they are now.
     fn present(&self, knobs: &[Knob]) -> Result<Vec<Knob>> {
         let mut present = Vec::new();
         let mut buf = Vec::new();
         for knob in knobs.iter().filter(|knob| knob.controller != "devices") {
-            let Some(dir) = self.dir_of(knob.controller) else { continue };
-            let Some(file) = knob.files().map(|name| dir.join(name)).find(|file| file.exists()) else { continue };
-            let text = read_or_gone(&file, &mut buf)?;
-            let value = match (knob.reset, &*knob.file) {
-                (Some(reset), _) => keyed(text, &knob.value, reset),
+            let Some(dir) = self.dir_of(&knob.controller) else { continue };
+            let Some((name, value)) = knob.files().find(|(name, _)| dir.join(name).exists()) else { continue };
+            let text = read_or_gone(&dir.join(name), &mut buf)?;
+            let value = match (knob.reset, name) {
+                (Some(reset), _) => keyed(text, value, reset),
                 (_, OOM_CONTROL) => {
+                    text.lines().next().and_then(|line| line.split(' ').nth(1)).unwrap_or("").to_owned()
+                }
+                // Those of the parent, on v2.
+                (_, "cpuset.cpus" | "cpuset.mems") if text.trim_end().is_empty() => "\n".to_owned(),
+                // A weight, with those of single devices after it.
+                _ if text.starts_with("default ") => {
                     text.lines().next().and_then(|line| line.split(' ').nth(1)).unwrap_or("").to_owned()
                 }
                 _ => text.trim_end().to_owned(),
             };
             if !value.is_empty() {
-                present.push(Knob { value, with_next: false, ..knob.clone() });
+                let knob = Knob::new(knob.controller.clone(), name.to_owned(), value);
+                present.push(knob);
             }
         }
         Ok(present)

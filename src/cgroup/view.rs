@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::Cgroup;
-use super::hierarchy::Hierarchy;
+use super::hierarchy::{Hierarchy, Version};
 
 /// One v1 hierarchy.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,7 +18,26 @@ pub struct View {
     pub directory: PathBuf,
 }
 
+/// The unified hierarchy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnifiedView {
+    /// Where the host has it.
+    pub mount: PathBuf,
+    /// The container's own directory in it.
+    pub directory: PathBuf,
+    /// That, from `mount`.
+    pub path: PathBuf,
+}
+
 impl Cgroup {
+    /// The unified hierarchy, where the host has one, and whether that is where its controllers are.
+    pub fn unified_view(&self) -> Option<(UnifiedView, Version)> {
+        let hierarchy = self.hierarchies.unified.as_deref()?;
+        let (mount, directory) = (hierarchy.mount.clone(), hierarchy.dir(&self.path));
+        let view = UnifiedView { mount, directory, path: self.path.clone() };
+        Some((view, self.hierarchies.version()))
+    }
+
     /// The v1 hierarchies, in the order of the host's mounts.
     pub fn v1_views(&self) -> Vec<View> {
         self.hierarchies.v1.iter().map(|hierarchy| view(hierarchy, hierarchy.dir(&self.path))).collect()

@@ -11,6 +11,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::cgroup::Cgroup;
 use crate::cgroup::resctrl::Resctrl;
+use crate::cgroup::stats::Source;
 use crate::error::{Error, Kind, Os, Result};
 use crate::init::plan::Process as ProcessPlan;
 use crate::init::sync::ParentEnd;
@@ -69,8 +70,10 @@ pub struct Container {
     pub freezer: Cell<FreezerState>,
     /// Rings when it is not to stand still any more.
     pub resumed: Notify,
+    /// What its numbers are read from, from the first question for them on.
+    pub stats: OnceCell<Source>,
     /// Its watch for the OOM killer, where the host has one.
-    pub oom: Option<Oom>,
+    pub oom: Option<Rc<Oom>>,
     /// Its hooks, until it has been started: their environment may hold secrets.
     pub hooks: RefCell<Option<Box<Hooks>>>,
     /// A delete is under way.

@@ -25,7 +25,7 @@ use crate::init::plan::{self, Plan, Streams, Work};
 use crate::init::sources::Sources;
 use crate::init::sync::{Heard, Hold, ParentEnd};
 use crate::spec::id_map::IdMaps;
-use crate::spec::{load, namespaces, validate};
+use crate::spec::{self, load, namespaces, validate};
 use crate::sys::lsm;
 use crate::sys::ns::{Birthplace, Namespace};
 use crate::sys::seccomp::Filter;
@@ -138,9 +138,10 @@ impl Engine {
         let saved = self.first_state(&judged).map_err(name)?;
         self.take_directory(&judged, &saved).await.map_err(name)?;
         let mut remains = Remains { state: Some(judged.state.clone()), ..Remains::default() };
-        let mut init = None;
+        let (mut init, mut oom) = (None, None);
         let made = {
-            let make = AssertUnwindSafe(self.make(&judged, process, saved, &mut remains, &mut init)).catch_unwind();
+            let make = self.make(&judged, process, saved, &mut remains, &mut init, &mut oom);
+            let make = AssertUnwindSafe(make).catch_unwind();
             match select(pin!(make), pin!(reservation.creating.given_up.notified())).await {
                 Either::Left((made, _)) => made,
                 Either::Right(_) => Ok(Err(Error::new(Kind::Unavailable, "deleted while it was being created"))),
@@ -151,7 +152,10 @@ impl Engine {
                 drop(reservation);
                 return Ok(self.created(container, judged.request));
             }
-            Ok(Err(error)) => error,
+            Ok(Err(error)) => match &oom {
+                Some(oom) => oom.explain(&id, 0, error),
+                None => error,
+            },
             Err(_) => Error::panicked(),
         };
         self.undo(init, &mut remains).await.unwrap_or_else(|e| log::error!("container {id}: undoing create: {e}"));
@@ -269,6 +273,7 @@ impl Engine {
         mut saved: Saved,
         remains: &mut Remains,
         init: &mut Option<Rc<Process>>,
+        oom: &mut Option<Rc<Oom>>,
     ) -> Result<Rc<Container>> {
         let request = &judged.request;
         let listener = Listener::of(&request.id, &request.bundle, &judged.spec);
@@ -303,9 +308,13 @@ impl Engine {
         let resources = resources.unwrap_or_default();
         cgroup.apply(&resources)?;
         super::update::warn_of_ignored(&request.id, &cgroup, &resources);
+        if let Some(owner) = owner_of_cgroup(judged) {
+            cgroup.delegate(owner)?;
+        }
         judged.resctrl.as_ref().map_or(Ok(()), |resctrl| resctrl.make(&mut remains.resctrl))?;
 
-        let oom = cgroup.watch_oom()?.map(Oom::new);
+        // From here on: what is killed before it is told that the container is there is told after that.
+        *oom = cgroup.watch_oom()?.map(Oom::new).map(Rc::new);
         let treatment = process.treatment.clone();
         let hooks = Hooks::of(&request.id, &request.bundle, &judged.spec)?;
         let mut unborn = plan_init(judged, process, streams, &cgroup, hooks.as_ref().map(Hooks::plan))?;
@@ -367,7 +376,8 @@ impl Engine {
             init_reaped: Default::default(),
             freezer: Default::default(),
             resumed: Default::default(),
-            oom,
+            stats: Default::default(),
+            oom: oom.take(),
             hooks: std::cell::RefCell::new(hooks.map(Box::new)),
             deleting: Default::default(),
             remains: std::cell::RefCell::new(std::mem::take(remains)),
@@ -506,7 +516,7 @@ fn plan_init(
     let joined = create.joined.iter().find(|(kind, _)| *kind == Namespace::Pid);
     let joined = joined.filter(|_| !create.hops());
     let pid_ns = joined.map(|(kind, fd)| fd.try_clone().map(|fd| (fd, kind.flag()))).transpose().os(|| "dup")?;
-    unborn(Work::Create(Box::new(create)), process, streams, cgroup, pid_ns)
+    unborn(Work::Create(Box::new(create)), process, streams, cgroup.joins()?, pid_ns)
 }
 
 /// Puts a plan together: work, program, streams, cgroups.
@@ -514,10 +524,9 @@ pub(super) fn unborn(
     work: Work,
     process: plan::Process,
     streams: Streams,
-    cgroup: &Cgroup,
+    joins: cgroup::Joins,
     place: Option<(OwnedFd, u64)>,
 ) -> Result<Unborn> {
-    let joins = cgroup.joins()?;
     let mut cgroup_files = joins.tasks;
     if let Some(unified) = &joins.unified {
         // For a kernel that does not give birth into it.
@@ -548,15 +557,30 @@ fn set_oom_score_adj(pid: u32, wanted: Option<i32>) -> Result<()> {
     }
 }
 
+/// Whose the cgroup is to be, on the host, where that is the container's to divide and not root's as it is.
+fn owner_of_cgroup(judged: &Judged) -> Option<u32> {
+    let user = judged.spec.process().as_ref().map_or(0, |process| process.user().uid());
+    let owner = judged.id_maps.as_ref().map_or(Some(user), |maps| maps.uids.host(user));
+    owner.filter(|owner| *owner != 0 && spec::mounts::gives_cgroup(&judged.spec))
+}
+
 /// The hierarchies as a mount of type cgroup shows them.
-fn cgroup_views(cgroup: &Cgroup) -> Vec<plan::CgroupHierarchy> {
+fn cgroup_views(cgroup: &Cgroup) -> plan::Cgroups {
     let view = |view: cgroup::View| plan::CgroupHierarchy {
         links: view.controllers.iter().filter(|name| **name != view.directory_name).cloned().collect(),
         options: Some(view.options),
         name: view.directory_name,
         directory: view.directory,
     };
-    cgroup.v1_views().into_iter().map(view).collect()
+    let unified = cgroup.unified_view();
+    let is_v2 = unified.as_ref().is_some_and(|(_, version)| *version == cgroup::Version::V2);
+    let unified = unified.map(|(cgroup::UnifiedView { mount, directory, path }, _)| plan::UnifiedCgroup {
+        mount,
+        directory,
+        path,
+        own_namespace: false,
+    });
+    plan::Cgroups { v1: cgroup.v1_views().into_iter().map(view).collect(), unified, is_v2 }
 }
 
 /// The bundle must be an absolute path: the shim's own working directory is no container's.

@@ -63,7 +63,8 @@ impl Engine {
         *process.stdio.borrow_mut() = Some(Rc::new(stdio));
         let init = container.init.pidfd()?;
         let work = Work::Exec(plan::Exec { init: init.try_clone().os(|| "dup")?, namespaces: container.namespaces });
-        let mut unborn = unborn(work, planned, streams, &container.cgroup, None)?;
+        let mut unborn =
+            unborn(work, planned, streams, container.cgroup.joins_beside(container.init.child_pid())?, None)?;
         unborn.plan.seccomp = container.seccomp.clone();
         if unborn.plan.process.treatment.initial_cpus.is_some() {
             // It has to be out of the container's cgroup first: it moves itself.

@@ -32,6 +32,7 @@ pub mod rootfs;
 pub mod signal;
 pub mod start;
 pub mod state;
+pub mod stats;
 pub mod stdio;
 pub mod update;
 mod userns;

@@ -9,18 +9,22 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::task::AbortHandle;
 
-use crate::cgroup::OomWatch;
-use crate::error::Result;
+use crate::cgroup::{self, Bell, OomWatch};
+use crate::error::{Error, Result};
 
 use super::Engine;
-use super::container::Container;
+use super::container::{Container, Process};
 use super::events::Event;
 use super::lifecycle::State;
 use super::ready::watch;
 
-/// How often the counter is looked at after the bell: it rings before the kill, and also for one elsewhere. The last of
+/// How often the counter is looked at after a bell that rings before the kill, and also for one elsewhere. The last of
 /// the pauses between is half a second.
 const LOOKS: u32 = 10;
+
+/// How long a bell is left alone that has rung for what is no kill: one at its limit may make room for itself without end,
+/// and a kill that ends what is waited for is told before its exit at any rate.
+const REST: Duration = Duration::from_millis(100);
 
 /// A container's watch, and what has been told of what it saw.
 #[derive(Debug)]
@@ -28,6 +32,10 @@ pub struct Oom {
     watch: OomWatch,
     /// Kills that have been told.
     told: Cell<u64>,
+    /// Those of them whose victim has not been named.
+    nameless: Cell<u64>,
+    /// Whose limit it was, the last time.
+    whose: RefCell<String>,
     /// The bell has rung, and what for is being looked for.
     looking: Cell<bool>,
     /// Who listens to the bell.
@@ -37,7 +45,45 @@ pub struct Oom {
 impl Oom {
     /// Of a container about to run.
     pub fn new(watch: OomWatch) -> Self {
-        Self { watch, told: Cell::default(), looking: Cell::default(), listener: RefCell::default() }
+        Self {
+            watch,
+            told: Cell::default(),
+            nameless: Cell::default(),
+            whose: RefCell::default(),
+            looking: Cell::default(),
+            listener: RefCell::default(),
+        }
+    }
+
+    /// Takes note of kills since the last time: how many.
+    fn look(&self, id: &str) -> (u64, cgroup::Oom) {
+        let seen = self.watch.look().unwrap_or_else(|e| {
+            log::warn!("container {id}: {e}");
+            None
+        });
+        let Some(seen) = seen else { return Default::default() };
+        let kills = seen.kills.saturating_sub(self.told.replace(seen.kills));
+        if kills > 0 {
+            self.nameless.update(|nameless| nameless + kills);
+            let whose = self.watch.limit_met().map_or_else(|e| e.to_string(), |limit| limit.to_string());
+            log::warn!("container {id}: out of memory ({whose}): the kernel has killed {kills} of its processes");
+            *self.whose.borrow_mut() = whose;
+        }
+        (kills, seen)
+    }
+
+    /// How many kills there were so far, for [`Oom::explain`].
+    pub fn mark(&self) -> u64 {
+        self.told.get()
+    }
+
+    /// An error, with the kill that may be why; of an operation that has begun at `mark`.
+    pub fn explain(&self, id: &str, mark: u64, error: Error) -> Error {
+        self.look(id);
+        match self.told.get() > mark {
+            true => error.context(format!("possibly killed for lack of memory ({})", self.whose.borrow())),
+            false => error,
+        }
     }
 }
 
@@ -54,60 +100,74 @@ impl Engine {
     pub(super) fn watch_oom(self: &Rc<Self>, container: &Rc<Container>) -> Result<()> {
         let Some(oom) = &container.oom else { return Ok(()) };
         let Some(bell) = oom.watch.bell() else { return Ok(()) };
-        let bell = watch(bell, Interest::READABLE)?;
+        let (bell, kind) = match bell {
+            Bell::Eventfd(bell) => (watch(bell, Interest::READABLE)?, Interest::READABLE),
+            Bell::Events(bell) => (watch(bell, Interest::PRIORITY)?, Interest::PRIORITY),
+        };
         let (engine, weak) = (self.clone(), Rc::downgrade(container));
         let listener = tokio::task::spawn_local(async move {
-            while ring(&bell).await {
-                engine.look_for_oom(&weak).await;
-            }
+            while ring(&bell, kind).await && engine.look_for_oom(&weak, kind).await {}
         });
         *oom.listener.borrow_mut() = Some(listener.abort_handle());
         Ok(())
     }
 
-    /// The bell has rung: looks until it is seen what for.
-    async fn look_for_oom(&self, weak: &Weak<Container>) {
+    /// The bell has rung: looks until it is seen what for. False when there is nothing to come.
+    async fn look_for_oom(&self, weak: &Weak<Container>, kind: Interest) -> bool {
+        let before_the_kill = kind == Interest::READABLE;
         let mut pause = Duration::from_millis(1);
         let mut looks = 0;
         while let Some(container) = weak.upgrade() {
-            let Some(oom) = &container.oom else { return };
+            let Some(oom) = &container.oom else { return false };
             let starting = container.init.state() == State::Starting;
             // The victim may be what has just been started: after its start event, unless there always is another one.
             let early = starting || looks < LOOKS && container.has_starting_execs();
             // The kernel rings for the last time when the cgroup is removed.
-            let over = container.deleting.get() || !early && self.tell_oom(&container, true) || looks == LOOKS;
+            let gone = container.deleting.get();
+            let told = !gone && !early && self.tell_oom(&container, true);
+            let over = gone || told || !early && !before_the_kill || looks == LOOKS;
             oom.looking.set(!over);
-            if over {
-                return;
+            if over && !told {
+                oom.watch.forget();
             }
             drop(container);
+            if gone {
+                return before_the_kill;
+            }
+            if over && !told && !before_the_kill {
+                tokio::time::sleep(REST).await;
+            }
+            if over {
+                return true;
+            }
             tokio::time::sleep(pause).await;
             if !starting {
                 looks += 1;
                 pause *= 2;
             }
         }
+        false
     }
 
     /// Before an exit is told. A kill by the OOM killer has been counted before its victim could die.
-    pub(super) fn tell_oom_before_exit(&self, container: &Container, status: u32) {
+    pub(super) fn tell_oom_before_exit(&self, container: &Container, process: &Process, status: u32) {
         let Some(oom) = &container.oom else { return };
-        // That one, or one that has rung the bell. A look costs more than an exec's exit should.
-        if status == 128 + libc::SIGKILL as u32 || oom.looking.get() || oom.watch.is_ringing() {
+        let killed = status == 128 + libc::SIGKILL as u32;
+        // That one, or one that has rung the bell. A look may cost more than an exec's exit should.
+        if killed || oom.looking.get() || oom.watch.is_ringing() {
             self.tell_oom(container, false);
+        }
+        if killed && oom.nameless.get() > 0 {
+            oom.nameless.update(|kills| kills - 1);
+            log::warn!("{process}: killed for lack of memory");
         }
     }
 
     /// Tells of what has not been told; true when there was something. Where nothing will be killed each ring is told.
-    fn tell_oom(&self, container: &Container, rung: bool) -> bool {
+    pub(super) fn tell_oom(&self, container: &Container, rung: bool) -> bool {
         let Some(oom) = &container.oom else { return false };
-        let seen = oom.watch.look().unwrap_or_else(|e| {
-            log::warn!("container {}: {e}", container.id);
-            Default::default()
-        });
-        let killed = seen.kills > oom.told.get();
-        oom.told.set(seen.kills);
-        if killed || rung && seen.stuck {
+        let (kills, seen) = oom.look(&container.id);
+        if kills > 0 || rung && seen.stuck {
             self.emit(Event::Oom { container: container.id.clone() });
             return true;
         }
@@ -116,9 +176,12 @@ impl Engine {
 }
 
 /// Waits for the bell; false when it cannot ring any more.
-async fn ring(bell: &AsyncFd<Rc<OwnedFd>>) -> bool {
-    let Ok(mut ready) = bell.readable().await else { return false };
-    let _ = rustix::io::read(bell.get_ref(), &mut [0; 8]);
+async fn ring(bell: &AsyncFd<Rc<OwnedFd>>, kind: Interest) -> bool {
+    let Ok(mut ready) = bell.ready(kind).await else { return false };
+    // The other kind is reset by the look, which reads the same file.
+    if kind == Interest::READABLE {
+        let _ = rustix::io::read(bell.get_ref(), &mut [0; 8]);
+    }
     ready.clear_ready();
     true
 }

@@ -146,7 +146,7 @@ impl Engine {
             log::error!("{e}");
             return;
         }
-        self.tell_oom_before_exit(container, exit.status);
+        self.tell_oom_before_exit(container, process, exit.status);
         let id = if process.exec.is_empty() { &process.container } else { &process.exec };
         self.emit(Event::Exit { container: process.container.clone(), id: id.clone(), pid: process.pid(), exit });
         process.set_exit(exit);

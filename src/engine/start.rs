@@ -29,6 +29,7 @@ impl Engine {
         container.refuse_if_ending().map_err(|e| e.context(process.to_string()))?;
         container.refuse_if_paused().map_err(|e| e.context(process.to_string()))?;
         process.advance(lifecycle::Event::Start)?;
+        let kills = container.oom.as_ref().map_or(0, |oom| oom.mark());
         let starting = async {
             match exec.as_str() {
                 "" => self.release(&container).await,
@@ -50,6 +51,11 @@ impl Engine {
                 Ok(pid)
             }
             Err(error) => {
+                self.tell_oom(&container, false);
+                let error = match &container.oom {
+                    Some(oom) => oom.explain(&id, kills, error),
+                    None => error,
+                };
                 self.start_failed(&container, &process).await?;
                 Err(error.context(process.to_string()))
             }

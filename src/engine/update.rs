@@ -1,9 +1,8 @@
-//! Update: new limits for a container that is there; and what it has used so far.
+//! Update: new limits for a container that is there.
 
 use oci_spec::runtime::LinuxResources;
 
 use crate::cgroup::Cgroup;
-use crate::cgroup::stats::Stats;
 use crate::error::{Context, Error, Kind, Result};
 use crate::spec::{load, validate};
 
@@ -13,8 +12,7 @@ use super::lifecycle::State;
 /// Says which of the limits that a container `id` has been given the kernel does nothing about.
 pub(super) fn warn_of_ignored(id: &str, cgroup: &Cgroup, resources: &LinuxResources) {
     match cgroup.ignored(resources) {
-        Ok(None) => {}
-        Ok(Some(ignored)) => log::warn!("container {id}: {ignored}"),
+        Ok(ignored) => ignored.iter().for_each(|ignored| log::warn!("container {id}: {ignored}")),
         Err(e) => log::warn!("container {id}: {e}"),
     }
 }
@@ -36,13 +34,5 @@ impl Engine {
         container.cgroup.update(&resources).context(name)?;
         warn_of_ignored(id, &container.cgroup, &resources);
         Ok(())
-    }
-
-    /// What the container has used.
-    ///
-    /// # Errors
-    /// `NotFound` also when its cgroup is gone.
-    pub fn stats(&self, id: &str) -> Result<Stats> {
-        self.container(id)?.cgroup.stats().context(|| format!("container {id}"))
     }
 }

@@ -9,6 +9,7 @@
 //! network namespace alone costs the kernel a good part of a millisecond, which would be spent in the parent's clone
 //! call, with every other container of the pod waiting. In the child it runs beside the parent.
 
+mod cgroup_mounts;
 pub mod console;
 pub mod copy_up;
 pub mod devices;

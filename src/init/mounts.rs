@@ -6,15 +6,16 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Spec;
 
-use crate::error::{Context, Error, Kind, Os, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::spec::mount_options::{Attributes, MountOptions, Propagation};
 use crate::spec::mounts::MountKind;
 use crate::sys::mount::{self, FileSystem, Mount};
 use crate::sys::path::{self, Root};
 
+use super::cgroup_mounts::{cgroup_v1, cgroup2};
 use super::copy_up;
 use super::label::{self, CONTEXT};
-use super::plan::{CgroupHierarchy, Mapped, MountPlan, Rootfs, Source};
+use super::plan::{Mapped, MountPlan, Rootfs, Source};
 use super::rootfs;
 use super::sources::Received;
 use super::steps::Born;
@@ -36,8 +37,8 @@ const PROC_FILES: &[&str] = &[
 ];
 
 /// Where mounts go.
-struct Place<'a> {
-    root: &'a Root,
+pub(super) struct Place<'a> {
+    pub(super) root: &'a Root,
     /// Some that are there already have peers on the host.
     shares: bool,
 }
@@ -45,7 +46,7 @@ struct Place<'a> {
 impl Place<'_> {
     /// Does `attach`, which mounts on `target`. What a specification mounts into a volume that is shared with the host is the
     /// container's, and would stay on the host after its end (runc leaves it there; and so is it before Linux 5.15).
-    fn on(&self, target: &OwnedFd, attach: impl FnOnce() -> Result<()>) -> Result<()> {
+    pub(super) fn on(&self, target: &OwnedFd, attach: impl FnOnce() -> Result<()>) -> Result<()> {
         if self.shares { mount::attach_unseen(target.as_fd(), false, attach) } else { attach() }
     }
 }
@@ -116,6 +117,7 @@ fn mount_one(place: &Place<'_>, plan: &MountPlan, shared: Option<Mount>, sources
         }
         Source::Other(kind, name) => file_system(place, plan, kind, name),
         Source::CgroupV1(hierarchies) => cgroup_v1(place, plan, hierarchies),
+        Source::Cgroup2(unified) => cgroup2(place, plan, unified),
     }
 }
 
@@ -271,7 +273,7 @@ fn attach(mount: &Mount, target: &OwnedFd, options: &MountOptions) -> Result<()>
     mount.attach_with(target.as_fd(), top.set, top.clear)
 }
 
-fn propagate(mount: &Mount, options: &MountOptions) -> Result<()> {
+pub(super) fn propagate(mount: &Mount, options: &MountOptions) -> Result<()> {
     match options.propagation {
         Some((kind, recursive)) => mount.propagate(u64::from(kind.flag().bits()), recursive),
         None => Ok(()),
@@ -281,7 +283,7 @@ fn propagate(mount: &Mount, options: &MountOptions) -> Result<()> {
 /// Two places are covered under their own name or not at all. What is mounted on the root lies between it and who opens
 /// the rootfs by its path; and /dev is filled with nodes and links of ours unless the specification binds a /dev of the
 /// host's, which is judged by the words of the destination: an image must not lead another directory there.
-fn refuse_by_link(root: &Root, plan: &MountPlan, target: &OwnedFd) -> Result<()> {
+pub(super) fn refuse_by_link(root: &Root, plan: &MountPlan, target: &OwnedFd) -> Result<()> {
     let on_dev = !is_dev(&plan.destination)
         && root.resolve_no_links(Path::new("/dev")).is_ok_and(|dev| path::is_same(target, &dev).unwrap_or(true));
     if !on_dev && !path::is_same(target, root)? {
@@ -291,7 +293,7 @@ fn refuse_by_link(root: &Root, plan: &MountPlan, target: &OwnedFd) -> Result<()>
 }
 
 /// Judged by what the destination turned out to be, so that no link leads around it.
-fn refuse_in_proc(plan: &MountPlan, target: &OwnedFd, is_proc: bool) -> Result<()> {
+pub(super) fn refuse_in_proc(plan: &MountPlan, target: &OwnedFd, is_proc: bool) -> Result<()> {
     let destination: PathBuf = Path::new("/").join(&plan.destination).components().collect();
     let on_proc = destination == Path::new("/proc");
     let allowed = match (on_proc, path::is_procfs(target)?) {
@@ -303,48 +305,4 @@ fn refuse_in_proc(plan: &MountPlan, target: &OwnedFd, is_proc: bool) -> Result<(
         return Ok(());
     }
     Err(Error::new(Kind::InvalidArgument, "only proc itself, and a few of its files, may be mounted over"))
-}
-
-/// A tmpfs with a directory for each hierarchy, as runc makes it: in a cgroup namespace of the container's own, the
-/// hierarchy as that shows it; else the container's own directory of the host's.
-///
-/// The unified directory of a hybrid host is not among them, as with runc: it has no controllers there, and its
-/// cgroup.kill is how the container is ended.
-fn cgroup_v1(place: &Place<'_>, plan: &MountPlan, hierarchies: &[CgroupHierarchy]) -> Result<()> {
-    let root = place.root;
-    let target = root.mkdir_all(&plan.destination)?;
-    refuse_by_link(root, plan, &target)?;
-    refuse_in_proc(plan, &target, false)?;
-    let hidden = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
-    let fs = FileSystem::open("tmpfs")?;
-    fs.set("source", Some("tmpfs"))?;
-    fs.set("mode", Some("755"))?;
-    for (key, value) in plan.options.data.iter().filter(|(key, _)| key == CONTEXT) {
-        fs.set(key, value.as_deref())?;
-    }
-    let attrs = plan.options.top();
-    let top = fs.mount(hidden)?;
-    place.on(&target, || top.attach(target.as_fd()))?;
-    let top_root = Root::from_fd(Mount::from(rustix::io::dup(&top).os(|| "dup")?).into());
-    for hierarchy in hierarchies {
-        let directory = top_root.mkdir_all(Path::new(&hierarchy.name))?;
-        let mount = match &hierarchy.options {
-            Some(options) => {
-                let fs = FileSystem::open("cgroup")?;
-                fs.set("source", Some("cgroup"))?;
-                for (key, value) in options {
-                    fs.set(key, value.as_deref())?;
-                }
-                fs.mount(hidden | attrs.set)?
-            }
-            None => Mount::clone_path(None, &hierarchy.directory, false)?,
-        };
-        mount.attach_with(directory.as_fd(), hidden | attrs.set, 0).context(|| hierarchy.name.clone())?;
-        for link in &hierarchy.links {
-            rustix::fs::symlinkat(hierarchy.name.as_str(), &top_root, link.as_str())
-                .os(|| format!("symlink {link}"))?;
-        }
-    }
-    top.restrict(attrs.set, attrs.clear)?;
-    propagate(&top, &plan.options)
 }

@@ -225,6 +225,32 @@ pub enum Source {
     Other(String, String),
     /// The container's cgroups, version 1.
     CgroupV1(Vec<CgroupHierarchy>),
+    /// The container's cgroup in the unified hierarchy.
+    Cgroup2(UnifiedCgroup),
+}
+
+/// The container's cgroups on the host, for mounts that show them.
+#[derive(Clone, Debug, Default)]
+pub struct Cgroups {
+    /// The v1 hierarchies.
+    pub v1: Vec<CgroupHierarchy>,
+    /// The unified one.
+    pub unified: Option<UnifiedCgroup>,
+    /// The controllers are in the unified one.
+    pub is_v2: bool,
+}
+
+/// The unified hierarchy as a container sees it.
+#[derive(Clone, Debug)]
+pub struct UnifiedCgroup {
+    /// Where the host has it.
+    pub mount: PathBuf,
+    /// The container's own directory on the host.
+    pub directory: PathBuf,
+    /// That, from `mount`.
+    pub path: PathBuf,
+    /// The container has a cgroup namespace of its own.
+    pub own_namespace: bool,
 }
 
 /// One cgroup v1 hierarchy as a container sees it.
@@ -404,7 +430,7 @@ pub fn joined(spec: &Spec) -> Result<Vec<(Namespace, OwnedFd)>> {
 /// What a validated specification's container is made of, with the namespaces that it joins.
 ///
 /// `rootfs` is the root file system's path; `bundle` is where relative sources of bind mounts start; `cgroups` are the
-/// hierarchies that a mount of type cgroup shows, with the options to mount each in a cgroup namespace.
+/// hierarchies that a mount of type cgroup or cgroup2 shows, with the options to mount each in a cgroup namespace.
 ///
 /// # Errors
 /// A value that no kernel takes.
@@ -412,7 +438,7 @@ pub fn create(
     spec: &Spec,
     bundle: &Path,
     rootfs: &Path,
-    cgroups: &[CgroupHierarchy],
+    cgroups: &Cgroups,
     joined: Vec<(Namespace, OwnedFd)>,
 ) -> Result<Create> {
     let new = namespaces::namespaces(spec).filter(|namespace| namespace.path.is_none());
@@ -464,13 +490,7 @@ fn kind_of(typ: LinuxNamespaceType) -> Namespace {
     }
 }
 
-fn plan_rootfs(
-    spec: &Spec,
-    bundle: &Path,
-    rootfs: &Path,
-    cgroups: &[CgroupHierarchy],
-    own_cgroup_ns: bool,
-) -> Result<Rootfs> {
+fn plan_rootfs(spec: &Spec, bundle: &Path, rootfs: &Path, cgroups: &Cgroups, own_cgroup_ns: bool) -> Result<Rootfs> {
     let linux = spec.linux().as_ref();
     let paths = |list: Option<&Option<Vec<String>>>| -> Vec<PathBuf> {
         list.and_then(Option::as_ref).into_iter().flatten().map(PathBuf::from).collect()
@@ -503,7 +523,7 @@ fn plan_rootfs(
 fn plan_mount(
     mount: &oci_spec::runtime::Mount,
     bundle: &Path,
-    cgroups: &[CgroupHierarchy],
+    cgroups: &Cgroups,
     own_cgroup_ns: bool,
 ) -> Result<MountPlan> {
     let options = MountOptions::parse(mount.options().as_deref().unwrap_or_default())?;
@@ -520,16 +540,23 @@ fn plan_mount(
         MountKind::Devpts => file_system("devpts", name),
         MountKind::Mqueue => file_system("mqueue", name),
         MountKind::Other => Source::Other(mount.typ().clone().unwrap_or_default(), name),
+        MountKind::Cgroup2 => unified(cgroups, own_cgroup_ns)?,
+        MountKind::Cgroup if cgroups.is_v2 => unified(cgroups, own_cgroup_ns)?,
         MountKind::Cgroup => {
             let seen = |hierarchy: &CgroupHierarchy| CgroupHierarchy {
                 options: hierarchy.options.clone().filter(|_| own_cgroup_ns),
                 ..hierarchy.clone()
             };
-            Source::CgroupV1(cgroups.iter().map(seen).collect())
+            Source::CgroupV1(cgroups.v1.iter().map(seen).collect())
         }
     };
     let mapped = IdMapping::of(mount, &options)?.map(|mapping| Mapped { mapping, users: None });
     Ok(MountPlan { destination: mounts::destination(mount), source, options, mapped })
+}
+
+fn unified(cgroups: &Cgroups, own_namespace: bool) -> Result<Source> {
+    let seen = cgroups.unified.clone().map(|unified| Source::Cgroup2(UnifiedCgroup { own_namespace, ..unified }));
+    seen.ok_or_else(|| Error::new(Kind::FailedPrecondition, "cgroup2: this host has no unified hierarchy mounted"))
 }
 
 /// The devices that every container has (runtime-spec: config-linux.md, "Default devices").

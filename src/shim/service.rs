@@ -265,7 +265,7 @@ impl containerd_shim_protos::shim_async::Task for Task {
 
     async fn stats(&self, _: &TtrpcContext, request: StatsRequest) -> ttrpc::Result<StatsResponse> {
         let stats = self.engine(move |engine| async move { engine.stats(&request.id) }).await?;
-        let stats = MessageField::some(any(metrics::TYPE_URL, &metrics::message(stats))?);
+        let stats = MessageField::some(metrics::message(stats)?);
         Ok(StatsResponse { stats, ..Default::default() })
     }
 
@@ -299,7 +299,7 @@ fn process_details(exec_id: String) -> ttrpc::Result<Any> {
 }
 
 /// `message` under its bare name, as containerd's typeurl has it.
-fn any(name: &str, message: &impl Message) -> ttrpc::Result<Any> {
+pub(super) fn any(name: &str, message: &impl Message) -> ttrpc::Result<Any> {
     let value = message.write_to_bytes().map_err(|e| status(Error::new(Kind::Internal, e.to_string())))?;
     Ok(Any { type_url: name.to_owned(), value, ..Default::default() })
 }

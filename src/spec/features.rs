@@ -39,10 +39,10 @@ pub fn features(abilities: &Abilities) -> Value {
         "linux": {
             "namespaces": namespaces,
             "capabilities": CAPABILITIES.as_slice(),
-            // The unified hierarchy alone is still refused, and so is a path of systemd's form.
+            // A path of systemd's form is still refused.
             "cgroup": {
                 "v1": true,
-                "v2": false,
+                "v2": has("linux.resources.unified"),
                 "systemd": false,
                 "systemdUser": false,
                 "rdma": has("linux.resources.rdma"),

@@ -2,9 +2,11 @@
 
 use super::id_map::IdMaps;
 use super::mount_options::MountOptions;
+use super::namespaces::{Namespace, namespace};
 use super::validate::{invalid, no_nul, unsupported};
 use crate::error::{Context, Result};
-use oci_spec::runtime::Mount;
+use libc::MOUNT_ATTR_RDONLY;
+use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
 use std::path::{Component, Path, PathBuf};
 
 /// What a mount makes.
@@ -26,6 +28,8 @@ pub enum MountKind {
     Mqueue,
     /// `cgroup`: the container's view of its own cgroups, whatever the host's version is.
     Cgroup,
+    /// `cgroup2`: the unified hierarchy alone.
+    Cgroup2,
     /// Any other file system that the kernel has (runtime-spec: config.md, "Mounts": those of /proc/filesystems).
     Other,
 }
@@ -38,6 +42,7 @@ const KINDS: &[(&str, MountKind)] = &[
     ("devpts", MountKind::Devpts),
     ("mqueue", MountKind::Mqueue),
     ("cgroup", MountKind::Cgroup),
+    ("cgroup2", MountKind::Cgroup2),
 ];
 
 /// The types that there are, by name.
@@ -58,8 +63,6 @@ impl MountKind {
         let typ = mount.typ().as_deref()?;
         match typ {
             "" | "none" => None,
-            // Is the container's own view of a hierarchy that is not there yet.
-            "cgroup2" => None,
             _ => Some(KINDS.iter().find(|(name, _)| *name == typ).map_or(Self::Other, |(_, kind)| *kind)),
         }
     }
@@ -69,6 +72,19 @@ impl MountKind {
 /// one, which runc too accepts, is meant from `/`.
 pub fn destination(mount: &Mount) -> PathBuf {
     Path::new("/").join(mount.destination())
+}
+
+/// Whether the container is to divide its own cgroup: in a new cgroup namespace, with the hierarchy writable at /sys/fs/cgroup
+/// (runtime-spec: config-linux.md, "Cgroup ownership").
+pub fn gives_cgroup(spec: &Spec) -> bool {
+    let new = |namespace: Namespace<'_>| namespace.path.is_none();
+    let writable = |mount: &Mount| {
+        let Ok(options) = MountOptions::parse(mount.options().as_deref().unwrap_or_default()) else { return false };
+        matches!(MountKind::of(mount, &options), Some(MountKind::Cgroup | MountKind::Cgroup2))
+            && destination(mount).components().eq(Path::new("/sys/fs/cgroup").components())
+            && options.top().set & MOUNT_ATTR_RDONLY == 0
+    };
+    namespace(spec, LinuxNamespaceType::Cgroup).is_some_and(new) && spec.mounts().iter().flatten().any(writable)
 }
 
 /// Whose the files of a bind mount are seen to be.
@@ -172,7 +188,27 @@ mod tests {
         let remount = json!({ "destination": "/x", "type": "bind", "options": ["bind", "remount"] });
         assert_eq!(kind(remount), Some(MountKind::Remount));
         assert_eq!(kind(json!({ "destination": "/x", "type": "ext4" })), Some(MountKind::Other));
-        assert_eq!(kind(json!({ "destination": "/x", "type": "cgroup2" })), None);
+        assert_eq!(kind(json!({ "destination": "/x", "type": "cgroup2" })), Some(MountKind::Cgroup2));
+    }
+
+    #[test]
+    fn a_cgroup_is_given_with_a_namespace_and_a_writable_mount() {
+        let gives = |mount: serde_json::Value, namespace: serde_json::Value| {
+            let spec = json!({ "ociVersion": "1.0.0", "mounts": [mount], "linux": { "namespaces": [namespace] } });
+            gives_cgroup(&serde_json::from_value(spec).unwrap())
+        };
+        let mount =
+            |typ: &str, place: &str, options: &[&str]| json!({ "destination": place, "type": typ, "options": options });
+        let place = "/sys/fs/cgroup";
+        let own = || json!({ "type": "cgroup" });
+        assert!(gives(mount("cgroup", place, &["rw"]), own()) && gives(mount("cgroup2", "sys/fs/cgroup/", &[]), own()));
+        assert!(!gives(mount("cgroup", place, &["rw"]), json!({ "type": "cgroup", "path": "/proc/1/ns/cgroup" })));
+        assert!(!gives(mount("cgroup", place, &["rw"]), json!({ "type": "pid" })));
+        for (typ, at, options) in
+            [("cgroup", place, &["ro"][..]), ("cgroup", place, &["rro"]), ("tmpfs", place, &[]), ("cgroup", "/x", &[])]
+        {
+            assert!(!gives(mount(typ, at, options), own()), "{typ} {at} {options:?}");
+        }
     }
 
     #[test]
@@ -205,7 +241,6 @@ mod tests {
             (json!({ "destination": "/a" }), Kind::InvalidArgument, "bind"),
             (json!({ "destination": "/a", "type": "none" }), Kind::InvalidArgument, "bind"),
             (json!({ "destination": "/a", "type": "e\u{0}" }), Kind::InvalidArgument, "type"),
-            (json!({ "destination": "/a", "type": "cgroup2" }), Kind::Unimplemented, "cgroup2"),
             (json!({ "destination": "/a", "type": "tmpfs", "options": ["iversion"] }), Kind::Unimplemented, "iversion"),
             (json!({ "destination": "/a", "options": ["remount", "size=1"] }), Kind::InvalidArgument, "size"),
             (json!({ "destination": "/a", "options": ["remount", "sync"] }), Kind::InvalidArgument, "sync"),

@@ -5,6 +5,7 @@
 //! newer than Linux 5.10 has its fallback here, next to the call.
 #![allow(unsafe_code)]
 
+pub mod bpf;
 pub mod cred;
 pub mod exec;
 pub mod fd;

@@ -66,7 +66,7 @@ fn config(bundle: &Path, hierarchies: &Hierarchies) -> Result<()> {
     if let Some(process) = spec.process() {
         plan::process(process, linux)?;
     }
-    plan::create(&spec, bundle, &load::rootfs(bundle, &spec), &[], plan::joined(&spec)?)?;
+    plan::create(&spec, bundle, &load::rootfs(bundle, &spec), &plan::Cgroups::default(), plan::joined(&spec)?)?;
     plan::namespace_flags(&spec);
     hooks::hooks(Point::Poststop, hooks::entries(&spec, Point::Poststop))?;
     Ok(())
