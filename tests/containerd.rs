@@ -3,6 +3,7 @@
 
 mod common;
 
+use common::cgroup::on;
 use common::containerd::{Containerd, eventually, parent_of, send_signal, text};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -573,7 +574,8 @@ fn without_a_pid_namespace_the_whole_container_ends_with_its_init(containerd: Co
 fn a_task_is_paused_measured_updated_and_resumed(containerd: Containerd) {
     let init = containerd.run_detached("paused", &[], SLEEP);
     let metrics = containerd.ctr_ok(&["task", "metrics", "paused"]);
-    for name in ["memory.usage_in_bytes", "cpuacct.usage", "pids.current"] {
+    let v1 = ["memory.usage_in_bytes", "cpuacct.usage", "pids.current"];
+    for name in on(v1, ["memory.usage", "cpu.usage_usec", "pids.current"]) {
         let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next());
         assert!(value.and_then(|value| value.parse::<u64>().ok()).is_some_and(|value| value > 0), "{name}: {metrics}");
     }

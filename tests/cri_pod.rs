@@ -59,7 +59,7 @@ fn resources_are_set_and_updated(cri: Cri) {
     assert_eq!(memory(), "134217728");
     assert!(["50000", "50000 100000"].contains(&&*quota()));
     // runc's formula from shares to weight.
-    assert!(["512", "20"].contains(&&*value("cpu", "cpu.shares", "cpu.weight")));
+    assert!(["512", "59"].contains(&&*value("cpu", "cpu.shares", "cpu.weight")));
     assert_eq!(value("cpuset", "cpuset.cpus", "cpuset.cpus"), "0");
     assert_eq!(fs::read_to_string(format!("/proc/{}/oom_score_adj", cri.pid(&id))).unwrap().trim(), "900");
     let resources = json!({"cpu_period": "100000", "cpu_quota": "20000", "memory_limit_in_bytes": "201326592"});

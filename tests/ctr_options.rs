@@ -97,9 +97,9 @@ fn limits_are_those_of_the_cgroup(containerd: Containerd) {
     let quota = cgroup_value(&cgroup, "cpu", "cpu.cfs_quota_us", "cpu.max");
     let period = cgroup_value(&cgroup, "cpu", "cpu.cfs_period_us", "cpu.max");
     assert!(quota == "50000" && period == "200000" || quota == "50000 200000", "{quota} {period}");
-    // runc's conversion of shares to a weight: 1 + (512 - 2) * 9999 / 262142.
+    // runc's conversion of shares to a weight, for which 1024 are 100.
     let shares = cgroup_value(&cgroup, "cpu", "cpu.shares", "cpu.weight");
-    assert!(["512", "20"].contains(&&*shares), "{shares}");
+    assert!(["512", "59"].contains(&&*shares), "{shares}");
     let init = containerd.task("limited").unwrap().pid.to_string();
     for controller in ["memory", "cpu", "pids", "freezer", "devices"] {
         let procs = cgroup_value(&cgroup, controller, "cgroup.procs", "cgroup.procs");

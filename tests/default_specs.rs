@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use common::block_on;
 use common::bundle::Bundle;
+use common::cgroup::on;
 use common::container::{Container, Ended, Host, namespace_of};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::{Value, json};
@@ -308,16 +309,19 @@ fn the_sandbox_of_a_pod() {
 fn a_container_of_a_pod() {
     block_on(async {
         let prepared = Prepared::new();
+        let limits = on(
+            "cd /sys/fs/cgroup; echo memory $(cat memory/memory.limit_in_bytes)
+            echo quota $(cat cpu/cpu.cfs_quota_us); echo shares $(cat cpu/cpu.shares)",
+            "cd /sys/fs/cgroup/$(grep ^0:: /proc/self/cgroup | cut -d: -f3); echo memory $(cat memory.max)
+            echo quota $(cut -d' ' -f1 cpu.max); echo shares $(cat cpu.weight)",
+        );
         let script = "
             for ns in net uts ipc; do echo $ns $(readlink /proc/self/ns/$ns); done
             echo pid $$
-            echo memory $(cat /sys/fs/cgroup/memory/memory.limit_in_bytes)
-            echo quota $(cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us)
-            echo shares $(cat /sys/fs/cgroup/cpu/cpu.shares)
             echo token $(cat /var/run/secrets/kubernetes.io/serviceaccount/token)
             touch /var/run/secrets/kubernetes.io/serviceaccount/x 2>/dev/null || echo account readonly
             echo env $KUBERNETES_SERVICE_HOST";
-        let ended = prepared.run(CRI_CONTAINER, &[WHO, PROTECTED, script].concat()).await;
+        let ended = prepared.run(CRI_CONTAINER, &[WHO, PROTECTED, limits, script].concat()).await;
         assert_kept(&ended);
         let [net, uts, ipc] = ["net", "uts", "ipc"].map(|namespace| prepared.sandbox_has(namespace));
         assert_facts(
@@ -337,7 +341,7 @@ fn a_container_of_a_pod() {
                 ("pid", "1"),
                 ("memory", "134217728"),
                 ("quota", "50000"),
-                ("shares", "256"),
+                ("shares", on("256", "35")),
                 ("token", "secret"),
                 ("account", "readonly"),
                 ("env", "10.96.0.1"),

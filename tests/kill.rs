@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use common::block_on;
 use common::bundle::Bundle;
-use common::scratch::{cgroup_mounts, mounts_below};
+use common::cgroup::{is_v2, on};
+use common::scratch::{cgroup_mounts, mounts_below, remove_cgroup};
 use common::stdio::Io;
 use common::world::{Bystander, SOON, World, all_gone, hold, living, refused, until};
 use containerd_shim_protos::api::Status;
@@ -47,9 +48,25 @@ async fn processes(world: &World, id: &str, count: usize) -> Vec<OwnedFd> {
     }
 }
 
-/// The cgroup that this container's lies in, in every hierarchy.
-fn parents(bundle: &Bundle) -> Vec<PathBuf> {
-    bundle.cgroups().iter().map(|dir| dir.parent().unwrap().to_path_buf()).collect()
+/// A cgroup beside this container's in every hierarchy, to be removed by `remove_cgroup`. Not the parent of both: v2 takes no
+/// process in a cgroup that limits those below.
+fn neighbours(bundle: &Bundle) -> Vec<PathBuf> {
+    let neighbour = |dir: &PathBuf| {
+        let beside = dir.with_file_name("beside");
+        fs::create_dir(&beside).unwrap_or_else(|e| panic!("{}: {e}", beside.display()));
+        if dir.to_str().unwrap().contains("cpuset") {
+            for file in ["cpuset.cpus", "cpuset.mems"] {
+                fs::write(beside.join(file), fs::read(dir.join(file)).unwrap()).unwrap();
+            }
+        }
+        beside
+    };
+    bundle.cgroups().iter().map(neighbour).collect()
+}
+
+/// The file that freezes a cgroup.
+fn freezer_file() -> &'static str {
+    on("freezer.state", "cgroup.freeze")
 }
 
 /// A world with a container `host`, in whose pid namespace others may live.
@@ -64,7 +81,8 @@ fn sigkill_ends_all_of_a_container_without_a_pid_namespace() {
     block_on(async {
         let (world, host, host_pid) = world_with_host().await;
         let mut beside = Bystander::new();
-        beside.join(&parents(&host));
+        let around = neighbours(&host);
+        beside.join(&around);
         for (number, (joined, all)) in
             [(None, false), (None, true), (Some(host_pid), false), (Some(host_pid), true)].into_iter().enumerate()
         {
@@ -87,6 +105,7 @@ fn sigkill_ends_all_of_a_container_without_a_pid_namespace() {
         assert_eq!(world.end("host").await, 137);
         assert!(beside.is_alive());
         drop(beside);
+        around.iter().for_each(|dir| remove_cgroup(dir));
         world.close().await;
     });
 }
@@ -123,7 +142,8 @@ fn cgroups_below_the_containers_are_part_of_it() {
         let of_container = processes(&world, "one", 3).await;
         let pids = world.pids("one").await.unwrap();
         let mut beside = Bystander::new();
-        beside.join(&parents(&bundle));
+        let around = neighbours(&bundle);
+        beside.join(&around);
         for dir in bundle.cgroups() {
             let deep = dir.join("sub/deeper");
             fs::create_dir_all(&deep).unwrap();
@@ -136,8 +156,8 @@ fn cgroups_below_the_containers_are_part_of_it() {
             fs::write(deep.join("cgroup.procs"), pids[1].to_string()).unwrap();
             fs::write(deep.parent().unwrap().join("cgroup.procs"), pids[2].to_string()).unwrap();
             // Frozen, it takes no SIGKILL.
-            if dir.to_str().unwrap().contains("freezer") {
-                fs::write(deep.join("freezer.state"), "FROZEN").unwrap();
+            if deep.join(freezer_file()).exists() {
+                fs::write(deep.join(freezer_file()), on("FROZEN", "1")).unwrap();
             }
         }
         assert_eq!(world.pids("one").await.unwrap(), pids);
@@ -148,6 +168,7 @@ fn cgroups_below_the_containers_are_part_of_it() {
         assert_eq!(bundle.cgroups(), NONE);
         assert!(beside.is_alive());
         drop(beside);
+        around.iter().for_each(|dir| remove_cgroup(dir));
         world.close().await;
     });
 }
@@ -159,14 +180,16 @@ fn init_is_killed_wherever_it_is_and_its_new_neighbours_are_not() {
         let (world, bundle) = World::with("one", |b| unbounded(b, None).args(&["sleep", "1000"])).await;
         let pid = world.run(&bundle).await;
         let mut beside = Bystander::new();
-        beside.join(&parents(&bundle));
-        for dir in parents(&bundle) {
+        let around = neighbours(&bundle);
+        beside.join(&around);
+        for dir in &around {
             fs::write(dir.join("cgroup.procs"), pid.to_string()).unwrap();
         }
         assert_eq!(world.pids("one").await.unwrap(), [pid]);
         assert_eq!(world.end("one").await, 137);
         assert!(beside.is_alive());
         drop(beside);
+        around.iter().for_each(|dir| remove_cgroup(dir));
         world.close().await;
     });
 }
@@ -283,12 +306,12 @@ fn a_cgroup_that_is_not_ours_is_refused_and_left_alone() {
         let mut inside = Bystander::new();
         inside.join(&make("used"));
         let mut in_one = Bystander::new();
-        let freezer = |dir: &&PathBuf| dir.to_str().unwrap().contains("freezer");
+        let freezer = |dir: &&PathBuf| is_v2() || dir.to_str().unwrap().contains("freezer");
         in_one.join(&[make("used-in-one").iter().find(freezer).unwrap()]);
         let frozen = make("frozen");
-        fs::write(frozen.iter().find(freezer).unwrap().join("freezer.state"), "FROZEN").unwrap();
-        make("frozen-parent");
-        fs::write(roots.iter().find(freezer).unwrap().join("frozen-parent/freezer.state"), "FROZEN").unwrap();
+        fs::write(frozen.iter().find(freezer).unwrap().join(freezer_file()), on("FROZEN", "1")).unwrap();
+        let frozen = make("frozen-parent");
+        fs::write(frozen.iter().find(freezer).unwrap().join(freezer_file()), on("FROZEN", "1")).unwrap();
 
         let before = tree(&roots);
         for (number, (path, wanted)) in [

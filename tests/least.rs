@@ -3,10 +3,9 @@
 
 mod common;
 
-use std::fs;
-
 use common::block_on;
 use common::bundle::Bundle;
+use common::cgroup::on;
 use common::stdio::Io;
 use common::world::World;
 use serde_json::json;
@@ -16,9 +15,7 @@ use serde_json::json;
 const MEMORY: u64 = 1 << 20;
 
 fn knob(bundle: &Bundle, file: &str) -> u64 {
-    let path = bundle.cgroups().into_iter().map(|dir| dir.join(file)).find(|path| path.exists());
-    let path = path.unwrap_or_else(|| panic!("no {file}"));
-    fs::read_to_string(&path).unwrap().trim().parse().unwrap()
+    bundle.knob(file).parse().unwrap()
 }
 
 fn least(bundle: Bundle) -> Bundle {
@@ -32,9 +29,14 @@ fn least(bundle: Bundle) -> Bundle {
 async fn runs(what: &str, change: impl FnOnce(Bundle) -> Bundle) {
     let (world, bundle) = World::with("one", |bundle| change(least(bundle))).await;
     world.create(&bundle, &Io::null()).await.unwrap_or_else(|e| panic!("{what}: {e}"));
-    assert_eq!((knob(&bundle, "pids.max"), knob(&bundle, "memory.limit_in_bytes")), (1, MEMORY), "{what}");
+    assert_eq!(
+        (knob(&bundle, "pids.max"), knob(&bundle, on("memory.limit_in_bytes", "memory.max"))),
+        (1, MEMORY),
+        "{what}"
+    );
     assert_eq!(knob(&bundle, "pids.current"), 1, "{what}");
-    let peak = knob(&bundle, "memory.max_usage_in_bytes");
+    // memory.peak is there since Linux 5.19.
+    let peak = knob(&bundle, on("memory.max_usage_in_bytes", "memory.peak"));
     println!("{what}: {} KiB until it was created", peak >> 10);
     // The kernel charges in batches; a page more or less is not to matter.
     assert!(peak <= MEMORY / 4 * 3, "{what}: {} KiB until it was created", peak >> 10);

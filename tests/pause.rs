@@ -4,12 +4,14 @@
 mod common;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use common::block_on;
 use common::bundle::Bundle;
+use common::cgroup::{is_v2, number_of, on, read};
 use common::driver::open_pid;
+use common::patience;
 use common::stdio::Io;
 use common::world::{SOON, World, all_gone, hold, leftovers, refused, status, until};
 use containerd_shim_protos::api::Status;
@@ -43,13 +45,21 @@ async fn counts_on(bundle: &Bundle) {
     until("it counts", || count(bundle) > before).await;
 }
 
+/// The container's cgroup that freezes it.
 fn freezer(bundle: &Bundle) -> PathBuf {
-    let dirs = bundle.cgroups();
-    dirs.into_iter().find(|dir| dir.join("freezer.state").exists()).expect("a v1 freezer")
+    bundle.cgroup_file(on("freezer.state", "cgroup.freeze")).parent().unwrap().to_path_buf()
 }
 
-fn freezer_state(bundle: &Bundle) -> String {
-    fs::read_to_string(freezer(bundle).join("freezer.state")).unwrap().trim().to_string()
+/// Whether this cgroup is frozen, all of it, or not at all.
+fn is_frozen(freezer: &Path) -> bool {
+    if is_v2() {
+        return number_of(&read(&freezer.join("cgroup.events")), "frozen") == 1;
+    }
+    match &*read(&freezer.join("freezer.state")) {
+        "FROZEN" => true,
+        "THAWED" => false,
+        state => panic!("{}: {state}", freezer.display()),
+    }
 }
 
 #[test]
@@ -63,7 +73,7 @@ fn a_paused_container_stands_still_until_it_is_resumed() {
 
         world.pause("one").await.unwrap();
         let before = count(&bundle);
-        assert_eq!(freezer_state(&bundle), "FROZEN");
+        assert!(is_frozen(&freezer(&bundle)));
         tokio::time::sleep(A_WHILE).await;
         assert_eq!(count(&bundle), before);
         for exec_id in ["", "e"] {
@@ -77,7 +87,7 @@ fn a_paused_container_stands_still_until_it_is_resumed() {
 
         world.resume("one").await.unwrap();
         counts_on(&bundle).await;
-        assert_eq!(freezer_state(&bundle), "THAWED");
+        assert!(!is_frozen(&freezer(&bundle)));
         for exec_id in ["", "e"] {
             assert_eq!(world.status("one", exec_id).await.unwrap(), Status::RUNNING);
         }
@@ -193,7 +203,7 @@ fn another_signal_waits_for_the_resume() {
         world.kill("one", "", libc::SIGTERM, false).await.unwrap();
         tokio::time::sleep(A_WHILE).await;
         assert_eq!(world.status("one", "").await.unwrap(), Status::PAUSED);
-        assert_eq!(freezer_state(&bundle), "FROZEN");
+        assert!(is_frozen(&freezer(&bundle)));
         let waiting = world.spawn_wait("one", "").await;
         world.resume("one").await.unwrap();
         assert_eq!(waiting.await.unwrap().unwrap().exit_status, 42);
@@ -217,7 +227,7 @@ fn a_container_that_forks_without_end_is_paused_while_others_ask() {
                 tokio::task::yield_now().await;
             }
             pausing.await.unwrap().unwrap_or_else(|e| panic!("round {round}: {e}"));
-            assert_eq!(freezer_state(&bundle), "FROZEN");
+            assert!(is_frozen(&freezer(&bundle)));
             let members = || fs::read_to_string(freezer(&bundle).join("cgroup.procs")).unwrap();
             let before = members();
             tokio::time::sleep(Duration::from_millis(30)).await;
@@ -258,11 +268,11 @@ fn what_the_container_has_frozen_itself_stays_so() {
         let (world, bundle) = World::running("one", sleeping).await;
         let own = freezer(&bundle).join("own");
         fs::create_dir(&own).unwrap();
-        fs::write(own.join("freezer.state"), "FROZEN").unwrap();
+        fs::write(own.join(on("freezer.state", "cgroup.freeze")), on("FROZEN", "1")).unwrap();
         world.pause("one").await.unwrap();
         world.resume("one").await.unwrap();
-        assert_eq!(fs::read_to_string(own.join("freezer.state")).unwrap().trim(), "FROZEN");
-        assert_eq!(freezer_state(&bundle), "THAWED");
+        assert_eq!(read(&own.join(on("freezer.state", "cgroup.freeze"))), on("FROZEN", "1"));
+        assert!(!is_frozen(&freezer(&bundle)));
         world.end("one").await;
         world.close().await;
     });
@@ -276,10 +286,10 @@ fn a_paused_container_whose_shim_has_died_is_removed() {
         let init = open_pid(world.state("one", "").await.unwrap().pid as i32).unwrap();
         world.pause("one").await.unwrap();
         world.kill_shim().await.unwrap();
-        assert_eq!(freezer_state(&bundle), "FROZEN");
+        assert!(is_frozen(&freezer(&bundle)));
         let begun = Instant::now();
         assert_eq!(world.delete_action().unwrap().exit_status, 137);
-        assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < patience(Duration::from_secs(4)), "{:?}", begun.elapsed());
         all_gone(&[init]);
         assert_eq!(leftovers(&world.scratch), [""; 0]);
     });

@@ -7,16 +7,11 @@ use std::path::PathBuf;
 
 use common::block_on;
 use common::bundle::Bundle;
+use common::cgroup::{is_v2, number_of, on, path_of};
 use common::container::{Host, refused};
+use common::world::until;
 use serde_json::json;
 use ttrpc::Code;
-
-/// A file of the container's cgroup, in whichever hierarchy has it.
-fn knob(bundle: &Bundle, file: &str) -> String {
-    let paths: Vec<PathBuf> = bundle.cgroups().into_iter().map(|dir| dir.join(file)).collect();
-    let path = paths.iter().find(|path| path.exists()).unwrap_or_else(|| panic!("{file}: {paths:?}"));
-    fs::read_to_string(path).unwrap().trim().to_string()
-}
 
 /// Proves: linux.cgroupsPath, linux.resources.memory.{limit,reservation,swap,swappiness}
 /// Proves: linux.resources.cpu.{shares,quota,period,cpus,mems}
@@ -33,7 +28,8 @@ fn limits_are_in_the_files_of_the_cgroup() {
         });
         // Before anything of the container runs.
         let container = host.create(&bundle).await;
-        for (file, value) in [
+        // v1's swap is that of memory and swap together. Shares become a weight (runc's conversion: 1024 are 100).
+        let v1 = [
             ("memory.limit_in_bytes", "67108864"),
             ("memory.soft_limit_in_bytes", "33554432"),
             ("memory.memsw.limit_in_bytes", "134217728"),
@@ -41,16 +37,23 @@ fn limits_are_in_the_files_of_the_cgroup() {
             ("cpu.shares", "512"),
             ("cpu.cfs_quota_us", "25000"),
             ("cpu.cfs_period_us", "50000"),
-            ("cpuset.cpus", "0"),
-            ("cpuset.mems", "0"),
-            ("pids.max", "42"),
-        ] {
-            assert_eq!(knob(&bundle, file), value, "{file}");
+        ];
+        let v2 = [
+            ("memory.max", "67108864"),
+            ("memory.low", "33554432"),
+            ("memory.swap.max", "67108864"),
+            ("cpu.weight", "59"),
+            ("cpu.max", "25000 50000"),
+        ];
+        let both = [("cpuset.cpus", "0"), ("cpuset.mems", "0"), ("pids.max", "42")];
+        for (file, value) in on(&v1[..], &v2).iter().chain(&both) {
+            assert_eq!(bundle.knob(file), *value, "{file}");
         }
         let status = container.proc("status");
         assert!(status.contains("\nCpus_allowed_list:\t0\n"), "{status}");
+        let path = path_of(bundle.spec()["linux"]["cgroupsPath"].as_str().unwrap());
         for line in container.proc("cgroup").lines() {
-            assert!(line.ends_with(&format!("/{}/one", host.scratch.namespace())), "{line}");
+            assert!(line.ends_with(&format!(":/{}", path.display())), "{line}");
         }
         container.end().await;
         assert_eq!(bundle.cgroups(), [""; 0].map(PathBuf::from));
@@ -64,10 +67,11 @@ fn without_limits_there_are_none() {
         let host = Host::new();
         let bundle = host.bundle("one").edit(|spec| spec["linux"]["resources"]["pids"] = json!({"limit": -1}));
         let container = host.create(&bundle).await;
-        assert_eq!(knob(&bundle, "pids.max"), "max");
-        assert_eq!(knob(&bundle, "cpu.cfs_quota_us"), "-1");
-        assert_eq!(knob(&bundle, "cpu.shares"), "1024");
-        assert!(knob(&bundle, "memory.limit_in_bytes").parse::<u64>().unwrap() > 1 << 60);
+        assert_eq!(bundle.knob("pids.max"), "max");
+        assert_eq!(bundle.knob(on("cpu.cfs_quota_us", "cpu.max")), on("-1", "max 100000"));
+        assert_eq!(bundle.knob(on("cpu.shares", "cpu.weight")), on("1024", "100"));
+        let memory = bundle.knob(on("memory.limit_in_bytes", "memory.max"));
+        assert!(memory == "max" || memory.parse::<u64>().unwrap() > 1 << 60, "{memory}");
         container.run().await.ok();
     });
 }
@@ -113,16 +117,7 @@ fn a_cpu_quota_throttles() {
             .edit(|spec| spec["linux"]["resources"]["cpu"] = json!({"quota": 2000, "period": 100000}))
             .script("while :; do :; done");
         let container = host.start(&bundle).await;
-        let throttled = || {
-            let stat = knob(&bundle, "cpu.stat");
-            let line = stat.lines().find_map(|line| line.strip_prefix("nr_throttled ")).unwrap_or("0").to_string();
-            line.parse::<u64>().unwrap()
-        };
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
-        while throttled() == 0 {
-            assert!(std::time::Instant::now() < deadline, "{}", knob(&bundle, "cpu.stat"));
-            std::thread::sleep(std::time::Duration::from_millis(20));
-        }
+        until("it is throttled", || number_of(&bundle.knob("cpu.stat"), "nr_throttled") > 0).await;
         container.end().await;
     });
 }
@@ -131,7 +126,7 @@ fn a_cpu_quota_throttles() {
 fn a_limit_that_the_kernel_refuses_fails_the_create() {
     for (controller, value, words) in [
         ("cpu", json!({"cpus": "4095"}), "cpuset.cpus"),
-        ("cpu", json!({"quota": 1}), "cpu.cfs_quota_us"),
+        ("cpu", json!({"quota": 1}), on("cpu.cfs_quota_us", "cpu.max")),
         ("memory", json!({"limit": 1048576, "swap": 524288}), "memory"),
     ] {
         let refusal = refused(|bundle| bundle.edit(|spec| spec["linux"]["resources"][controller] = value));
@@ -158,33 +153,30 @@ fn the_container_sees_its_bursts_idleness_weights_and_rates() {
     block_on(async {
         let host = Host::new();
         let Some((major, minor)) = disk_of(host.scratch.dir()) else {
-            eprintln!("SKIPPED: the tests' directory is not on a disk of its own");
-            return;
+            return common::skipped("rates of block devices", "the tests' directory is not on a disk of its own");
         };
         let rate = |rate: u64| json!([{"major": major, "minor": minor, "rate": rate}]);
-        let cgroup = json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["ro"]});
-        let script = "cd /sys/fs/cgroup; cat */cpu.cfs_quota_us */cpu.cfs_burst_us */cpu.idle */blkio.bfq.weight \
-                      */blkio.throttle.*_device */memory.kmem.tcp.limit_in_bytes";
-        let bundle = host.bundle("one").mount(cgroup).script(script).edit(|spec| {
+        let v1 = "cd /sys/fs/cgroup; cat */cpu.cfs_quota_us */cpu.cfs_burst_us */cpu.idle */blkio.bfq.weight \
+                  */blkio.throttle.*_device */memory.kmem.tcp.limit_in_bytes";
+        // The weight is BFQ's own where it runs, else io.cost's on another scale: 1 + (321 - 10) * 9999 / 990.
+        let v2 = "cd /sys/fs/cgroup; cat cpu.max cpu.max.burst cpu.idle; \
+                  grep -qx 'default 3142' io.weight || grep -qx '\\(default \\)\\?321' io.bfq.weight || echo no weight; cat io.max";
+        let bundle = host.bundle("one").cgroup_view().script(on(v1, v2)).edit(|spec| {
             let resources = &mut spec["linux"]["resources"];
             resources["cpu"] = json!({"quota": 30000, "period": 60000, "burst": 20000, "idle": 1});
             resources["memory"] = json!({"kernelTCP": 8388608, "checkBeforeUpdate": true, "useHierarchy": true});
             resources["blockIO"] = json!({
-                "weight": 321, "throttleReadBpsDevice": rate(1), "throttleReadIOPSDevice": rate(2),
-                "throttleWriteBpsDevice": rate(3), "throttleWriteIOPSDevice": rate(4),
+                "weight": 321, "throttleReadBpsDevice": rate(2), "throttleReadIOPSDevice": rate(3),
+                "throttleWriteBpsDevice": rate(4), "throttleWriteIOPSDevice": rate(5),
             });
         });
         let line = |rate: u64| format!("{major}:{minor} {rate}");
-        let rates = [line(1), line(2), line(3), line(4)];
-        let expected =
-            [&["30000", "20000", "1", "321"].map(String::from)[..], &rates, &["8388608".to_string()]].concat();
-        assert_eq!(host.run(&bundle).await.lines(), expected);
+        let rates = [line(2), line(3), line(4), line(5)];
+        let v1 = [&["30000", "20000", "1", "321"].map(String::from)[..], &rates, &["8388608".to_string()]].concat();
+        let rates = format!("{major}:{minor} rbps=2 wbps=4 riops=3 wiops=5");
+        let v2 = ["30000 60000", "20000", "1", &rates].map(String::from).to_vec();
+        assert_eq!(host.run(&bundle).await.lines(), on(v1, v2));
     });
-}
-
-/// With the container's own view of its cgroups.
-fn with_view(bundle: Bundle) -> Bundle {
-    bundle.mount(json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["ro"]}))
 }
 
 /// Weights of devices are BFQ's, those of leaves were CFQ's, which no supported kernel has: where there are none for this
@@ -197,16 +189,23 @@ fn weights_of_devices_are_in_the_files_or_refused() {
         let host = Host::new();
         let (major, minor) = disk_of(host.scratch.dir()).unwrap_or((7, 0));
         let of_device = |field: &str| json!({"weightDevice": [{"major": major, "minor": minor, field: 432}]});
-        for (id, io, file) in [
-            ("weight", of_device("weight"), "weight_device"),
-            ("leaf", of_device("leafWeight"), "leaf_weight_device"),
-            ("leaves", json!({"leafWeight": 432}), "leaf_weight"),
+        for (id, io, v1, v2) in [
+            ("weight", of_device("weight"), "blkio/blkio*.weight_device", "io*.weight"),
+            ("leaf", of_device("leafWeight"), "blkio/blkio*.leaf_weight_device", "leafWeight"),
+            ("leaves", json!({"leafWeight": 432}), "blkio/blkio*.leaf_weight", "leafWeight"),
         ] {
-            let bundle = with_view(host.bundle(id)).script(&format!("cat /sys/fs/cgroup/blkio/blkio*.{file}"));
+            let files = on(v1, v2);
+            let bundle = host.bundle(id).cgroup_view().script(&format!("cat /sys/fs/cgroup/{files}"));
             let bundle = bundle.edit(|spec| spec["linux"]["resources"]["blockIO"] = io);
             match host.try_run(&bundle).await {
-                Ok(ended) => assert!(ended.ok().contains("432"), "{file}"),
-                Err(error) => assert!(error.contains(file) && error.contains("432"), "{file}: {error}"),
+                // io.cost's: 1 + (432 - 10) * 9999 / 990.
+                Ok(ended) => assert!(["432", "4263"].iter().any(|weight| ended.stdout.contains(weight)), "{ended:?}"),
+                // Of leaves there are none in v2, whatever the value.
+                Err(error) => {
+                    let file = files.split('*').next_back().unwrap();
+                    let value = on("432", if id == "weight" { "4" } else { "cgroup v1" });
+                    assert!(error.contains(file) && error.contains(value), "{file}: {error}");
+                }
             }
         }
     });
@@ -220,8 +219,10 @@ fn weights_of_devices_are_in_the_files_or_refused() {
 fn memory_of_the_kernel_is_limited_or_the_log_says_so() {
     block_on(async {
         let host = Host::new();
-        let script = "cd /sys/fs/cgroup/memory; cat memory.kmem.limit_in_bytes memory.use_hierarchy";
-        let bundle = with_view(host.bundle("one")).script(script).edit(|spec| {
+        // v2 has neither file: it counts all memory, and always that of what is below.
+        let script =
+            on("cd /sys/fs/cgroup/memory; cat memory.kmem.limit_in_bytes memory.use_hierarchy", "echo none; echo 1");
+        let bundle = host.bundle("one").cgroup_view().script(script).edit(|spec| {
             spec["linux"]["resources"]["memory"] = json!({"kernel": 8388608, "useHierarchy": true});
         });
         let lines = host.run(&bundle).await.lines();
@@ -230,7 +231,8 @@ fn memory_of_the_kernel_is_limited_or_the_log_says_so() {
         assert_eq!(told, usize::from(lines[0] != "8388608"), "{lines:?}: {log}");
         assert_eq!(lines[1], "1");
         // Unasked, too.
-        let bundle = with_view(host.bundle("two")).script("cat /sys/fs/cgroup/memory/memory.use_hierarchy");
+        let script = on("cat /sys/fs/cgroup/memory/memory.use_hierarchy", "echo 1");
+        let bundle = host.bundle("two").cgroup_view().script(script);
         assert_eq!(host.run(&bundle).await.ok(), "1\n");
         assert!(!bundle.log().contains("memory.kernel"));
     });
@@ -241,8 +243,7 @@ fn a_rate_of_writing_is_kept() {
     block_on(async {
         let host = Host::new();
         let Some((major, minor)) = disk_of(host.scratch.dir()) else {
-            eprintln!("SKIPPED: the tests' directory is not on a disk of its own");
-            return;
+            return common::skipped("a rate of writing", "the tests' directory is not on a disk of its own");
         };
         let direct = "dd if=/dev/zero of=/file bs=256k count=12 oflag=direct 2>/dev/null";
         let bundle = host.bundle("one").script(&format!("{direct} && echo done")).edit(|spec| {
@@ -264,23 +265,25 @@ fn a_rate_of_writing_is_kept() {
 #[test]
 fn what_this_host_cannot_limit_is_refused_by_name_before_any_effect() {
     let mounted = |controller: &str| {
-        let cgroups = fs::read_to_string("/proc/self/cgroup").unwrap();
-        cgroups
-            .lines()
-            .any(|line| line.split(':').nth(1).is_some_and(|names| names.split(',').any(|n| n == controller)))
+        let v1 = fs::read_to_string("/proc/self/cgroup").unwrap();
+        let v2 = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
+        let named = |line: &str| line.split(':').nth(1).is_some_and(|names| names.split(',').any(|n| n == controller));
+        v1.lines().any(named) || v2.split_whitespace().any(|name| name == controller)
     };
+    let pages = on("2MB.limit_in_bytes", "2MB.max");
     for (controller, field, value, file, shown) in [
-        ("hugetlb", "hugepageLimits", json!([{"pageSize": "2MB", "limit": 4 << 20}]), "2MB.limit_in_bytes", "4194304"),
+        ("hugetlb", "hugepageLimits", json!([{"pageSize": "2MB", "limit": 4 << 20}]), pages, "4194304"),
         ("net_cls", "network", json!({"classID": 65537}), "classid", "65537"),
         ("net_prio", "network", json!({"priorities": [{"name": "lo", "priority": 3}]}), "ifpriomap", "lo 3"),
         ("rdma", "rdma", json!({"mlx5_1": {"hcaHandles": 1, "hcaObjects": 2}}), "max", "hca_handle=1 hca_object=2"),
     ] {
         let change = |bundle: Bundle| bundle.edit(|spec| spec["linux"]["resources"][field] = value);
         if mounted(controller) {
-            let script = format!("cat /sys/fs/cgroup/{controller}/{controller}.{file}");
+            let dir = if is_v2() { "" } else { controller };
+            let script = format!("cat /sys/fs/cgroup/{dir}/{controller}.{file}");
             let ended = block_on(async {
                 let host = Host::new();
-                host.try_run(&with_view(change(host.bundle("one"))).script(&script)).await
+                host.try_run(&change(host.bundle("one")).cgroup_view().script(&script)).await
             });
             match ended {
                 Ok(ended) => assert!(ended.ok().contains(shown), "{controller}"),
@@ -288,13 +291,22 @@ fn what_this_host_cannot_limit_is_refused_by_name_before_any_effect() {
                 Err(error) => assert!(error.contains(file) || error.contains(field), "{controller}: {error}"),
             }
         } else {
-            let refusal = refused(change);
-            refusal.names(Code::FAILED_PRECONDITION, &[&format!("controller {controller}"), "not mounted"]);
+            // What v2 never has is refused by its field.
+            let (field, controller) = (format!("linux.resources.{field}"), format!("controller {controller}"));
+            let words = on([controller.as_str(), "not mounted"], [field.as_str(), "cgroup v1"]);
+            refused(change).names(Code::FAILED_PRECONDITION, &words);
         }
     }
-    let unified = json!({"memory.high": "1"});
-    let refusal = refused(|bundle| bundle.edit(|spec| spec["linux"]["resources"]["unified"] = unified));
-    refusal.names(Code::FAILED_PRECONDITION, &["linux.resources.unified"]);
+    let unified = json!({"memory.high": "33554432"});
+    let change = |bundle: Bundle| bundle.edit(|spec| spec["linux"]["resources"]["unified"] = unified);
+    match is_v2() {
+        false => refused(change).names(Code::FAILED_PRECONDITION, &["linux.resources.unified"]),
+        true => block_on(async {
+            let host = Host::new();
+            let bundle = change(host.bundle("one")).cgroup_view().script("cat /sys/fs/cgroup/memory.high");
+            assert_eq!(host.run(&bundle).await.ok(), "33554432\n");
+        }),
+    }
     if !fs::read_to_string("/proc/self/mountinfo").unwrap().contains(" - resctrl ") {
         for rdt in [
             json!({"closID": "x"}),

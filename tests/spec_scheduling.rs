@@ -8,6 +8,7 @@ use std::path::Path;
 
 use common::block_on;
 use common::bundle::Bundle;
+use common::cgroup::on;
 use common::container::{Host, refused, run_script};
 use serde_json::{Value, json};
 use ttrpc::Code;
@@ -182,7 +183,7 @@ fn real_time_is_shared_out_or_refused() {
         if share_real_time(&host) {
             assert_eq!(host.run(&bundle).await.ok(), "5000\n500000\n");
         } else {
-            host.refused(&bundle).await.names(Code::FAILED_PRECONDITION, &["cpu.rt_"]);
+            host.refused(&bundle).await.names(Code::FAILED_PRECONDITION, &[on("cpu.rt_", "realtimeRuntime")]);
         }
     });
 }

@@ -14,6 +14,7 @@ use nix::unistd::mkfifo;
 use rustix::fs::OFlags;
 use serde_json::{Value, json};
 
+use super::cgroup;
 use super::scratch::{Scratch, cgroup_mounts};
 
 /// One container's bundle below a scratch directory, which removes it.
@@ -37,7 +38,7 @@ impl Bundle {
         fs::set_permissions(dir.join("rootfs"), fs::Permissions::from_mode(0o711)).expect("chmod rootfs");
         let busybox = Busybox::get();
         let rootfs = vec![overlay(&busybox.0, &scratch.dir().join("snapshots").join(id))];
-        let spec = ctr_spec(&format!("/{}/{id}", scratch.namespace()));
+        let spec = ctr_spec(&cgroup::cgroups_path(scratch.namespace(), id));
         let log = log_fifo(&dir.join("log"));
         let bundle = Bundle { id: id.to_string(), rootfs, scratch: scratch.clone(), dir, spec, busybox, log };
         bundle.edit(|_| ())
@@ -76,6 +77,17 @@ impl Bundle {
     /// Another mount, after those of the default.
     pub fn mount(self, mount: Value) -> Bundle {
         self.edit(|spec| spec["mounts"].as_array_mut().expect("mounts").push(mount))
+    }
+
+    /// With its own cgroups to be seen at /sys/fs/cgroup: v1's below a directory for each hierarchy, v2's files right there.
+    pub fn cgroup_view(self) -> Bundle {
+        let view = json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["ro"]});
+        self.mount(view).edit(|spec| {
+            // Without a namespace of its own it would be somewhere below.
+            if cgroup::is_v2() {
+                spec["linux"]["namespaces"].as_array_mut().expect("namespaces").push(json!({"type": "cgroup"}));
+            }
+        })
     }
 
     /// Any other change of the specification.
@@ -125,9 +137,21 @@ impl Bundle {
 
     /// The container's cgroup in each hierarchy where it exists.
     pub fn cgroups(&self) -> Vec<PathBuf> {
-        let path = self.spec["linux"]["cgroupsPath"].as_str().unwrap_or_default().trim_start_matches('/');
-        let dirs = cgroup_mounts().into_iter().map(|root| root.join(path));
-        dirs.filter(|dir| !path.is_empty() && dir.is_dir()).collect()
+        let path = cgroup::path_of(self.spec["linux"]["cgroupsPath"].as_str().unwrap_or_default());
+        let dirs = cgroup_mounts().into_iter().map(|root| root.join(&path));
+        dirs.filter(|dir| path != Path::new("") && dir.is_dir()).collect()
+    }
+
+    /// The file of this name in its cgroup, in whichever hierarchy has it.
+    #[track_caller]
+    pub fn cgroup_file(&self, name: &str) -> PathBuf {
+        cgroup::file(&self.cgroups(), name)
+    }
+
+    /// The content of that file.
+    #[track_caller]
+    pub fn knob(&self, name: &str) -> String {
+        cgroup::read(&self.cgroup_file(name))
     }
 
     /// What the shim has written to its log since the last call. A test that never calls it is a log that nobody reads.

@@ -22,6 +22,7 @@ use ttrpc::asynchronous::Client;
 
 use super::bundle::Bundle;
 use super::events::EventSink;
+use super::patience;
 use super::scratch::Scratch;
 use super::stdio::Io;
 
@@ -234,7 +235,7 @@ fn shim_command(binary: &Path, scratch: &Scratch, sink_address: &Path, bundle: &
 fn run(mut command: Command, pipes: [Option<io::PipeReader>; 2]) -> io::Result<ActionOutput> {
     let mut child = command.spawn()?;
     drop(command); // The writing ends of the pipes.
-    let deadline = Instant::now() + ACTION_TIMEOUT;
+    let deadline = Instant::now() + patience(ACTION_TIMEOUT);
     let collected = collect(pipes, deadline);
     let (status, [stdout, stderr]) = match (collected, wait_until(&mut child, deadline)) {
         (Ok(output), Ok(status)) => (status, output),
@@ -275,7 +276,7 @@ fn wait_until(child: &mut Child, deadline: Instant) -> io::Result<ExitStatus> {
 
 /// Waits until a process is gone; it need not be a child.
 pub fn await_exit(pidfd: &OwnedFd, timeout: Duration) -> io::Result<()> {
-    let exited = readable(pidfd, Instant::now() + timeout)?;
+    let exited = readable(pidfd, Instant::now() + patience(timeout))?;
     exited.then_some(()).ok_or_else(|| io::Error::other(format!("still there after {timeout:?}")))
 }
 
@@ -363,7 +364,7 @@ impl Task {
             service: self.service.clone(),
             method: method.to_string(),
             payload,
-            timeout_nano: self.timeout.as_nanos() as i64,
+            timeout_nano: patience(self.timeout).as_nanos() as i64,
             metadata: ttrpc::context::to_pb(namespace.into()),
             ..Default::default()
         };

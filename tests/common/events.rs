@@ -129,7 +129,8 @@ impl EventSink {
         timeout: Duration,
     ) -> Result<Vec<Event>, String> {
         let mut receiver = self.shared.seen.subscribe();
-        let result = tokio::time::timeout(timeout, receiver.wait_for(|events| predicate(events))).await;
+        let result =
+            tokio::time::timeout(super::patience(timeout), receiver.wait_for(|events| predicate(events))).await;
         match result {
             Ok(Ok(events)) => Ok(events.clone()),
             _ => Err(format!("after {timeout:?} only: {:#?}", self.events())),

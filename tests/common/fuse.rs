@@ -72,7 +72,7 @@ impl Fuse {
 
     /// Waits until somebody waits.
     pub async fn until_waited_for(&self) {
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + super::patience(Duration::from_secs(20));
         while self.waiting() == 0 {
             assert!(Instant::now() < deadline, "nobody has asked {}", self.at.display());
             tokio::time::sleep(Duration::from_millis(2)).await;

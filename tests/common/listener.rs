@@ -81,7 +81,7 @@ impl Listener {
 
     /// Waits until it has been asked about a call.
     pub async fn is_asked(&self) -> Call {
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + super::patience(Duration::from_secs(60));
         loop {
             if let Some(call) = self.calls().last() {
                 return *call;

@@ -3,6 +3,7 @@
 
 pub mod attacker;
 pub mod bundle;
+pub mod cgroup;
 pub mod container;
 pub mod containerd;
 pub mod cri;
@@ -26,6 +27,7 @@ pub mod victim;
 pub mod world;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// The shim under test: the release binary that `scripts/test` names (DRAY_SHIM), else the one that cargo built beside the
 /// test. DRAY_TEST_SHIM names another one (the Go shim, to check a test itself).
@@ -42,6 +44,12 @@ pub fn skipped(name: &str, why: &str) {
         std::io::Write::write_all(&mut file.expect("DRAY_SKIPPED"), format!("{name}: {why}\n").as_bytes())
             .expect("write");
     }
+}
+
+/// A bound for waiting, times DRAY_TEST_PATIENCE: an emulated guest is 20 times slower than a machine.
+pub fn patience(bound: Duration) -> Duration {
+    let factor = std::env::var("DRAY_TEST_PATIENCE").map_or(1, |factor| factor.parse().expect("DRAY_TEST_PATIENCE"));
+    bound * factor
 }
 
 /// The version of this kernel.

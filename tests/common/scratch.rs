@@ -86,7 +86,8 @@ impl Inner {
 
     /// The parent of our containers' cgroups in every hierarchy that has it.
     fn cgroups(&self) -> Vec<PathBuf> {
-        cgroup_mounts().into_iter().map(|root| root.join(&self.namespace)).filter(|dir| dir.is_dir()).collect()
+        let parent = super::cgroup::parent_of(&self.namespace);
+        cgroup_mounts().into_iter().map(|root| root.join(&parent)).filter(|dir| dir.is_dir()).collect()
     }
 }
 
@@ -148,7 +149,7 @@ pub fn remove_cgroup(dir: &Path) {
             let _ = fs::write(dir.join(file), thawed);
         }
     }
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + super::patience(Duration::from_secs(5));
     loop {
         let members = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
         for pid in members.lines().filter_map(|pid| pid.parse().ok()).filter(|&pid: &i32| pid > 1) {

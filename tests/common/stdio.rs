@@ -11,6 +11,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use tokio::sync::watch;
 
+use super::patience;
 use super::scratch::Scratch;
 
 /// The stdio fields of a Create or Exec request. Paths may be set to anything (binary://, file://, a missing fifo).
@@ -71,7 +72,7 @@ impl Io {
     /// need not have done when Start is answered.
     pub async fn open_stdin(&self, timeout: Duration) -> io::Result<File> {
         let nonblock = rustix::fs::OFlags::NONBLOCK.bits() as i32;
-        let deadline = Instant::now() + timeout;
+        let deadline = Instant::now() + patience(timeout);
         loop {
             match OpenOptions::new().write(true).custom_flags(nonblock).open(&self.stdin) {
                 Err(e) if e.raw_os_error() == Some(libc::ENXIO) && Instant::now() < deadline => {
@@ -117,7 +118,7 @@ impl Reader {
     }
 
     async fn text(&mut self, enough: impl Fn(&Captured) -> bool, timeout: Duration) -> Result<String, String> {
-        if let Ok(Ok(captured)) = tokio::time::timeout(timeout, self.captured.wait_for(|c| enough(c))).await {
+        if let Ok(Ok(captured)) = tokio::time::timeout(patience(timeout), self.captured.wait_for(|c| enough(c))).await {
             return Ok(String::from_utf8_lossy(&captured.bytes).into_owned());
         }
         let so_far = String::from_utf8_lossy(&self.captured.borrow().bytes).into_owned();

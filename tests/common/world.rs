@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::bundle::Bundle;
 use super::driver::{Shim, StartOptions, await_exit, code, open_pid, runc_options};
 use super::events::EventSink;
+use super::patience;
 use super::scratch::Scratch;
 use super::shim_binary;
 use super::stdio::Io;
@@ -105,7 +106,7 @@ pub fn until(what: &str, mut done: impl FnMut() -> bool) -> impl Future<Output =
     let caller = std::panic::Location::caller();
     let what = what.to_string();
     async move {
-        let deadline = Instant::now() + SOON;
+        let deadline = Instant::now() + patience(SOON);
         while !done() {
             assert!(Instant::now() < deadline, "{caller}: not within {SOON:?}: {what}");
             tokio::time::sleep(Duration::from_millis(5)).await;
