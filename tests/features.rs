@@ -11,6 +11,8 @@
 //! in one line or several. `a{b,c}d` stands for `abd, acd`. Nothing stands for names that are not written out: a new
 //! option, operator or field is to be missed here until there is a test of it.
 //!
+//! And the tests that README's tables name are tests that there are.
+//!
 //! DRAY_TESTS names another directory with tests (`scripts/check --self-test`).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -124,6 +126,43 @@ fn every_feature_has_a_test_and_every_test_a_feature() {
     assert!(!files.is_empty(), "{}: no tests", dir.display());
     let faults = faults(&names(&features(&abilities())), &files);
     assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
+}
+
+/// The last column of README's tables of limits and of CVEs. A `*` stands for the rest of a name.
+#[test]
+fn readme_names_tests_that_there_are() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let readme = fs::read_to_string(root.join("README.md")).expect("README");
+    let files = [sources(&root.join("tests")), sources(&root.join("src/cgroup"))].concat();
+    let tests: BTreeSet<&str> = files.iter().flat_map(|(_, text)| tests_of(text)).collect();
+    for (title, prefix, least) in [("## Limits\n", "", 20), ("## Security\n", "cve_", 20)] {
+        let section = readme.split_once(title).unwrap_or_else(|| panic!("no {title}")).1;
+        let section = section.split("\n## ").next().expect("one at least");
+        let rows = section.lines().filter(|line| line.starts_with("| ")).skip(1);
+        let cells = rows.map(|row| row.trim_end_matches([' ', '|']).rsplit(" | ").next().expect("a cell"));
+        let named: Vec<_> = cells.map(|cell| cell.split('`').skip(1).step_by(2).collect::<Vec<_>>()).collect();
+        assert!(named.len() >= least, "{title}: {} rows", named.len());
+        for (row, named) in named.iter().enumerate() {
+            assert!(!named.is_empty(), "{title}: no test in row {row}");
+            for name in named.iter().map(|name| format!("{prefix}{name}")) {
+                let is_there = match name.strip_suffix('*') {
+                    Some(begin) => tests.iter().any(|test| test.starts_with(begin)),
+                    None => tests.contains(&*name),
+                };
+                assert!(is_there, "{title}: there is no test {name}");
+            }
+        }
+    }
+}
+
+/// The names of the functions right below a `#[test]`.
+fn tests_of(text: &str) -> Vec<&str> {
+    let lines: Vec<_> = text.lines().map(str::trim).collect();
+    let below = |index: usize| lines[index + 1..].iter().find(|line| !line.starts_with("#["));
+    let tests = lines.iter().enumerate().filter(|(_, line)| **line == "#[test]");
+    tests
+        .filter_map(|(index, _)| below(index)?.trim_start_matches("pub ").strip_prefix("fn ")?.split('(').next())
+        .collect()
 }
 
 #[test]
