@@ -46,6 +46,8 @@ impl Shim {
     async fn new() -> Shim {
         let (world, one) = World::running("one", |bundle| bundle.args(&["sleep", "1000"])).await;
         let pid = world.pid().await.unwrap();
+        // Whose first opens directories that stay open.
+        world.stats("one").await.unwrap();
         Shim { world, one, pid, before: None }
     }
 
