@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use oci_spec::runtime::{LinuxMemory, LinuxResources};
+use oci_spec::runtime::{LinuxDeviceCgroup, LinuxMemory, LinuxResources};
 
 use super::device_program::device_program;
 use super::devices::device_knobs;
@@ -24,6 +24,23 @@ impl Cgroup {
     /// # Errors
     /// As [`Cgroup::apply`].
     pub fn update(&self, resources: &LinuxResources) -> Result<()> {
+        let (knobs, filter) = self.changes(resources)?;
+        let before = self.present(&knobs)?;
+        let turned = self.turn_all(&knobs).and_then(Unset::refuse);
+        let turned = turned.and_then(|()| filter.map_or(Ok(()), |rules| self.filter_devices(rules)));
+        turned.inspect_err(|_| self.restore(before))
+    }
+
+    /// Whether [`Cgroup::update`] can be begun: to be asked before somebody else, systemd, is told of the change.
+    ///
+    /// # Errors
+    /// Those of [`Cgroup::update`], but for what only the kernel can judge.
+    pub fn check_update(&self, resources: &LinuxResources) -> Result<()> {
+        self.changes(resources).map(drop)
+    }
+
+    /// What is to be written, and the rules of a device program.
+    fn changes<'r>(&self, resources: &'r LinuxResources) -> Result<(Vec<Knob>, Option<&'r [LinuxDeviceCgroup]>)> {
         let version = self.hierarchies.version();
         let mut knobs = limit_knobs(resources, version)?;
         let oom_killer = resources.memory().and_then(|memory| memory.disable_oom_killer());
@@ -51,10 +68,7 @@ impl Cgroup {
         if let (Version::V2, Some(memory)) = (version, resources.memory()) {
             self.check_usage(memory)?;
         }
-        let before = self.present(&knobs)?;
-        let turned = self.turn_all(&knobs).and_then(Unset::refuse);
-        let turned = turned.and_then(|()| filter.map_or(Ok(()), |rules| self.filter_devices(rules)));
-        turned.inspect_err(|_| self.restore(before))
+        Ok((knobs, filter))
     }
 
     /// Whether devices.list is what these rules make it. With an exception from "allow all" it does not tell: no.

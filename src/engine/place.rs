@@ -151,6 +151,7 @@ impl Scope {
     /// # Errors
     /// Then all is as it was before, as far as systemd and the kernel let us take back what they took.
     pub async fn update(&self, hierarchies: &Hierarchies, cgroup: &Cgroup, resources: &LinuxResources) -> Result<()> {
+        cgroup.check_update(resources)?;
         let mut manager = Manager::connect(self.instance, &self.unit).await?;
         let before = cgroup.before(resources)?;
         let host = manager.host(hierarchies.version());
