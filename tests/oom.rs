@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use common::block_on;
 use common::bundle::Bundle;
+use common::scratch::cgroup_mounts;
 use common::stdio::Io;
 use common::world::{SOON, World, refused, until};
 use nix::sys::stat::Mode;
@@ -118,7 +119,8 @@ fn a_kill_by_a_limit_above_is_told_for_the_container_with_its_name() {
         world.sink.wait_topic("exit", "one", SOON).await.unwrap();
         assert_eq!(world.sink.topics("one"), ["create", "start", "oom", "exit"]);
         let log = log(&bundle, 2).await;
-        let name = format!("(the limit of /{}, above its own)", above.file_name().unwrap().display());
+        let root = cgroup_mounts().into_iter().find(|root| above.starts_with(root)).unwrap();
+        let name = format!("(the limit of /{}, above its own)", above.strip_prefix(root).unwrap().display());
         assert!(log[0].contains(&name), "{name}: {log:?}");
         assert!(log[1].contains("container one: killed"), "{log:?}");
         world.delete("one", "").await.unwrap();
