@@ -366,9 +366,11 @@ fn a_taken_unit_is_left_alone() {
         let second = Host::new(|bundle| bundle.edit(|spec| spec["linux"]["cgroupsPath"] = path)).await;
         let created = second.world.shim.within(LONG).create(&second.bundle, &Io::null()).await;
         refused(created, Code::ALREADY_EXISTS, &["one", "starting", &first.unit]);
-        // By the action too, for a shim that has been killed on its way, and for one whose unit has gone since.
-        let cgroup = Path::new("/draytest.slice").join(&first.slice).join(&first.unit);
-        for inode in [json!(null), json!(1)] {
+        // By the action too, for a shim that has been killed on its way, and for one whose unit has gone since; also where
+        // that was to be in another slice, of which the cgroup tells nothing.
+        let cgroup = |slice: &str| Path::new("/draytest.slice").join(slice).join(&first.unit);
+        let (own, other) = (cgroup(&first.slice), cgroup("draytest-other.slice"));
+        for (cgroup, inode) in [(&own, json!(null)), (&own, json!(1)), (&other, json!(null)), (&other, json!(1))] {
             let state = json!({
                 "version": 1,
                 "id": "one",

@@ -171,11 +171,11 @@ impl Scope {
         Err(error)
     }
 
-    /// Ends it, with systemd's knowledge. One that is not there is no error.
+    /// Ends it, whose cgroup is this, with systemd's knowledge. One that is not there is no error.
     ///
     /// # Errors
     /// What systemd says, or that it says nothing.
-    pub async fn stop(&self, bound: Duration) -> Result<()> {
-        systemd::stop(self.instance, &self.unit, bound).await
+    pub async fn stop(&self, cgroup: &Cgroup, bound: Duration) -> Result<()> {
+        systemd::stop(self.instance, &self.unit, cgroup.path(), bound).await
     }
 }

@@ -95,7 +95,7 @@ impl Remains {
         if let Some((scope, cgroup)) = &self.scope {
             // What runs in one that is not sure to be ours is another's: systemd refuses a name that is taken.
             if self.cgroup.is_some() || !cgroup.populated()? {
-                let stopped = scope.stop(unmount.stop_bound()).await;
+                let stopped = scope.stop(cgroup, unmount.stop_bound()).await;
                 // The unit ends by itself, too, when systemd sees that there is nothing in it any more.
                 cgroup.remove()?;
                 stopped?;
