@@ -600,6 +600,42 @@ fn a_systemd_that_says_nothing_is_an_error_in_time() {
     });
 }
 
+/// Who deletes what is being created need not wait for systemd's word, and is told when there is nothing of it any more: the
+/// name is free at once.
+#[test]
+fn a_create_that_is_given_up_leaves_no_unit() {
+    if !systemd("a create that is given up leaves no unit") {
+        return;
+    }
+    block_on(async {
+        let socket = std::env::temp_dir().join(format!("dray-given-up-{}", std::process::id()));
+        let listener = UnixListener::bind(&socket).unwrap();
+        let (connected, connections) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let pass_on = |client| connected.send(()).map(|()| lossy(client));
+            listener.incoming().flatten().try_for_each(pass_on)
+        });
+        let address = format!("unix:path={}", socket.display());
+        let options = StartOptions { env: vec![("DBUS_SYSTEM_BUS_ADDRESS", address)], ..StartOptions::default() };
+        let host = Host::with(options, |bundle| bundle).await;
+        let (task, io) = (host.world.shim.within(LONG), Io::null());
+        let created = task.create(&host.bundle, &io);
+        let given_up = async {
+            until("the scope is there", || host.unit_is() == "loaded active").await;
+            refused(host.world.shim.within(LONG).delete("one", "").await, Code::NOT_FOUND, &["one"]);
+            host.unit_is()
+        };
+        let (created, unit) = tokio::join!(created, given_up);
+        refused(created, Code::UNAVAILABLE, &["one", "deleted while"]);
+        assert_eq!(unit, "not-found inactive");
+        // The first is for the start. That the unit goes by itself, soon, is not enough.
+        assert_eq!(connections.try_iter().count(), 2, "systemd was asked for the unit's end");
+        assert!(!host.directory().exists());
+        host.world.close().await;
+        fs::remove_file(&socket).unwrap();
+    });
+}
+
 /// A bus between that loses the answer to StartTransientUnit, and all after it. The scope comes to be.
 #[test]
 fn a_job_whose_end_is_not_told_is_undone() {
