@@ -4,6 +4,7 @@ mod common;
 
 use std::fs;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -401,6 +402,39 @@ fn stop_and_continue_pass() {
         // Stopped again, it still dies.
         world.kill("one", "", libc::SIGSTOP, false).await.unwrap();
         assert_eq!(world.end("one").await, 137);
+        world.close().await;
+    });
+}
+
+/// A container that divides its cgroup decides how many cgroups are below it. Whoever asks for another container of the pod
+/// is answered while they are being removed.
+#[test]
+fn very_many_cgroups_are_removed_beside_other_work() {
+    const MANY: usize = 4000;
+    block_on(async {
+        let (world, bundle) = World::running("one", |bundle| bundle.args(&["sleep", "1000"])).await;
+        world.run(&Bundle::new(&world.scratch, "two").args(&["sleep", "1000"])).await;
+        let dirs = bundle.cgroups();
+        let dir = dirs.iter().find(|dir| dir.join("cgroup.events").exists()).unwrap_or(&dirs[0]);
+        (0..MANY).for_each(|number| fs::create_dir(dir.join(format!("c{number}"))).unwrap());
+        // As many as there are directories below; none when it has gone.
+        let left = || fs::metadata(dir).map_or(0, |dir| dir.nlink() - 2) as usize;
+        assert_eq!(left(), MANY);
+        world.kill("one", "", libc::SIGKILL, false).await.unwrap();
+        world.wait("one", "").await.unwrap();
+        let answers = async {
+            let mut between = 0;
+            while dir.exists() {
+                let before = left();
+                world.state("two", "").await.unwrap();
+                between += usize::from(before < MANY && left() > 0);
+            }
+            between
+        };
+        let (deleted, between) = tokio::join!(world.delete("one", ""), answers);
+        deleted.unwrap();
+        assert!(between > 0, "it was answered after the removal alone");
+        world.end("two").await;
         world.close().await;
     });
 }

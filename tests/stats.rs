@@ -3,7 +3,9 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -276,6 +278,29 @@ fn interfaces_of_its_own_network_namespace_are_told() {
             );
         }
         assert_eq!(numbers.len(), 8);
+        world.end("one").await;
+        world.close().await;
+    });
+}
+
+/// The kernel takes nearly any bytes for the name of an interface, of who may do as he likes in his own network namespace.
+#[test]
+fn an_interface_of_any_name_keeps_nothing_else_from_being_told() {
+    block_on(async {
+        let (world, bundle) = World::with("one", |bundle| bundle.args(&["sleep", "1000"])).await;
+        let pid = world.run(&bundle).await;
+        let odd = OsStr::from_bytes(b"x\xff");
+        let rename = |args: &[&OsStr]| {
+            let ip = ["-t", &pid.to_string(), "-n", "ip", "link", "set", "lo"].map(OsString::from);
+            assert!(Command::new("nsenter").args(ip).args(args).status().unwrap().success());
+        };
+        rename(&["down".as_ref()]);
+        rename(&["name".as_ref(), odd]);
+        let names: Vec<String> = match metrics(&world).await {
+            Metrics::V1(told) => told.network.iter().map(|i| i.name.clone()).collect(),
+            Metrics::V2(told) => told.network.iter().map(|i| i.name.clone()).collect(),
+        };
+        assert_eq!(names, ["x\u{fffd}"]);
         world.end("one").await;
         world.close().await;
     });

@@ -366,9 +366,11 @@ fn a_taken_unit_is_left_alone() {
         let second = Host::new(|bundle| bundle.edit(|spec| spec["linux"]["cgroupsPath"] = path)).await;
         let created = second.world.shim.within(LONG).create(&second.bundle, &Io::null()).await;
         refused(created, Code::ALREADY_EXISTS, &["one", "starting", &first.unit]);
-        // By the action too, for a shim that has been killed on its way, and for one whose unit has gone since.
-        let cgroup = Path::new("/draytest.slice").join(&first.slice).join(&first.unit);
-        for inode in [json!(null), json!(1)] {
+        // By the action too, for a shim that has been killed on its way, and for one whose unit has gone since; also where
+        // that was to be in another slice, of which the cgroup tells nothing.
+        let cgroup = |slice: &str| Path::new("/draytest.slice").join(slice).join(&first.unit);
+        let (own, other) = (cgroup(&first.slice), cgroup("draytest-other.slice"));
+        for (cgroup, inode) in [(&own, json!(null)), (&own, json!(1)), (&other, json!(null)), (&other, json!(1))] {
             let state = json!({
                 "version": 1,
                 "id": "one",
@@ -595,6 +597,42 @@ fn a_systemd_that_says_nothing_is_an_error_in_time() {
         fs::remove_file(&socket).unwrap();
         host.create_fails(Code::UNAVAILABLE, &["one", "connecting", "no such file"]).await;
         host.world.close().await;
+    });
+}
+
+/// Who deletes what is being created need not wait for systemd's word, and is told when there is nothing of it any more: the
+/// name is free at once.
+#[test]
+fn a_create_that_is_given_up_leaves_no_unit() {
+    if !systemd("a create that is given up leaves no unit") {
+        return;
+    }
+    block_on(async {
+        let socket = std::env::temp_dir().join(format!("dray-given-up-{}", std::process::id()));
+        let listener = UnixListener::bind(&socket).unwrap();
+        let (connected, connections) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let pass_on = |client| connected.send(()).map(|()| lossy(client));
+            listener.incoming().flatten().try_for_each(pass_on)
+        });
+        let address = format!("unix:path={}", socket.display());
+        let options = StartOptions { env: vec![("DBUS_SYSTEM_BUS_ADDRESS", address)], ..StartOptions::default() };
+        let host = Host::with(options, |bundle| bundle).await;
+        let (task, io) = (host.world.shim.within(LONG), Io::null());
+        let created = task.create(&host.bundle, &io);
+        let given_up = async {
+            until("the scope is there", || host.unit_is() == "loaded active").await;
+            refused(host.world.shim.within(LONG).delete("one", "").await, Code::NOT_FOUND, &["one"]);
+            host.unit_is()
+        };
+        let (created, unit) = tokio::join!(created, given_up);
+        refused(created, Code::UNAVAILABLE, &["one", "deleted while"]);
+        assert_eq!(unit, "not-found inactive");
+        // The first is for the start. That the unit goes by itself, soon, is not enough.
+        assert_eq!(connections.try_iter().count(), 2, "systemd was asked for the unit's end");
+        assert!(!host.directory().exists());
+        host.world.close().await;
+        fs::remove_file(&socket).unwrap();
     });
 }
 

@@ -6,6 +6,7 @@ use rustix::fs::{CWD, Mode, mkdirat};
 use rustix::io::Errno;
 
 use super::hierarchy::{Hierarchies, Hierarchy, Version};
+use super::tree::Removed;
 use super::{Cgroup, controllers, file, frozen, populated, tree};
 use crate::error::{Error, Kind, Os, Result};
 
@@ -114,7 +115,8 @@ impl Made {
     }
 
     pub(super) fn replace(&mut self, hierarchy: &Hierarchy, path: &Path) -> Result<()> {
-        if !tree::remove(&hierarchy.dir(path))? || !self.make(hierarchy, path)? {
+        let removed = tree::remove(&hierarchy.dir(path), usize::MAX)?;
+        if removed != Removed::All || !self.make(hierarchy, path)? {
             return Err(refused(path, hierarchy, "it is in use by somebody else"));
         }
         Ok(())

@@ -56,6 +56,7 @@ pub use kill::Killed;
 pub use oom::{Bell, Limit, Oom, OomWatch};
 pub use path::{Place, place};
 pub use rootless::{Denied, Unset};
+pub use tree::Removed;
 pub use view::{UnifiedView, View};
 
 /// One cgroup in all hierarchies. Only what [`Cgroup::create`] made, in this process or in one before, is ever
@@ -364,13 +365,32 @@ impl Cgroup {
     /// Removes it in all hierarchies, with the cgroups below it. One attempt: true when nothing is left, false while
     /// a process is still in it. What is gone already is no error.
     pub fn remove(&self) -> Result<bool> {
-        let mut gone = true;
+        Ok(self.remove_at_most(usize::MAX)? == Removed::All)
+    }
+
+    /// One round of [`Cgroup::remove`], which ends after some hundred cgroups: a container may have made any number of them,
+    /// and to remove one takes the kernel up to 50 us.
+    pub fn remove_some(&self) -> Result<Removed> {
+        self.remove_at_most(ROUND)
+    }
+
+    fn remove_at_most(&self, most: usize) -> Result<Removed> {
+        let (mut gone, mut below) = (true, 0);
         for hierarchy in self.hierarchies.all() {
-            gone &= tree::remove(&hierarchy.dir(&self.path))?;
+            match tree::remove(&hierarchy.dir(&self.path), most - below)? {
+                Removed::All => {}
+                Removed::Below(removed) => (gone, below) = (false, below + removed),
+            }
+            if below >= most {
+                return Ok(Removed::Below(below));
+            }
         }
-        Ok(gone)
+        Ok(if gone { Removed::All } else { Removed::Below(below) })
     }
 }
+
+/// How many cgroups a round of removal ends after.
+const ROUND: usize = 500;
 
 /// The processes of one directory. Zombies are not listed (since Linux 5.2).
 fn members(dir: impl AsFd, buf: &mut Vec<u8>) -> Result<Vec<u32>> {

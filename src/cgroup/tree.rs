@@ -19,26 +19,36 @@ use crate::error::{Os, Result};
 /// Calls `enter` for the directory `top` and each one below it, parents first, until it breaks. A directory that is
 /// not there (any more) has nothing to visit.
 pub(super) fn walk(top: &Path, mut enter: impl FnMut(BorrowedFd) -> Result<ControlFlow<()>>) -> Result<()> {
-    traverse(top, |_, event| match event {
+    traverse(top, usize::MAX, |_, event| match event {
         Event::Enter(dir) => enter(dir),
         Event::Leave(..) => Ok(ControlFlow::Continue(())),
     })
 }
 
-/// Removes the cgroup `top` with all that are below it. One attempt: false while something of it is left (a process,
-/// or a cgroup made meanwhile).
-pub(super) fn remove(top: &Path) -> Result<bool> {
+/// What came of an attempt to remove a cgroup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Removed {
+    /// Nothing is left of it.
+    All,
+    /// So many of those below it are gone.
+    Below(usize),
+}
+
+/// Removes the cgroup `top` with all that are below it, `most` of these. One attempt: something of it may be left (a
+/// process, or a cgroup made meanwhile).
+pub(super) fn remove(top: &Path, most: usize) -> Result<Removed> {
     // Most have no cgroup below.
     if remove_dir(CWD, top, top)? {
-        return Ok(true);
+        return Ok(Removed::All);
     }
-    traverse(top, |top, event| {
+    let mut removed = 0;
+    traverse(top, most, |top, event| {
         if let Event::Leave(parent, name) = event {
-            remove_dir(parent, name, top)?;
+            removed += usize::from(remove_dir(parent, name, top)?);
         }
-        Ok(ControlFlow::Continue(()))
+        Ok(if removed >= most { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     })?;
-    remove_dir(CWD, top, top)
+    Ok(if removed < most && remove_dir(CWD, top, top)? { Removed::All } else { Removed::Below(removed) })
 }
 
 /// rmdir; false when it is busy.
@@ -64,7 +74,8 @@ struct Level {
     below: Vec<CString>,
 }
 
-fn traverse(top: &Path, mut visit: impl FnMut(&Path, Event) -> Result<ControlFlow<()>>) -> Result<()> {
+/// Of each directory it sees the first `most` below it.
+fn traverse(top: &Path, most: usize, mut visit: impl FnMut(&Path, Event) -> Result<ControlFlow<()>>) -> Result<()> {
     let what = || format!("read directory {}", top.display());
     let mut dir = match open_dir(CWD, top) {
         Err(Errno::NOENT) => return Ok(()),
@@ -73,7 +84,7 @@ fn traverse(top: &Path, mut visit: impl FnMut(&Path, Event) -> Result<ControlFlo
     if visit(top, Event::Enter(dir.as_fd()))?.is_break() {
         return Ok(());
     }
-    let mut levels = vec![Level { name: CString::default(), below: subdirectories(&dir).os(what)? }];
+    let mut levels = vec![Level { name: CString::default(), below: subdirectories(&dir, most).os(what)? }];
     while let Some(level) = levels.last_mut() {
         if let Some(name) = level.below.pop() {
             match open_dir(&dir, &name) {
@@ -83,7 +94,7 @@ fn traverse(top: &Path, mut visit: impl FnMut(&Path, Event) -> Result<ControlFlo
             if visit(top, Event::Enter(dir.as_fd()))?.is_break() {
                 return Ok(());
             }
-            levels.push(Level { name, below: subdirectories(&dir).os(what)? });
+            levels.push(Level { name, below: subdirectories(&dir, most).os(what)? });
             continue;
         }
         let name = std::mem::take(&mut level.name);
@@ -98,11 +109,13 @@ fn traverse(top: &Path, mut visit: impl FnMut(&Path, Event) -> Result<ControlFlo
     Ok(())
 }
 
-fn subdirectories(dir: &OwnedFd) -> rustix::io::Result<Vec<CString>> {
+fn subdirectories(dir: &OwnedFd, most: usize) -> rustix::io::Result<Vec<CString>> {
     let mut buf = [MaybeUninit::uninit(); 4096];
     let mut entries = RawDir::new(dir, &mut buf);
     let mut names = Vec::new();
-    while let Some(entry) = entries.next() {
+    while names.len() < most
+        && let Some(entry) = entries.next()
+    {
         let entry = match entry {
             // Removed since it was opened.
             Err(Errno::NOENT | Errno::NODEV) => break,

@@ -118,9 +118,11 @@ impl Engine {
         let mut properties = units::scope(&unit, id, pid, &host);
         properties.extend(units::limits(&site.resources, &Before::default(), true, &host)?);
         let properties = units::overridden_by(properties, site.asked.clone());
+        // Before: nobody comes back here when the create is given up while systemd is at work.
+        remains.scope = Some((Scope { unit: unit.name.clone(), instance: site.instance }, making.cgroup.clone()));
         let started = manager.start(&unit, &properties).await;
-        if !started.as_ref().is_err_and(|e| e.kind() == Kind::AlreadyExists) {
-            remains.scope = Some((Scope { unit: unit.name, instance: site.instance }, making.cgroup.clone()));
+        if started.as_ref().is_err_and(|e| e.kind() == Kind::AlreadyExists) {
+            remains.scope = None;
         }
         started?;
         // From here on all that is in it is ours.
@@ -172,11 +174,11 @@ impl Scope {
         Err(error)
     }
 
-    /// Ends it, with systemd's knowledge. One that is not there is no error.
+    /// Ends it, whose cgroup is this, with systemd's knowledge. One that is not there is no error.
     ///
     /// # Errors
     /// What systemd says, or that it says nothing.
-    pub async fn stop(&self, bound: Duration) -> Result<()> {
-        systemd::stop(self.instance, &self.unit, bound).await
+    pub async fn stop(&self, cgroup: &Cgroup, bound: Duration) -> Result<()> {
+        systemd::stop(self.instance, &self.unit, cgroup.path(), bound).await
     }
 }

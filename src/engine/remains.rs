@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::cgroup::{Cgroup, Hierarchies, resctrl};
+use crate::cgroup::{Cgroup, Hierarchies, Removed, resctrl};
 use crate::error::{Context, Error, Kind, Os, Result};
 use crate::sys::pidfd;
 
@@ -20,6 +20,12 @@ use super::systemd::{STOP_BOUND, STOP_BOUND_HERE};
 /// How long a cgroup may take to become empty after SIGKILL: longer only for tasks that the kernel will not let go
 /// (state D). What is left then is said, and can be deleted later.
 pub const KILL_BOUND: Duration = Duration::from_secs(5);
+
+/// How long the removal of a cgroup with very many below it may take.
+const REMOVE_BOUND: Duration = Duration::from_secs(60);
+
+/// Before another attempt to remove one, at first.
+const SHORT_PAUSE: Duration = Duration::from_micros(200);
 
 /// How long a shim that has been killed may take to be gone. containerd gives the action `delete` 5 s in all.
 const DYING_BOUND: Duration = Duration::from_secs(2);
@@ -95,7 +101,7 @@ impl Remains {
         if let Some((scope, cgroup)) = &self.scope {
             // What runs in one that is not sure to be ours is another's: systemd refuses a name that is taken.
             if self.cgroup.is_some() || !cgroup.populated()? {
-                let stopped = scope.stop(unmount.stop_bound()).await;
+                let stopped = scope.stop(cgroup, unmount.stop_bound()).await;
                 // The unit ends by itself, too, when systemd sees that there is nothing in it any more.
                 cgroup.remove()?;
                 stopped?;
@@ -276,17 +282,23 @@ pub async fn kill_all(cgroup: &Cgroup, bound: Duration) -> Result<()> {
 /// rmdir says EBUSY for a moment after the last process has been reaped: the kernel takes it out of its cgroup later.
 async fn remove_cgroup(cgroup: &Cgroup) -> Result<()> {
     let what = || format!("removing cgroup {}", cgroup.path().display());
-    let deadline = Instant::now() + KILL_BOUND;
-    let mut pause = Duration::from_micros(200);
-    while !cgroup.remove().context(what)? {
-        if Instant::now() >= deadline {
+    let end = Instant::now() + REMOVE_BOUND;
+    let mut deadline = Instant::now() + KILL_BOUND;
+    let mut pause = SHORT_PAUSE;
+    loop {
+        match cgroup.remove_some().context(what)? {
+            Removed::All => return Ok(()),
+            Removed::Below(0) => {}
+            // There are many, and others have their turn between.
+            Removed::Below(_) => (deadline, pause) = (Instant::now() + KILL_BOUND, SHORT_PAUSE),
+        }
+        if Instant::now() >= deadline.min(end) {
             let left = cgroup.procs().unwrap_or_default();
             return Err(Error::new(Kind::DeadlineExceeded, format!("busy, with processes {left:?}")).context(what()));
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(Duration::from_millis(50));
     }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -71,9 +71,10 @@ fn network(container: &Container) -> Result<Vec<Interface>> {
     }
     // Not kept open: that would keep the namespace. The pid is init's, for we have not reaped it.
     let path = format!("/proc/{}/net/dev", container.init.pid());
-    let mut text = String::new();
-    match File::open(&path).and_then(|file| file.take(ROOM).read_to_string(&mut text)) {
-        Ok(_) => Ok(interfaces(&text)),
+    let mut text = Vec::new();
+    match File::open(&path).and_then(|file| file.take(ROOM).read_to_end(&mut text)) {
+        // The container names its interfaces, and the kernel takes what is no UTF-8: that must not keep its numbers from us.
+        Ok(_) => Ok(interfaces(&String::from_utf8_lossy(&text))),
         // It has ended, and its namespaces with it.
         Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::ENOENT | libc::ESRCH)) => Ok(Vec::new()),
         Err(e) => Err(e).os(|| format!("read {path}")),

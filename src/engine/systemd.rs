@@ -120,7 +120,7 @@ impl Manager {
                 let _ = bus.call(&manager::reset_failed(&unit.name)).await?;
                 answer = bus.call(&manager::start(unit, properties)).await?;
             }
-            let job = manager::job_of(&answer.map_err(Refusal::into_error)?)?;
+            let job = manager::object_of(&answer.map_err(Refusal::into_error)?)?;
             match &*bus.end_of(&job).await? {
                 "done" => Ok(()),
                 result => Err(Error::new(Kind::FailedPrecondition, format!("its job ended as {result:?}"))),
@@ -144,11 +144,28 @@ impl Manager {
         within(ANSWER_BOUND, set).await.context(|| step(unit, "setting properties of"))
     }
 
-    async fn stop(&mut self) -> Result<()> {
+    /// Whether the unit is there, and its cgroup is to be this one. Its name alone says little: one of the same name may be in
+    /// another slice, somebody else's.
+    async fn has(&mut self, cgroup: &Path) -> Result<bool> {
+        let object = match self.bus.call(&manager::unit(&self.unit)).await? {
+            Ok(answer) => manager::object_of(&answer)?,
+            Err(refusal) if refusal.is_missing() => return Ok(false),
+            Err(refusal) => return Err(refusal.into_error()),
+        };
+        // One that has gone meanwhile is in no slice, or no object.
+        let Ok(answer) = self.bus.call(&manager::slice_of(object)).await? else { return Ok(false) };
+        let unit = Unit { name: self.unit.clone(), slice: manager::text_of(&answer)? };
+        Ok(unit.path(&self.cgroup).is_ok_and(|path| path == cgroup))
+    }
+
+    async fn stop(&mut self, cgroup: &Path) -> Result<()> {
+        if !self.has(cgroup).await? {
+            return Ok(());
+        }
         let (bus, unit) = (&mut self.bus, &self.unit);
         match bus.call(&manager::stop(unit)).await? {
             Ok(answer) => {
-                bus.end_of(&manager::job_of(&answer)?).await?;
+                bus.end_of(&manager::object_of(&answer)?).await?;
             }
             Err(refusal) if refusal.is_missing() => {}
             Err(refusal) => return Err(refusal.into_error()),
@@ -159,12 +176,12 @@ impl Manager {
     }
 }
 
-/// Stops a unit, and has systemd forget it. One that is not there is no error.
+/// Stops the unit of this name and cgroup, and has systemd forget it. One that is not there is no error.
 ///
 /// # Errors
 /// With the unit's name, at the bound too.
-pub async fn stop(instance: Instance, unit: &str, bound: Duration) -> Result<()> {
-    let stop = async { Manager::connect(instance, unit).await?.stop().await };
+pub async fn stop(instance: Instance, unit: &str, cgroup: &Path, bound: Duration) -> Result<()> {
+    let stop = async { Manager::connect(instance, unit).await?.stop(cgroup).await };
     within(bound, stop).await.context(|| step(unit, "stopping"))
 }
 

@@ -69,7 +69,8 @@ impl Cgroup {
         limits.marks = match limits.marks {
             Marks::V1(_) => Marks::V1(above.map(|(_, dir)| super::v1_bell(&dir)).next().transpose()?.flatten()),
             Marks::V2(_) => {
-                let line = std::iter::once(Ok(0)).chain(above.map(|(_, dir)| ooms_in(&dir))).collect::<Result<_>>()?;
+                let line =
+                    std::iter::once(Ok(0)).chain(above.map(|(_, dir)| ooms_in(&dir, LOCAL))).collect::<Result<_>>()?;
                 Marks::V2((line, 0).into())
             }
         };
@@ -121,14 +122,10 @@ impl Limits {
     }
 
     fn met_v2(&self, seen: &RefCell<(Vec<u64>, u64)>) -> Result<Limit> {
-        let line = self.line().map(|(_, dir)| ooms_in(&dir)).collect::<Result<Vec<_>>>()?;
-        let mut all = 0;
-        if let Some((_, dir)) = self.line().next() {
-            tree::walk(&dir, |dir| {
-                all += ooms(dir).os(|| "read memory.events.local of a cgroup below")?;
-                Ok(ControlFlow::Continue(()))
-            })?;
-        }
+        let line = self.line().map(|(_, dir)| ooms_in(&dir, LOCAL)).collect::<Result<Vec<_>>>()?;
+        // memory.events has them all, those of cgroups that are gone among them: no walk, which a container makes as long as it
+        // likes. (Mounted with memory_localevents, a host has nothing that tells.)
+        let all = self.line().next().map_or(Ok(0), |(_, dir)| ooms_in(&dir, "memory.events"))?;
         let below = all.saturating_sub(line.first().copied().unwrap_or(0));
         let (line_before, below_before) = seen.replace((line.clone(), below));
         // The lowest: what it killed for was within it.
@@ -180,17 +177,14 @@ fn was_full_in(dir: impl AsFd) -> rustix::io::Result<bool> {
 const BATCH: u64 = 64 * 4096;
 
 /// How often a cgroup2 directory's own limit left nothing but the OOM killer.
-fn ooms_in(dir: &Path) -> Result<u64> {
-    match file::open_dir(CWD, dir) {
-        Err(Errno::NOENT) => Ok(0),
-        opened => opened.and_then(ooms).os(|| format!("read memory.events.local of {}", dir.display())),
+fn ooms_in(dir: &Path, name: &str) -> Result<u64> {
+    let path = dir.join(name);
+    match file::read(CWD, &path, &mut Vec::new()) {
+        // The controller is not there, or the cgroup is going.
+        Err(Errno::NOENT | Errno::NODEV) => Ok(0),
+        text => text.map(|text| file::number(text, "oom").unwrap_or(0)).os(|| format!("read {}", path.display())),
     }
 }
 
-fn ooms(dir: impl AsFd) -> rustix::io::Result<u64> {
-    match file::read(dir, c"memory.events.local", &mut Vec::new()) {
-        // The controller is not there, or the cgroup is going.
-        Err(Errno::NOENT | Errno::NODEV) => Ok(0),
-        text => text.map(|text| file::number(text, "oom").unwrap_or(0)),
-    }
-}
+/// The file with a cgroup's own numbers alone.
+const LOCAL: &str = "memory.events.local";

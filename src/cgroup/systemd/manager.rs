@@ -1,5 +1,7 @@
 //! What systemd's manager is asked and tells (org.freedesktop.systemd1(5)), and the bus that may be between. Pure.
 
+use std::borrow::Cow;
+
 use super::message::{Call, Message};
 use super::property::Property;
 use super::unit::Unit;
@@ -9,6 +11,7 @@ use crate::error::{Error, Kind, Result};
 const SYSTEMD: &str = "org.freedesktop.systemd1";
 const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
+const SCOPE: &str = "org.freedesktop.systemd1.Scope";
 const BUS: &str = "org.freedesktop.DBus";
 const BUS_PATH: &str = "/org/freedesktop/DBus";
 
@@ -21,7 +24,7 @@ fn manager(member: &'static str, signature: &'static str, arguments: impl FnOnce
 
 fn call(
     destination: &'static str,
-    path: &'static str,
+    path: impl Into<Cow<'static, str>>,
     interface: &'static str,
     member: &'static str,
     signature: &'static str,
@@ -29,7 +32,7 @@ fn call(
 ) -> Call {
     let mut w = Writer::default();
     arguments(&mut w);
-    Call { destination, path, interface, member, signature, body: w.into_bytes() }
+    Call { destination, path: path.into(), interface, member, signature, body: w.into_bytes() }
 }
 
 /// The first call on a bus, which gives the connection its name there.
@@ -52,13 +55,27 @@ pub fn subscribe() -> Call {
 
 /// Asks for a property of the manager: [`text_of`] the answer.
 pub fn get(property: &str) -> Call {
-    call(SYSTEMD, MANAGER_PATH, "org.freedesktop.DBus.Properties", "Get", "ss", |w| {
-        w.string(MANAGER);
+    property_of(MANAGER_PATH, MANAGER, property)
+}
+
+fn property_of(object: impl Into<Cow<'static, str>>, interface: &str, property: &str) -> Call {
+    call(SYSTEMD, object, "org.freedesktop.DBus.Properties", "Get", "ss", |w| {
+        w.string(interface);
         w.string(property);
     })
 }
 
-/// Makes a unit with these properties and starts it: [`job_of`] the answer.
+/// Asks for the object that a unit is: [`object_of`] the answer.
+pub fn unit(name: &str) -> Call {
+    manager("GetUnit", "s", |w| w.string(name))
+}
+
+/// Asks for the slice of the scope that is this object: [`text_of`] the answer.
+pub fn slice_of(object: String) -> Call {
+    property_of(object, SCOPE, "Slice")
+}
+
+/// Makes a unit with these properties and starts it: [`object_of`] the answer.
 pub fn start(unit: &Unit, properties: &[Property]) -> Call {
     manager("StartTransientUnit", "ssa(sv)a(sa(sv))", |w| {
         w.string(&unit.name);
@@ -68,7 +85,7 @@ pub fn start(unit: &Unit, properties: &[Property]) -> Call {
     })
 }
 
-/// Stops a unit: [`job_of`] the answer.
+/// Stops a unit: [`object_of`] the answer.
 pub fn stop(unit: &str) -> Call {
     manager("StopUnit", "ss", |w| {
         w.string(unit);
@@ -90,11 +107,11 @@ pub fn set(unit: &str, properties: &[Property]) -> Call {
     })
 }
 
-/// The job that a [`start`] or a [`stop`] has begun.
+/// The job that a [`start`] or a [`stop`] has begun, or the object that a [`unit`] is.
 ///
 /// # Errors
 /// When it is an answer to something else.
-pub fn job_of(answer: &Message) -> Result<String> {
+pub fn object_of(answer: &Message) -> Result<String> {
     Ok(answer.body("o")?.string()?.to_owned())
 }
 
@@ -115,7 +132,7 @@ pub fn text_of(answer: &Message) -> Result<String> {
 /// The end of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JobRemoved {
-    /// The job, as [`job_of`] has it.
+    /// The job, as [`object_of`] has it.
     pub job: String,
     /// The unit's name.
     pub unit: String,

@@ -1,5 +1,7 @@
 //! D-Bus messages: calls made into bytes, and what comes back out of them. Pure.
 
+use std::borrow::Cow;
+
 use super::wire::{FIXED, Reader, Writer, frame};
 use crate::error::{Error, Kind, Result};
 
@@ -26,7 +28,7 @@ pub struct Call {
     /// Whose method.
     pub destination: &'static str,
     /// Of which object.
-    pub path: &'static str,
+    pub path: Cow<'static, str>,
     /// Of which interface.
     pub interface: &'static str,
     /// Its name.
@@ -54,7 +56,7 @@ impl Call {
                     w.variant(kind, |w| if kind == "g" { w.signature(value) } else { w.string(value) });
                 });
             };
-            field(PATH, "o", self.path);
+            field(PATH, "o", &self.path);
             field(DESTINATION, "s", self.destination);
             field(INTERFACE, "s", self.interface);
             field(MEMBER, "s", self.member);
@@ -237,8 +239,14 @@ pub(super) mod tests {
 
     #[test]
     fn a_call_is_what_its_decoding_says() {
-        let call =
-            Call { destination: "org.d", path: "/p", interface: "org.i", member: "M", signature: "s", body: body("x") };
+        let call = Call {
+            destination: "org.d",
+            path: "/p".into(),
+            interface: "org.i",
+            member: "M",
+            signature: "s",
+            body: body("x"),
+        };
         let bytes = call.encode(3);
         assert_eq!(frame(bytes.first_chunk().unwrap()).unwrap(), (CALL, bytes.len()));
         let message = Message::decode(&bytes).unwrap();

@@ -1,5 +1,6 @@
 //! Names of units and slices, and where systemd makes their cgroups (systemd.unit(5), systemd.slice(5)). Pure.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Kind, Result};
@@ -67,9 +68,35 @@ impl Unit {
     pub fn path(&self, manager: &Path) -> Result<PathBuf> {
         let slices = expand(&self.slice).map_err(|why| invalid(&self.slice, &why))?;
         let mut path = Path::new("/").join(manager);
-        path.extend(slices);
-        path.push(&self.name);
+        let names = slices.iter().chain([&self.name]).map(|name| escaped(name));
+        path.extend(names.map(|name| PathBuf::from(&*name)));
         Ok(path)
+    }
+}
+
+/// The controllers of systemd (cgroup_controller_to_string).
+const CONTROLLERS: [&str; 13] = [
+    "cpu",
+    "cpuacct",
+    "cpuset",
+    "io",
+    "blkio",
+    "memory",
+    "devices",
+    "pids",
+    "bpf-firewall",
+    "bpf-devices",
+    "bpf-foreign",
+    "bpf-socket-bind",
+    "bpf-restrict-network-interfaces",
+];
+
+/// The name of a unit's cgroup: what could be taken for a file of a cgroup has a `_` before it (cg_escape), as `memory.slice`.
+fn escaped(unit: &str) -> Cow<'_, str> {
+    let of = unit.rsplit_once('.').map_or("", |(of, _)| of);
+    match unit.starts_with(['_', '.']) || unit.starts_with("cgroup.") || CONTROLLERS.contains(&of) {
+        true => format!("_{unit}").into(),
+        false => unit.into(),
     }
 }
 
@@ -118,6 +145,11 @@ mod tests {
             ("-.slice:a:b", "a-b.scope", "/a-b.scope"),
             ("a-b-c.slice:x:y", "x-y.scope", "/a.slice/a-b.slice/a-b-c.slice/x-y.scope"),
             ("a.slice::y", "y.scope", "/a.slice/y.scope"),
+            ("memory-io.slice::_x", "_x.scope", "/_memory.slice/memory-io.slice/__x.scope"),
+            ("a.slice::cpu", "cpu.scope", "/a.slice/_cpu.scope"),
+            ("a.slice::cpu.x", "cpu.x.scope", "/a.slice/cpu.x.scope"),
+            ("a.slice::cgroup.x", "cgroup.x.scope", "/a.slice/_cgroup.x.scope"),
+            ("a.slice::cpux", "cpux.scope", "/a.slice/cpux.scope"),
             (
                 "kubepods-burstable-pod1_2.slice:cri-containerd:f00",
                 "cri-containerd-f00.scope",
