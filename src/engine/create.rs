@@ -199,7 +199,7 @@ impl Engine {
         let joined = plan::joined(&spec)?;
         let id_maps = userns::maps(&spec, &joined)?;
         let linux = spec.linux().as_ref();
-        let site = Site::judge(&request.id, &spec, &request.options, &self.hierarchies)?;
+        let site = Site::judge(&request.id, &spec, &request.options, &self.hierarchies, self.own)?;
         let rdt = linux.and_then(|linux| linux.intel_rdt().as_ref());
         let resctrl = rdt.map(|rdt| Resctrl::plan(rdt, &request.id)).transpose()?;
         let profile = linux.and_then(|linux| linux.seccomp().as_ref());

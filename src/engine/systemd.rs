@@ -14,6 +14,7 @@ use crate::cgroup::Version;
 use crate::cgroup::systemd::message::Refusal;
 use crate::cgroup::systemd::{Host, Property, Unit, manager};
 use crate::error::{Context, Error, Kind, Os, Result};
+use crate::sys::userns::Own;
 
 use bus::Bus;
 
@@ -41,12 +42,14 @@ pub enum Instance {
 }
 
 impl Instance {
-    /// The one whose cgroups are ours to make: the machine's for its root.
-    pub fn ours() -> Result<Self> {
-        let map = std::fs::read_to_string("/proc/self/uid_map").os(|| "read /proc/self/uid_map")?;
-        // All ids, each as itself: the first user namespace.
-        let whole = map.split_ascii_whitespace().eq(["0", "0", "4294967295"]);
-        Ok(if whole && rustix::process::geteuid().is_root() { Self::System } else { Self::User })
+    /// The one that makes units for us: the machine's for its root, to which whoever is rootless is a user like others.
+    pub fn of(own: Own) -> Self {
+        if own.rootless { Self::User } else { Self::System }
+    }
+
+    /// Whether its units can have rules for devices: those are for the host's root to set.
+    pub fn limits_devices(self) -> bool {
+        self == Self::System
     }
 
     /// The slice of containers that name none, as with runc.
