@@ -183,6 +183,28 @@ fn a_container_that_names_no_place_is_in_the_users_slice() {
     });
 }
 
+/// systemd moves an exec too, which we may not do: the machine's does so for the user's.
+#[test]
+fn a_shim_in_a_session_has_processes_moved() {
+    if !systemd("a shim in a session has processes moved") {
+        return;
+    }
+    rootless(Ids::Many, Cgroups::Session, || {
+        block_on(async {
+            let host = Host::new("user.slice:dray:NAME", StartOptions::default(), with_limits).await;
+            host.run().await;
+            let process = host.bundle.process(&["sleep", "1000"]);
+            host.world.exec("one", "in", &process, &Io::null()).await.unwrap();
+            let exec = host.world.start("one", "in").await.unwrap().pid;
+            let cgroup = fs::read_to_string(format!("/proc/{exec}/cgroup")).unwrap();
+            assert!(cgroup.trim().ends_with(&format!("/user.slice/{}", host.unit)), "{cgroup}");
+            host.world.kill("one", "in", libc::SIGKILL, false).await.unwrap();
+            assert_eq!(host.exec("hog", HOG).await, 137);
+            host.end().await;
+        });
+    });
+}
+
 #[test]
 fn what_a_killed_rootless_shim_leaves_is_removed() {
     if !systemd("what a killed rootless shim leaves is removed") {

@@ -69,8 +69,10 @@ impl Engine {
         unborn.plan.seccomp = container.seccomp.clone();
         let outside = Outside::of(&unborn.plan, container.id_maps.as_ref());
         let _birth = BirthUnderWay::of(self);
+        // A user's systemd has made the cgroup, perhaps where we may not move processes, as from a login session.
+        let by_systemd = container.scope.as_ref().filter(|_| !container.cgroup.is_in_reach());
         container.cgroup.beside(container.init.child_pid(), |joins| {
-            unborn.joins(joins)?;
+            unborn.joins(if by_systemd.is_some() { Joins::default() } else { joins })?;
             if unborn.plan.process.treatment.initial_cpus.is_some() {
                 // It has to be out of the container's cgroup first: it moves itself.
                 unborn.cgroup = None;
@@ -78,6 +80,9 @@ impl Engine {
             self.birth(process, &unborn)
         })?;
         drop(unborn);
+        if let Some(scope) = by_systemd {
+            scope.attach(process.child_pid()).await?;
+        }
         container.resctrl.as_ref().map_or(Ok(()), |resctrl| resctrl.join(process.child_pid()))?;
         self.go(process, oom_score_adj.or(container.oom_score_adj), &outside)?;
         self.executed(container, process, Some(SET_UP_BOUND))

@@ -173,6 +173,14 @@ impl Scope {
         Err(error)
     }
 
+    /// Moves a process of ours, which waits, into its cgroup.
+    ///
+    /// # Errors
+    /// What systemd says.
+    pub async fn attach(&self, pid: u32) -> Result<()> {
+        Manager::connect(self.instance, &self.unit).await?.attach(pid).await
+    }
+
     /// Ends it, with systemd's knowledge. One that is not there is no error.
     ///
     /// # Errors

@@ -152,6 +152,16 @@ impl Manager {
         within(ANSWER_BOUND, set).await.context(|| step(unit, "setting properties of"))
     }
 
+    /// Moves a process into the unit's cgroup, where we may not ourselves.
+    ///
+    /// # Errors
+    /// What it says.
+    pub async fn attach(&mut self, pid: u32) -> Result<()> {
+        let (bus, unit) = (&mut self.bus, &self.unit);
+        let attach = async { bus.call(&manager::attach(unit, pid)).await?.map(drop).map_err(Refusal::into_error) };
+        within(ANSWER_BOUND, attach).await.context(|| step(unit, "attaching a process to"))
+    }
+
     async fn stop(&mut self) -> Result<()> {
         let (bus, unit) = (&mut self.bus, &self.unit);
         match bus.call(&manager::stop(unit)).await? {

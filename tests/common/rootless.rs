@@ -46,6 +46,8 @@ pub enum Cgroups {
     /// A subtree in which a systemd of the user's own makes units, as where a rootless containerd is a service of it. The
     /// cgroup namespace is the host's.
     Systemd,
+    /// The same for a daemon that is elsewhere, as in a login session: it may not move processes into that subtree.
+    Session,
 }
 
 /// Runs `body` there: the test calls this first, in the process that cargo has started, which runs the same test again in
@@ -68,15 +70,18 @@ struct Place {
     ids: Ids,
     keeper: Child,
     cgroups: Vec<PathBuf>,
+    /// The cgroup.procs of where those are who are in it.
+    daemons: Vec<PathBuf>,
     systemd: Option<Systemd>,
 }
 
 impl Place {
     fn make(ids: Ids, cgroups: Cgroups) -> Self {
-        let systemd = (cgroups == Cgroups::Systemd).then(Systemd::start);
+        let systemd = [Cgroups::Systemd, Cgroups::Session].contains(&cgroups).then(Systemd::start);
+        let is_session = cgroups == Cgroups::Session;
         let cgroups = match cgroups {
             Cgroups::Denied => Vec::new(),
-            Cgroups::Systemd => systemd.iter().map(Systemd::delegate).collect(),
+            Cgroups::Systemd | Cgroups::Session => systemd.iter().map(Systemd::delegate).collect(),
             Cgroups::Delegated => cgroup_mounts().iter().map(|root| delegate(root)).collect(),
             Cgroups::Unified => {
                 let unified = |root: &&PathBuf| root.join("cgroup.procs").exists() && !root.join("tasks").exists();
@@ -84,7 +89,9 @@ impl Place {
             }
         };
         let mut flags = libc::CLONE_NEWUSER | libc::CLONE_NEWNS | libc::CLONE_NEWNET;
-        let mut joins: Vec<PathBuf> = cgroups.iter().map(|dir| dir.join("daemons/cgroup.procs")).collect();
+        let daemons: Vec<PathBuf> =
+            cgroups.iter().filter(|_| !is_session).map(|dir| dir.join("daemons/cgroup.procs")).collect();
+        let mut joins = daemons.clone();
         if !cgroups.is_empty() && systemd.is_none() {
             flags |= libc::CLONE_NEWCGROUP;
             joins = cgroups.iter().map(|dir| dir.join("cgroup.procs")).collect();
@@ -103,11 +110,11 @@ impl Place {
                 done(libc::unshare(flags))
             });
         }
-        let place = Self { ids, keeper: keeper.spawn().expect("sleep"), cgroups, systemd };
+        let place = Self { ids, keeper: keeper.spawn().expect("sleep"), cgroups, daemons, systemd };
         place.map_ids();
         // No internal processes: they make way for the containers.
-        for dir in &place.cgroups {
-            fs::write(dir.join("daemons/cgroup.procs"), place.keeper.id().to_string()).expect("daemons");
+        for procs in &place.daemons {
+            fs::write(procs, place.keeper.id().to_string()).expect("daemons");
         }
         place.mount();
         place
@@ -160,7 +167,7 @@ impl Place {
     /// A command in it, as its root.
     fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let pidfd = open_pid(self.keeper.id() as i32).expect("the keeper");
-        let joins: Vec<PathBuf> = self.cgroups.iter().map(|dir| dir.join("daemons/cgroup.procs")).collect();
+        let joins = self.daemons.clone();
         let groups = self.ids == Ids::Many;
         let mut command = Command::new(program);
         command
