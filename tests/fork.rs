@@ -550,12 +550,18 @@ fn a_cgroup_that_takes_no_birth_is_left_to_the_child() {
     for directory in ["", "threaded", "invalid"] {
         fs::create_dir(cgroup.join(directory)).unwrap();
     }
-    let born_in = |path: &std::path::Path| {
+    let birth_in = |path: &std::path::Path| {
         let directory = OwnedFd::from(fs::File::open(path).unwrap());
-        let child = fork(0, None, Some(directory.as_fd()), |birth| exit_now(i32::from(birth.in_cgroup))).unwrap();
-        status(&child)
+        fork(0, None, Some(directory.as_fd()), |birth| exit_now(i32::from(birth.in_cgroup)))
     };
+    let born_in = |path: &std::path::Path| status(&birth_in(path).unwrap());
     let WaitStatus::Exited(_, 1) = born_in(&cgroup) else { panic!("not born in a cgroup that takes it") };
+    // One that hands controllers down takes nobody in any way. Where they are v1's there are none.
+    let hands_down = |path: &std::path::Path| fs::write(path.join("cgroup.subtree_control"), "+memory");
+    if hands_down(std::path::Path::new(&root)).and_then(|()| hands_down(&cgroup)).is_ok() {
+        assert_eq!(birth_in(&cgroup).unwrap_err().errno(), Some(libc::EBUSY));
+        fs::write(cgroup.join("cgroup.subtree_control"), "-memory").unwrap();
+    }
     fs::write(cgroup.join("threaded/cgroup.type"), "threaded").unwrap();
     let WaitStatus::Exited(_, 0) = born_in(&cgroup.join("invalid")) else { panic!("born where no process may be") };
     // Nor where the call is missing.

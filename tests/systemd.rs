@@ -8,7 +8,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::bundle::Bundle;
 use common::driver::{Shim, StartOptions, open_pid, runc_options};
@@ -576,23 +576,18 @@ fn the_message_bus_is_as_good() {
     });
 }
 
-/// Somebody accepts connections, and says nothing.
+/// One that is there, and does not answer: src/engine/systemd.rs.
 #[test]
-fn a_systemd_that_says_nothing_is_an_error_in_time() {
-    if !systemd("a systemd that says nothing is an error in time") {
+fn a_systemd_that_is_away_is_an_error() {
+    if !systemd("a systemd that is away is an error") {
         return;
     }
     block_on(async {
-        let socket = std::env::temp_dir().join(format!("dray-silent-{}", std::process::id()));
-        let silent = UnixListener::bind(&socket).unwrap();
+        let socket = std::env::temp_dir().join(format!("dray-away-{}", std::process::id()));
+        drop(UnixListener::bind(&socket).unwrap());
         let address = format!("unix:path={}", socket.display());
         let options = StartOptions { env: vec![("DBUS_SYSTEM_BUS_ADDRESS", address)], ..StartOptions::default() };
         let host = Host::with(options, |bundle| bundle).await;
-        let begin = Instant::now();
-        host.create_fails(Code::DEADLINE_EXCEEDED, &["one", "connecting", &host.unit.clone(), "10 s"]).await;
-        assert!(begin.elapsed() < Duration::from_secs(60), "{:?}", begin.elapsed());
-        drop(silent);
-        // Nobody is there at all.
         host.create_fails(Code::UNAVAILABLE, &["one", "connecting", &host.unit.clone()]).await;
         fs::remove_file(&socket).unwrap();
         host.create_fails(Code::UNAVAILABLE, &["one", "connecting", "no such file"]).await;

@@ -302,10 +302,23 @@ impl Cgroup {
         Ok(Joins { tasks, unified })
     }
 
+    /// Gives birth to one more process beside `init`: `birth` is told how it joins. It is asked once more where the container
+    /// has divided its cgroup between the look at it and the birth.
+    ///
+    /// # Errors
+    /// Those of `birth`, and of the look.
+    pub fn beside<T>(&self, init: u32, mut birth: impl FnMut(Joins) -> Result<T>) -> Result<T> {
+        match birth(self.joins_beside(init)?) {
+            // By then its processes are below.
+            Err(e) if e.errno() == Some(libc::EBUSY) => birth(self.joins_beside(init)?),
+            born => born,
+        }
+    }
+
     /// As [`Cgroup::joins`], for one more process beside `init`: a container that has divided its cgroup on v2, as a systemd or
     /// a docker in it does, has moved its processes below, and the cgroup itself takes none any more. Then it is the cgroup
     /// that its init is in now.
-    pub fn joins_beside(&self, init: u32) -> Result<Joins> {
+    fn joins_beside(&self, init: u32) -> Result<Joins> {
         let (Version::V2, Some(unified)) = (self.hierarchies.version(), &self.hierarchies.unified) else {
             return self.joins();
         };

@@ -60,6 +60,11 @@ impl Cgroup {
         &self.hierarchies.denied
     }
 
+    /// Whether the kernel lets us move our processes there. Always so for the host's root.
+    pub fn is_in_reach(&self) -> bool {
+        self.hierarchies.all().all(|hierarchy| self.hierarchies.refuse_unreachable(hierarchy, &self.path).is_ok())
+    }
+
     /// Whether there is a directory of it: else nobody is in it, and it is good for nothing.
     pub fn is_anywhere(&self) -> bool {
         self.hierarchies.all().next().is_some()

@@ -199,7 +199,7 @@ impl Engine {
         let joined = plan::joined(&spec)?;
         let id_maps = userns::maps(&spec, &joined)?;
         let linux = spec.linux().as_ref();
-        let site = Site::judge(&request.id, &spec, &request.options, &self.hierarchies)?;
+        let site = Site::judge(&request.id, &spec, &request.options, &self.hierarchies, self.own)?;
         let rdt = linux.and_then(|linux| linux.intel_rdt().as_ref());
         let resctrl = rdt.map(|rdt| Resctrl::plan(rdt, &request.id)).transpose()?;
         let profile = linux.and_then(|linux| linux.seccomp().as_ref());
@@ -316,7 +316,8 @@ impl Engine {
         // Where the birth fails half-way a child may be there that nobody knows.
         remains.kill = true;
         let _birth = unborn.plan.hops().then(|| BirthUnderWay::of(self));
-        self.birth(&child, unborn)?;
+        self.birth(&child, &unborn)?;
+        drop(unborn);
         *init = Some(child.clone());
         self.settle(&judged.site, &mut making, &request.id, child.child_pid(), remains).await?;
         if let Some(owner) = owner_of_cgroup(judged) {
@@ -384,7 +385,7 @@ impl Engine {
     }
 
     /// Forks, and takes note of the child in the same breath: no exit can come between. One that hops is not yet the process.
-    pub(super) fn birth(&self, process: &Rc<Process>, unborn: Unborn) -> Result<()> {
+    pub(super) fn birth(&self, process: &Rc<Process>, unborn: &Unborn) -> Result<()> {
         let place = unborn.place.as_ref();
         let place = place.map(|(target, flags)| Birthplace { target: target.as_fd(), flags: *flags, home: &self.home });
         let (child, sync) = crate::init::spawn(&unborn.plan, place, unborn.cgroup.as_ref().map(AsFd::as_fd))?;
@@ -531,15 +532,25 @@ pub(super) fn unborn(
     joins: cgroup::Joins,
     place: Option<(OwnedFd, u64)>,
 ) -> Result<Unborn> {
-    let mut cgroup_files = joins.tasks;
-    if let Some(unified) = &joins.unified {
-        // For a kernel that does not give birth into it.
-        let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CLOEXEC;
-        let procs = rustix::fs::openat(unified, "cgroup.procs", flags, rustix::fs::Mode::empty());
-        cgroup_files.push((UNIFIED.to_owned(), procs.os(|| "openat cgroup.procs")?));
+    let plan = Plan { work, process, streams, cgroup_files: Vec::new(), hold: Hold::Socket, seccomp: None };
+    let mut unborn = Unborn { plan, cgroup: None, place };
+    unborn.joins(joins)?;
+    Ok(unborn)
+}
+
+impl Unborn {
+    /// Has it join a cgroup, and no other that it was to join.
+    pub fn joins(&mut self, joins: cgroup::Joins) -> Result<()> {
+        self.plan.cgroup_files = joins.tasks;
+        if let Some(unified) = &joins.unified {
+            // For a kernel that does not give birth into it.
+            let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CLOEXEC;
+            let procs = rustix::fs::openat(unified, "cgroup.procs", flags, rustix::fs::Mode::empty());
+            self.plan.cgroup_files.push((UNIFIED.to_owned(), procs.os(|| "openat cgroup.procs")?));
+        }
+        self.cgroup = joins.unified;
+        Ok(())
     }
-    let plan = Plan { work, process, streams, cgroup_files, hold: Hold::Socket, seccomp: None };
-    Ok(Unborn { plan, cgroup: joins.unified, place })
 }
 
 pub(super) fn sync_of(process: &Process) -> Result<Rc<AsyncFd<ParentEnd>>> {

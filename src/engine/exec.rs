@@ -3,6 +3,7 @@
 
 use std::rc::Rc;
 
+use crate::cgroup::Joins;
 use crate::error::{Context, Error, Kind, Os, Result};
 use crate::init::plan::{self, Work};
 use crate::spec::{load, validate};
@@ -64,16 +65,24 @@ impl Engine {
         *process.stdio.borrow_mut() = Some(Rc::new(stdio));
         let init = container.init.pidfd()?;
         let work = Work::Exec(plan::Exec { init: init.try_clone().os(|| "dup")?, namespaces: container.namespaces });
-        let mut unborn =
-            unborn(work, planned, streams, container.cgroup.joins_beside(container.init.child_pid())?, None)?;
+        let mut unborn = unborn(work, planned, streams, Joins::default(), None)?;
         unborn.plan.seccomp = container.seccomp.clone();
-        if unborn.plan.process.treatment.initial_cpus.is_some() {
-            // It has to be out of the container's cgroup first: it moves itself.
-            unborn.cgroup = None;
-        }
         let outside = Outside::of(&unborn.plan, container.id_maps.as_ref());
         let _birth = BirthUnderWay::of(self);
-        self.birth(process, unborn)?;
+        // A user's systemd has made the cgroup, perhaps where we may not move processes, as from a login session.
+        let by_systemd = container.scope.as_ref().filter(|_| !container.cgroup.is_in_reach());
+        container.cgroup.beside(container.init.child_pid(), |joins| {
+            unborn.joins(if by_systemd.is_some() { Joins::default() } else { joins })?;
+            if unborn.plan.process.treatment.initial_cpus.is_some() {
+                // It has to be out of the container's cgroup first: it moves itself.
+                unborn.cgroup = None;
+            }
+            self.birth(process, &unborn)
+        })?;
+        drop(unborn);
+        if let Some(scope) = by_systemd {
+            scope.attach(process.child_pid()).await?;
+        }
         container.resctrl.as_ref().map_or(Ok(()), |resctrl| resctrl.join(process.child_pid()))?;
         self.go(process, oom_score_adj.or(container.oom_score_adj), &outside)?;
         self.executed(container, process, Some(SET_UP_BOUND))

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::cgroup::systemd::{self as units, Property, Unit};
 use crate::cgroup::{self, Before, Cgroup, Hierarchies, Joins, Place};
 use crate::error::{Context, Kind, Result};
+use crate::sys::userns::Own;
 
 use super::Engine;
 use super::options::Options;
@@ -49,10 +50,10 @@ impl Site {
     ///
     /// # Errors
     /// For what cannot be, as far as that can be told before there is anything.
-    pub fn judge(id: &str, spec: &Spec, options: &Options, hierarchies: &Hierarchies) -> Result<Self> {
+    pub fn judge(id: &str, spec: &Spec, options: &Options, hierarchies: &Hierarchies, own: Own) -> Result<Self> {
         let linux = spec.linux().as_ref();
         let path = linux.and_then(|linux| linux.cgroups_path().as_deref());
-        let instance = Instance::ours()?;
+        let instance = Instance::of(own);
         let place = cgroup::place(path, id, options.systemd_cgroup, instance.default_slice())?;
         let mut asked = Vec::new();
         if let Place::Unit(_) = place {
@@ -116,7 +117,7 @@ impl Engine {
         let Some((mut manager, unit)) = making.manager.take() else { return Ok(()) };
         let host = manager.host(self.hierarchies.version());
         let mut properties = units::scope(&unit, id, pid, &host);
-        properties.extend(units::limits(&site.resources, &Before::default(), true, &host)?);
+        properties.extend(units::limits(&site.resources, &Before::default(), site.instance.limits_devices(), &host)?);
         let properties = units::overridden_by(properties, site.asked.clone());
         // Before: nobody comes back here when the create is given up while systemd is at work.
         remains.scope = Some((Scope { unit: unit.name.clone(), instance: site.instance }, making.cgroup.clone()));
@@ -157,7 +158,8 @@ impl Scope {
         let mut manager = Manager::connect(self.instance, &self.unit).await?;
         let before = cgroup.before(resources)?;
         let host = manager.host(hierarchies.version());
-        let mut properties = units::limits(resources, &before, !cgroup.devices_in_force(resources)?, &host)?;
+        let with_devices = self.instance.limits_devices() && !cgroup.devices_in_force(resources)?;
+        let mut properties = units::limits(resources, &before, with_devices, &host)?;
         properties.extend(units::no_longer_idle(&before, resources, &host)?);
         let former = units::former(&before, &properties, &host)?;
         if !properties.is_empty() {
@@ -172,6 +174,14 @@ impl Scope {
         }
         cgroup.restore_to(before);
         Err(error)
+    }
+
+    /// Moves a process of ours, which waits, into its cgroup.
+    ///
+    /// # Errors
+    /// What systemd says.
+    pub async fn attach(&self, pid: u32) -> Result<()> {
+        Manager::connect(self.instance, &self.unit).await?.attach(pid).await
     }
 
     /// Ends it, whose cgroup is this, with systemd's knowledge. One that is not there is no error.

@@ -14,11 +14,12 @@ use crate::cgroup::Version;
 use crate::cgroup::systemd::message::Refusal;
 use crate::cgroup::systemd::{Host, Property, Unit, manager};
 use crate::error::{Context, Error, Kind, Os, Result};
+use crate::sys::userns::Own;
 
-use bus::Bus;
+use bus::{Address, Bus};
 
-/// How long systemd may take to answer.
-const ANSWER_BOUND: Duration = Duration::from_secs(10);
+/// How long systemd may take to answer: it has one thread, and answers nobody while it starts a unit or reloads them all.
+const ANSWER_BOUND: Duration = Duration::from_secs(30);
 
 /// How long a job may take: systemd may have others that it does first.
 const JOB_BOUND: Duration = Duration::from_secs(30);
@@ -41,12 +42,14 @@ pub enum Instance {
 }
 
 impl Instance {
-    /// The one whose cgroups are ours to make: the machine's for its root.
-    pub fn ours() -> Result<Self> {
-        let map = std::fs::read_to_string("/proc/self/uid_map").os(|| "read /proc/self/uid_map")?;
-        // All ids, each as itself: the first user namespace.
-        let whole = map.split_ascii_whitespace().eq(["0", "0", "4294967295"]);
-        Ok(if whole && rustix::process::geteuid().is_root() { Self::System } else { Self::User })
+    /// The one that makes units for us: the machine's for its root, to which whoever is rootless is a user like others.
+    pub fn of(own: Own) -> Self {
+        if own.rootless { Self::User } else { Self::System }
+    }
+
+    /// Whether its units can have rules for devices: those are for the host's root to set.
+    pub fn limits_devices(self) -> bool {
+        self == Self::System
     }
 
     /// The slice of containers that name none, as with runc.
@@ -87,15 +90,20 @@ impl Manager {
     /// # Errors
     /// `Unavailable`, `DeadlineExceeded`, with the unit's name.
     pub async fn connect(instance: Instance, unit: &str) -> Result<Self> {
+        let addresses = bus::addresses(instance, |name| std::env::var_os(name));
+        Self::connect_to(addresses.context(|| step(unit, "connecting"))?, unit, ANSWER_BOUND).await
+    }
+
+    async fn connect_to(addresses: Vec<Address>, unit: &str, bound: Duration) -> Result<Self> {
         let connect = async {
-            let mut bus = Bus::connect(instance, unit).await?;
+            let mut bus = Bus::connect(addresses, unit).await?;
             let version = bus.call(&manager::get("Version")).await?.map_err(Refusal::into_error)?;
             bus.trust(&version);
             bus.subscribe().await?;
             let cgroup = bus.call(&manager::get("ControlGroup")).await?.map_err(Refusal::into_error)?;
             Ok((bus, manager::text_of(&version)?, manager::text_of(&cgroup)?))
         };
-        let (bus, version, cgroup) = within(ANSWER_BOUND, connect).await.context(|| step(unit, "connecting"))?;
+        let (bus, version, cgroup) = within(bound, connect).await.context(|| step(unit, "connecting"))?;
         let number = manager::version(&version);
         let number = number.ok_or_else(|| Error::new(Kind::Internal, format!("systemd's version is {version:?}")))?;
         let proc_devices = std::fs::read_to_string("/proc/devices").os(|| "read /proc/devices")?;
@@ -142,6 +150,16 @@ impl Manager {
             bus.call(&manager::get("Version")).await?.map(drop).map_err(Refusal::into_error)
         };
         within(ANSWER_BOUND, set).await.context(|| step(unit, "setting properties of"))
+    }
+
+    /// Moves a process into the unit's cgroup, where we may not ourselves.
+    ///
+    /// # Errors
+    /// What it says.
+    pub async fn attach(&mut self, pid: u32) -> Result<()> {
+        let (bus, unit) = (&mut self.bus, &self.unit);
+        let attach = async { bus.call(&manager::attach(unit, pid)).await?.map(drop).map_err(Refusal::into_error) };
+        within(ANSWER_BOUND, attach).await.context(|| step(unit, "attaching a process to"))
     }
 
     /// Whether the unit is there, and its cgroup is to be this one. Its name alone says little: one of the same name may be in
@@ -204,4 +222,27 @@ fn block_device(number: &str) -> Option<PathBuf> {
     let name = uevent.lines().find_map(|line| line.strip_prefix("DEVNAME="))?;
     let path = Path::new("/dev").join(name);
     path.exists().then_some(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Somebody accepts connections, and says nothing.
+    #[test]
+    fn who_says_nothing_is_waited_for_until_the_bound() {
+        let socket = std::env::temp_dir().join(format!("dray-silent-{}", std::process::id()));
+        let silent = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let addresses = || vec![Address { path: socket.clone(), bus: false }];
+        let connect = |bound| runtime.block_on(Manager::connect_to(addresses(), "a.scope", bound)).err().unwrap();
+        let error = connect(Duration::from_secs(1));
+        assert_eq!(error.kind(), Kind::DeadlineExceeded);
+        assert_eq!(error.to_string(), "systemd: connecting a.scope: no answer within 1 s");
+        // Nobody is there any more.
+        drop(silent);
+        let error = connect(Duration::from_secs(1000));
+        assert_eq!(error.kind(), Kind::Unavailable, "{error}");
+        std::fs::remove_file(&socket).unwrap();
+    }
 }

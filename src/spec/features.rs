@@ -39,12 +39,11 @@ pub fn features(abilities: &Abilities) -> Value {
         "linux": {
             "namespaces": namespaces,
             "capabilities": CAPABILITIES.as_slice(),
-            // systemd's for a user is there too, and not seen to work with a shim of one.
             "cgroup": {
                 "v1": true,
                 "v2": has("linux.resources.unified"),
                 "systemd": true,
-                "systemdUser": false,
+                "systemdUser": true,
                 "rdma": has("linux.resources.rdma"),
             },
             "seccomp": {

@@ -53,7 +53,8 @@ pub fn thread_count() -> Result<u64> {
 /// Signals must be blocked and none handled in the caller (the child would run the parent's handler).
 ///
 /// # Errors
-/// `FailedPrecondition` when this process has more than one thread; else what clone3(2) says.
+/// `FailedPrecondition` when this process has more than one thread; else what clone3(2) says: EBUSY for a cgroup that hands
+/// controllers down, and so takes no process.
 pub fn fork<F: FnOnce(Birth) -> std::convert::Infallible>(
     namespaces: u64,
     place: Option<Birthplace<'_>>,
@@ -241,9 +242,10 @@ fn clone(namespaces: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<(Option<Chil
     if let Some(cgroup) = cgroup {
         match clone3(namespaces, Some(cgroup)) {
             Ok(child) => return Ok((child, Birth { in_cgroup: true, joined: false })),
-            // No such call or flag (< 5.7, or filtered), or a cgroup that takes no process this way (threaded, not a
-            // leaf, another owner's): the child moves itself, or says why it cannot.
-            Err(libc::ENOSYS | libc::EINVAL | libc::EOPNOTSUPP | libc::EBUSY | libc::EACCES) => {}
+            // No such call or flag (< 5.7, or filtered), or a cgroup that takes no process this way (threaded, another
+            // owner's): the child moves itself, or says why it cannot. One that has been divided (EBUSY) takes it in no
+            // way, and the caller may know another.
+            Err(libc::ENOSYS | libc::EINVAL | libc::EOPNOTSUPP | libc::EACCES) => {}
             Err(errno) => return Err(Error::os(errno, "clone3 into a cgroup")),
         }
     }

@@ -9,7 +9,7 @@ pub mod stream;
 
 use std::collections::HashMap;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -98,6 +98,12 @@ impl Cri {
     /// The same, by a runtime handler other than the default.
     #[track_caller]
     pub fn run_pod_by(&self, handler: &str, name: &str, config: Value) -> Pod {
+        let pod = self.try_run_pod_by(handler, name, config);
+        pod.unwrap_or_else(|e| panic!("RunPodSandbox {name}: {e:?}"))
+    }
+
+    /// The same, which may be refused.
+    pub fn try_run_pod_by(&self, handler: &str, name: &str, config: Value) -> Result<Pod, Status> {
         let mut whole = json!({
             "metadata": {"name": name, "uid": format!("uid-{name}"), "namespace": "default"},
             "hostname": name,
@@ -109,10 +115,10 @@ impl Cri {
         });
         merge(&mut whole, config);
         fs::create_dir_all(self.logs().join(name)).unwrap();
-        let reply = self.call("RunPodSandbox", &json!({"config": whole, "runtime_handler": handler}));
+        let reply = self.try_call("RunPodSandbox", &json!({"config": whole, "runtime_handler": handler}))?;
         let id = reply["pod_sandbox_id"].as_str().unwrap().to_string();
         self.containerd.expect_id(&id);
-        Pod { id, config: whole }
+        Ok(Pod { id, config: whole })
     }
 
     /// Creates a container that runs `command` in a shell, but for what `config` says over it.
@@ -299,12 +305,19 @@ fn network(dir: &Path) {
 /// The handler that is named by a path, as the configuration of other runtimes in runc's place is.
 pub const BY_PATH: &str = "by-path";
 
+/// Another one, in runc's place by its name, which is to have systemd make the cgroups: the CRI plugin has this option for
+/// runc alone.
+pub const SYSTEMD: &str = "systemd";
+
 /// containerd's configuration. In version 3 the plugin is three plugins.
 fn configuration(containerd: &Containerd) -> String {
     let dir = containerd.dir.display();
     network(&containerd.dir.join("cni"));
     let (address, snapshotter, runtime) = (containerd.address(), containerd.snapshotter, &containerd.runtime);
     let shim = super::shim_binary();
+    fs::create_dir_all(containerd.dir.join("shims")).unwrap();
+    symlink(&shim, containerd.dir.join("shims/containerd-shim-runc-v2")).unwrap();
+    let shim = shim.display();
     let own = format!("snapshotter = \"{snapshotter}\"");
     let bin = format!("\"{dir}/cni/bin\"");
     let (version, images, cri, sandbox_image, own, bin_dirs) = if containerd.config_version() < 3 {
@@ -350,8 +363,11 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
   runtime_type = "{runtime}"
 [plugins."{cri}".containerd.runtimes.{BY_PATH}]
   runtime_type = "io.containerd.runc.v2"
-  runtime_path = "{}"
-"#,
-        shim.display()
+  runtime_path = "{shim}"
+[plugins."{cri}".containerd.runtimes.{SYSTEMD}]
+  runtime_type = "io.containerd.runc.v2"
+[plugins."{cri}".containerd.runtimes.{SYSTEMD}.options]
+  SystemdCgroup = true
+"#
     )
 }

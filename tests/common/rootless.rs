@@ -12,7 +12,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use super::containerd::{describe, pids, text};
+use super::containerd::{describe, pids, subdirectories, text};
 use super::driver::open_pid;
 use super::scratch::{cgroup_mounts, remove_cgroup};
 
@@ -43,6 +43,11 @@ pub enum Cgroups {
     Delegated,
     /// The same in the unified hierarchy alone.
     Unified,
+    /// A subtree in which a systemd of the user's own makes units, as where a rootless containerd is a service of it. The
+    /// cgroup namespace is the host's.
+    Systemd,
+    /// The same for a daemon that is elsewhere, as in a login session: it may not move processes into that subtree.
+    Session,
 }
 
 /// Runs `body` there: the test calls this first, in the process that cargo has started, which runs the same test again in
@@ -65,12 +70,18 @@ struct Place {
     ids: Ids,
     keeper: Child,
     cgroups: Vec<PathBuf>,
+    /// The cgroup.procs of where those are who are in it.
+    daemons: Vec<PathBuf>,
+    systemd: Option<Systemd>,
 }
 
 impl Place {
     fn make(ids: Ids, cgroups: Cgroups) -> Self {
+        let systemd = [Cgroups::Systemd, Cgroups::Session].contains(&cgroups).then(Systemd::start);
+        let is_session = cgroups == Cgroups::Session;
         let cgroups = match cgroups {
             Cgroups::Denied => Vec::new(),
+            Cgroups::Systemd | Cgroups::Session => systemd.iter().map(Systemd::delegate).collect(),
             Cgroups::Delegated => cgroup_mounts().iter().map(|root| delegate(root)).collect(),
             Cgroups::Unified => {
                 let unified = |root: &&PathBuf| root.join("cgroup.procs").exists() && !root.join("tasks").exists();
@@ -78,10 +89,13 @@ impl Place {
             }
         };
         let mut flags = libc::CLONE_NEWUSER | libc::CLONE_NEWNS | libc::CLONE_NEWNET;
-        if !cgroups.is_empty() {
+        let daemons: Vec<PathBuf> =
+            cgroups.iter().filter(|_| !is_session).map(|dir| dir.join("daemons/cgroup.procs")).collect();
+        let mut joins = daemons.clone();
+        if !cgroups.is_empty() && systemd.is_none() {
             flags |= libc::CLONE_NEWCGROUP;
+            joins = cgroups.iter().map(|dir| dir.join("cgroup.procs")).collect();
         }
-        let joins: Vec<PathBuf> = cgroups.iter().map(|dir| dir.join("cgroup.procs")).collect();
         let mut keeper = Command::new("sleep");
         keeper.arg("1000000").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         // SAFETY: system calls alone, and what a write of a file allocates, in a child of which nobody else knows.
@@ -96,11 +110,11 @@ impl Place {
                 done(libc::unshare(flags))
             });
         }
-        let place = Self { ids, keeper: keeper.spawn().expect("sleep"), cgroups };
+        let place = Self { ids, keeper: keeper.spawn().expect("sleep"), cgroups, daemons, systemd };
         place.map_ids();
         // No internal processes: they make way for the containers.
-        for dir in &place.cgroups {
-            fs::write(dir.join("daemons/cgroup.procs"), place.keeper.id().to_string()).expect("daemons");
+        for procs in &place.daemons {
+            fs::write(procs, place.keeper.id().to_string()).expect("daemons");
         }
         place.mount();
         place
@@ -124,9 +138,18 @@ impl Place {
 
     /// What rootlesskit has by `--copy-up=/run`, and a /tmp that nobody else sees.
     fn mount(&self) {
-        let mut script =
-            String::from("set -e\nmount -t tmpfs -o mode=755 run /run\nmount -t tmpfs -o mode=1777 tmp /tmp\n");
-        for dir in &self.cgroups {
+        let mut script = String::from("set -e\nmount -t tmpfs -o mode=1777 tmp /tmp\n");
+        // What is to be seen below /run is kept elsewhere while that is made anew.
+        let kept = self.systemd.iter().flat_map(|systemd| [Path::new(BOOTED), &systemd.runtime]);
+        let kept: Vec<_> = kept.map(|path| (path, path.file_name().expect("a name").display())).collect();
+        for (path, name) in &kept {
+            script += &format!("mkdir /tmp/{name}; mount --rbind {} /tmp/{name}\n", path.display());
+        }
+        script += "mount -t tmpfs -o mode=755 run /run\n";
+        for (path, name) in &kept {
+            script += &format!("mkdir -p {0}; mount --rbind /tmp/{name} {0}; umount -l /tmp/{name}\n", path.display());
+        }
+        for dir in self.cgroups.iter().filter(|_| self.systemd.is_none()) {
             let root = dir.parent().expect("a hierarchy");
             let name = root.file_name().expect("a name").to_string_lossy();
             let options = match dir.join("tasks").exists() {
@@ -144,7 +167,7 @@ impl Place {
     /// A command in it, as its root.
     fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let pidfd = open_pid(self.keeper.id() as i32).expect("the keeper");
-        let joins: Vec<PathBuf> = self.cgroups.iter().map(|dir| dir.join("daemons/cgroup.procs")).collect();
+        let joins = self.daemons.clone();
         let groups = self.ids == Ids::Many;
         let mut command = Command::new(program);
         command
@@ -152,9 +175,10 @@ impl Place {
             .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
             .current_dir("/");
         let mut flags = libc::CLONE_NEWUSER | libc::CLONE_NEWNS | libc::CLONE_NEWNET;
-        if !joins.is_empty() {
+        if !joins.is_empty() && self.systemd.is_none() {
             flags |= libc::CLONE_NEWCGROUP;
         }
+        command.envs(self.systemd.iter().map(|systemd| (RUNTIME_DIR, &systemd.runtime)));
         // SAFETY: as above.
         unsafe {
             command.pre_exec(move || {
@@ -187,11 +211,15 @@ impl Place {
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
             let processes = self.others().into_iter().map(|pid| format!("process {}", describe(pid)));
-            let cgroups = self.cgroups.iter().flat_map(|dir| fs::read_dir(dir).into_iter().flatten().flatten());
-            let cgroups = cgroups.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-            let cgroups = cgroups.filter(|entry| entry.file_name() != "daemons");
-            let left: Vec<String> =
-                processes.chain(cgroups.map(|entry| format!("cgroup {}", entry.path().display()))).collect();
+            let mut cgroups = Vec::new();
+            self.cgroups.iter().for_each(|dir| subdirectories(dir, &mut cgroups));
+            // A user's systemd has services and slices of its own.
+            let ours = |dir: &&PathBuf| match self.systemd {
+                Some(_) => dir.extension().is_some_and(|kind| kind == "scope") && !dir.ends_with("init.scope"),
+                None => !dir.ends_with("daemons"),
+            };
+            let cgroups = cgroups.iter().filter(ours).map(|dir| format!("cgroup {}", dir.display()));
+            let left: Vec<String> = processes.chain(cgroups).collect();
             if left.is_empty() || Instant::now() > deadline {
                 return left;
             }
@@ -216,13 +244,67 @@ impl Drop for Place {
         }
         let _ = self.keeper.kill();
         let _ = self.keeper.wait();
-        self.cgroups.iter().for_each(|dir| remove_cgroup(dir));
+        if self.systemd.is_none() {
+            self.cgroups.iter().for_each(|dir| remove_cgroup(dir));
+        }
     }
 }
 
+/// Where a user's systemd is looked for.
+const RUNTIME_DIR: &str = "XDG_RUNTIME_DIR";
+
+/// By which everybody knows that systemd runs here.
+const BOOTED: &str = "/run/systemd";
+
+/// A systemd of the user's own, a service of the machine's. It has no session: none is needed for units.
+struct Systemd {
+    service: String,
+    runtime: PathBuf,
+}
+
+impl Systemd {
+    fn start() -> Self {
+        let name = format!("dray-user-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let systemd = Self { service: format!("{name}.service"), runtime: Path::new("/run").join(name) };
+        fs::create_dir(&systemd.runtime).expect("a runtime directory");
+        chown(&systemd.runtime, Some(USER), Some(USER)).expect("chown");
+        let runtime = format!("{RUNTIME_DIR}={}", systemd.runtime.display());
+        let ids = [format!("--uid={USER}"), format!("--gid={USER}")];
+        let output = Command::new("systemd-run")
+            .args(["--quiet", "--collect", "--service-type=notify", "--property=Delegate=yes", "--unit"])
+            .args([&systemd.service, &ids[0], &ids[1], "--setenv", &runtime, "--setenv", "HOME=/nonexistent"])
+            .args(["/lib/systemd/systemd", "--user"])
+            .output()
+            .expect("systemd-run");
+        assert!(output.status.success(), "systemd of a user: {}", text(&output.stderr));
+        systemd
+    }
+
+    /// Its cgroup, with one below for daemons that are not its own.
+    fn delegate(&self) -> PathBuf {
+        let output = Command::new("systemctl")
+            .args(["show", &self.service, "--property=ControlGroup", "--value"])
+            .output()
+            .expect("systemctl");
+        let dir = Path::new("/sys/fs/cgroup").join(text(&output.stdout).trim().trim_start_matches('/'));
+        let daemons = dir.join("daemons");
+        fs::create_dir(&daemons).unwrap_or_else(|e| panic!("mkdir {}: {e}", daemons.display()));
+        give(&daemons);
+        dir
+    }
+}
+
+impl Drop for Systemd {
+    fn drop(&mut self) {
+        let _ = Command::new("systemctl").args(["stop", &self.service]).status();
+        let _ = fs::remove_dir_all(&self.runtime);
+    }
+}
+
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
 /// Makes a cgroup that is the user's, as systemd does for `Delegate=`, with one below for the daemons.
 fn delegate(root: &Path) -> PathBuf {
-    static COUNT: AtomicU32 = AtomicU32::new(0);
     let dir = root.join(format!("dray-rootless.{}.{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
     let read = |file: &str| fs::read_to_string(root.join(file)).unwrap_or_default();
     // On v2 what the host hands down to it.
@@ -237,14 +319,19 @@ fn delegate(root: &Path) -> PathBuf {
                 fs::write(dir.join(file), read(file).trim()).expect(file);
             }
         }
-        chown(dir, Some(USER), Some(USER)).expect("chown");
-        for file in ["cgroup.procs", "cgroup.threads", "cgroup.subtree_control", "tasks"] {
-            if dir.join(file).exists() {
-                chown(dir.join(file), Some(USER), Some(USER)).expect(file);
-            }
-        }
+        give(dir);
     }
     dir
+}
+
+/// Makes a cgroup the user's.
+fn give(dir: &Path) {
+    chown(dir, Some(USER), Some(USER)).expect("chown");
+    for file in ["cgroup.procs", "cgroup.threads", "cgroup.subtree_control", "tasks"] {
+        if dir.join(file).exists() {
+            chown(dir.join(file), Some(USER), Some(USER)).expect(file);
+        }
+    }
 }
 
 fn done(result: libc::c_int) -> Result<()> {

@@ -107,6 +107,15 @@ pub fn set(unit: &str, properties: &[Property]) -> Call {
     })
 }
 
+/// Moves processes into the cgroup of a unit (since systemd 233).
+pub fn attach(unit: &str, pid: u32) -> Call {
+    manager("AttachProcessesToUnit", "ssau", |w| {
+        w.string(unit);
+        w.string(""); // Its own cgroup, and none below.
+        w.array(4, |w| w.u32(pid));
+    })
+}
+
 /// The job that a [`start`] or a [`stop`] has begun, or the object that a [`unit`] is.
 ///
 /// # Errors

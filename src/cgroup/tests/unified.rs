@@ -181,6 +181,34 @@ fn a_process_joins_where_the_init_has_moved() {
     assert_eq!(place(cgroup.joins_beside(init.0.id()).unwrap()), dir);
     std::fs::write(dir.join("cgroup.subtree_control"), "+memory").unwrap();
     assert_eq!(place(cgroup.joins_beside(init.0.id()).unwrap()), below);
+    // As found at the second look, if it is so only after the first.
+    std::fs::write(dir.join("cgroup.subtree_control"), "-memory").unwrap();
+    std::fs::write(dir.join("cgroup.procs"), init.0.id().to_string()).unwrap();
+    let one_more = Outsider::new();
+    let mut looks = 0;
+    let born = |joins: Joins| {
+        looks += 1;
+        if looks == 1 {
+            std::fs::write(below.join("cgroup.procs"), init.0.id().to_string()).unwrap();
+            std::fs::write(dir.join("cgroup.subtree_control"), "+memory").unwrap();
+        }
+        let procs = place(joins).join("cgroup.procs");
+        std::fs::write(procs, one_more.0.id().to_string()).os(|| "write cgroup.procs")
+    };
+    cgroup.beside(init.0.id(), born).unwrap();
+    assert_eq!(looks, 2);
+    assert!(read(&below, "cgroup.procs").lines().any(|pid| pid == one_more.0.id().to_string()));
+    // Not without end, and not for other errors.
+    for (errno, tries) in [(libc::EBUSY, 2), (libc::ENODEV, 1)] {
+        looks = 0;
+        let fails = |_| {
+            looks += 1;
+            Err::<(), _>(Error::os(errno, "clone3"))
+        };
+        assert_eq!(cgroup.beside(init.0.id(), fails).unwrap_err().errno(), Some(errno));
+        assert_eq!(looks, tries);
+    }
+    drop(one_more);
     // Not where somebody else has moved it.
     let outside = Outsider::new();
     assert_eq!(place(cgroup.joins_beside(outside.0.id()).unwrap()), dir);

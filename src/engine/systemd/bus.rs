@@ -23,10 +23,11 @@ const MAX_LINE: usize = 1024;
 
 /// Where a systemd can be spoken to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Address {
-    path: PathBuf,
+pub(super) struct Address {
+    /// Of its socket.
+    pub path: PathBuf,
     /// A message bus is there, and systemd one of those on it.
-    bus: bool,
+    pub bus: bool,
 }
 
 /// A connection.
@@ -43,14 +44,14 @@ pub(super) struct Bus {
 }
 
 impl Bus {
-    /// Connects, and sees to it that the ends of jobs of `unit` are told.
+    /// Connects to the first that can be, and sees to it that the ends of jobs of `unit` are told.
     ///
     /// # Errors
     /// `Unavailable` where there is no systemd; what it says to us. This waits as long as the other side does: the caller
     /// has the bound.
-    pub async fn connect(instance: Instance, unit: &str) -> Result<Self> {
+    pub async fn connect(addresses: Vec<Address>, unit: &str) -> Result<Self> {
         let mut first = None;
-        for address in addresses(instance, |name| std::env::var_os(name))? {
+        for address in addresses {
             match UnixStream::connect(&address.path).await {
                 Ok(stream) => {
                     let name = String::new();
@@ -199,7 +200,7 @@ fn closed(e: std::io::Error) -> std::io::Error {
 }
 
 /// Where to look for systemd, in this order. An address that the environment gives counts alone: it is there to be obeyed.
-fn addresses(instance: Instance, env: impl Fn(&str) -> Option<OsString>) -> Result<Vec<Address>> {
+pub(super) fn addresses(instance: Instance, env: impl Fn(&str) -> Option<OsString>) -> Result<Vec<Address>> {
     let direct = |path: PathBuf| Address { path, bus: false };
     let bus = |path: PathBuf| Address { path, bus: true };
     let env = |name: &str| env(name).filter(|value| !value.is_empty());
