@@ -14,22 +14,29 @@ use super::{Cgroup, controllers, file, frozen};
 use crate::error::{Error, Kind, Os, Result};
 
 impl Cgroup {
+    /// Refuses a cgroup in which the process `pid` is not, which systemd was to move there: then it is not ours.
+    ///
+    /// # Errors
+    /// `FailedPrecondition`.
+    pub fn refuse_unless_moved(&self, pid: u32) -> Result<()> {
+        let joined = cgroups_of(pid)?;
+        let managed = |hierarchy: &&Hierarchy| hierarchy.name == "name=systemd" || hierarchy.is_unified();
+        if self.hierarchies.all().filter(managed).any(|hierarchy| hierarchy.is_of(&self.path, &joined)) {
+            return Ok(());
+        }
+        let text = format!("cgroup {}: systemd has not moved process {pid} there", self.path.display());
+        Err(Error::new(Kind::FailedPrecondition, text))
+    }
+
     /// Has the process `pid`, which systemd has moved here, in this cgroup of every hierarchy: on v1 systemd makes it where
     /// it manages the controller. On cgroup2 the controllers that systemd does not know (hugetlb, rdma, misc) are handed
     /// down as for a cgroup of our own.
     ///
     /// # Errors
-    /// `FailedPrecondition` when systemd has not moved it; what [`Cgroup::create`] says.
+    /// What [`Cgroup::create`] says.
     pub fn adopt(&self, pid: u32) -> Result<()> {
-        let name = format!("/proc/{pid}/cgroup");
-        let joined = std::fs::read(&name).os(|| format!("read {name}"))?;
-        let is_in = |hierarchy: &&Hierarchy| hierarchy.is_of(&self.path, &joined);
-        let (there, missing): (Vec<_>, Vec<_>) = self.hierarchies.all().partition(is_in);
-        let managed = |hierarchy: &&&Hierarchy| hierarchy.name == "name=systemd" || hierarchy.is_unified();
-        if !there.iter().any(|hierarchy| managed(&hierarchy)) {
-            let text = format!("cgroup {}: systemd has not moved process {pid} there", self.path.display());
-            return Err(Error::new(Kind::FailedPrecondition, text));
-        }
+        let joined = cgroups_of(pid)?;
+        let missing = self.hierarchies.all().filter(|hierarchy| !hierarchy.is_of(&self.path, &joined));
         let mut made = Made::default();
         for hierarchy in missing {
             self.complete(hierarchy, pid, &mut made)?;
@@ -61,6 +68,12 @@ impl Cgroup {
         }
         file::write(&dir, "cgroup.procs", &pid.to_string())
     }
+}
+
+/// What the kernel says of a process's cgroups.
+fn cgroups_of(pid: u32) -> Result<Vec<u8>> {
+    let name = format!("/proc/{pid}/cgroup");
+    std::fs::read(&name).os(|| format!("read {name}"))
 }
 
 impl Hierarchy {

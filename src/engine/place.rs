@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cgroup::systemd::{self as units, Property, Unit};
 use crate::cgroup::{self, Before, Cgroup, Hierarchies, Joins, Place};
-use crate::error::{Context, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::sys::userns::Own;
 
 use super::Engine;
@@ -119,6 +119,15 @@ impl Engine {
         let mut properties = units::scope(&unit, id, pid, &host);
         properties.extend(units::limits(&site.resources, &Before::default(), site.instance.limits_devices(), &host)?);
         let properties = units::overridden_by(properties, site.asked.clone());
+        if making.cgroup.populated()? {
+            // By another unit of this name; or it is nobody's that systemd knows, which would make us its neighbours.
+            let text = format!(
+                "systemd: starting {}: there are processes in {} already",
+                unit.name,
+                making.cgroup.path().display()
+            );
+            return Err(Error::new(Kind::AlreadyExists, text));
+        }
         // Before: nobody comes back here when the create is given up while systemd is at work.
         remains.scope = Some((Scope { unit: unit.name.clone(), instance: site.instance }, making.cgroup.clone()));
         let started = manager.start(&unit, &properties).await;
@@ -126,6 +135,7 @@ impl Engine {
             remains.scope = None;
         }
         started?;
+        making.cgroup.refuse_unless_moved(pid)?;
         // From here on all that is in it is ours.
         remains.cgroup = Some(making.cgroup.clone());
         making.cgroup.adopt(pid)?;
@@ -151,11 +161,20 @@ impl Scope {
     /// Sets limits, in the unit and in the files: by the first alone what systemd rounds would be wrong, by the second
     /// alone they would be gone when systemd next looks at the unit.
     ///
+    /// `is_there` is asked each time that systemd has been waited for: the path may be another container's by then.
+    ///
     /// # Errors
     /// Then all is as it was before, as far as systemd and the kernel let us take back what they took.
-    pub async fn update(&self, hierarchies: &Hierarchies, cgroup: &Cgroup, resources: &LinuxResources) -> Result<()> {
+    pub async fn update(
+        &self,
+        hierarchies: &Hierarchies,
+        cgroup: &Cgroup,
+        resources: &LinuxResources,
+        is_there: impl Fn() -> Result<()>,
+    ) -> Result<()> {
         cgroup.check_update(resources)?;
         let mut manager = Manager::connect(self.instance, &self.unit).await?;
+        is_there()?;
         let before = cgroup.before(resources)?;
         let host = manager.host(hierarchies.version());
         let with_devices = self.instance.limits_devices() && !cgroup.devices_in_force(resources)?;
@@ -164,6 +183,7 @@ impl Scope {
         let former = units::former(&before, &properties, &host)?;
         if !properties.is_empty() {
             manager.set(&properties).await?;
+            is_there()?;
             cgroup.restore_quota(&before);
         }
         let Err(error) = cgroup.update(resources) else { return Ok(()) };
@@ -172,6 +192,7 @@ impl Scope {
         {
             log::warn!("{e}");
         }
+        is_there()?;
         cgroup.restore_to(before);
         Err(error)
     }

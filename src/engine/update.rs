@@ -39,9 +39,11 @@ impl Engine {
     pub async fn update(&self, id: &str, resources: &[u8]) -> Result<()> {
         let container = self.container(id)?;
         let name = || format!("container {id}: update");
-        if container.init_reaped.get() || container.init.state() == State::Stopped {
-            return Err(Error::new(Kind::FailedPrecondition, "it has stopped")).context(name);
-        }
+        let is_there = || match container.init_reaped.get() || container.init.state() == State::Stopped {
+            true => Err(Error::new(Kind::FailedPrecondition, "it has stopped")),
+            false => Ok(()),
+        };
+        is_there().context(name)?;
         let resources = load::load_resources(resources).context(name)?;
         validate::validate_resources(&resources).context(name)?;
         match &container.scope {
@@ -49,7 +51,8 @@ impl Engine {
             Some(scope) => {
                 // One after the other, or the unit would have the limits of one and the files those of another.
                 let _turn = container.updating.lock().await;
-                scope.update(&self.hierarchies, &container.cgroup, &resources).await.context(name)?;
+                is_there().context(name)?;
+                scope.update(&self.hierarchies, &container.cgroup, &resources, is_there).await.context(name)?;
             }
         }
         warn_of_ignored(id, &container.cgroup, &resources);
