@@ -27,6 +27,14 @@ pub fn skipped_on_v2(name: &str, why: &str) -> bool {
     is_v2()
 }
 
+/// Says that a test cannot run where systemd makes the cgroups, and returns whether that is so.
+pub fn skipped_by_systemd(name: &str, why: &str) -> bool {
+    if by_systemd() {
+        super::skipped(name, why);
+    }
+    by_systemd()
+}
+
 /// Whether containers are made as scopes by systemd (DRAY_CGROUP_DRIVER=systemd), not by paths.
 pub fn by_systemd() -> bool {
     std::env::var_os("DRAY_CGROUP_DRIVER").is_some_and(|driver| driver == "systemd")
