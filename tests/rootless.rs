@@ -7,9 +7,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use common::bundle::Bundle;
+use common::cgroup::is_v2;
 use common::container::{Host, refused as refused_create, run, run_script};
+use common::containerd::Containerd;
 use common::containerd::version::{Driven, Version};
-use common::containerd::{Containerd, cgroup_hierarchies};
 use common::rootless::{Cgroups, INSIDE, Ids, LOCKED, rootless};
 use common::scratch::{cgroup_mounts, remove_cgroup};
 use common::stdio::Io;
@@ -49,11 +50,6 @@ fn without_pid_namespace(bundle: Bundle) -> Bundle {
 fn with_limits(spec: &mut Value) {
     spec["linux"]["resources"]["memory"] = json!({"limit": 16 << 20, "swap": 16 << 20});
     spec["linux"]["resources"]["pids"] = json!({"limit": 8});
-}
-
-/// Whether the controllers are cgroup2's.
-fn is_v2() -> bool {
-    cgroup_hierarchies().iter().all(|(_, names)| names.iter().all(|name| name.is_empty() || name == "name=systemd"))
 }
 
 /// A file of the container's cgroup, in whichever hierarchy has it.

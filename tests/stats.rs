@@ -6,12 +6,12 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use common::block_on;
 use common::bundle::Bundle;
-use common::cgroup::by_systemd;
+use common::cgroup::{by_systemd, is_v2};
 use common::stdio::Io;
 use common::world::{World, descriptors, refused, status, until};
 use containerd_shim_protos::cgroups::metrics::Metrics as V1;
@@ -25,10 +25,6 @@ use ttrpc::Code;
 enum Metrics {
     V1(Box<V1>),
     V2(Box<V2>),
-}
-
-fn is_v2() -> bool {
-    Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
 }
 
 async fn metrics(world: &World) -> Metrics {

@@ -120,6 +120,11 @@ impl Hierarchies {
         }
     }
 
+    /// All of them; cgroup2 is the first.
+    pub(super) fn unified_first(&self) -> impl Iterator<Item = &Hierarchy> {
+        self.unified.as_deref().into_iter().chain(self.v1.iter())
+    }
+
     /// All of them; cgroup2 is the last.
     pub(super) fn all(&self) -> impl Iterator<Item = &Hierarchy> {
         self.v1.iter().chain(self.unified.as_deref())

@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use oci_spec::runtime::{LinuxCpu, LinuxMemory, LinuxResources};
+use oci_spec::runtime::{LinuxCpu, LinuxMemory, LinuxPids, LinuxResources};
 
 use super::devices::device_knobs;
 use super::hierarchy::Version;
@@ -120,11 +120,7 @@ pub(super) fn limit_knobs(resources: &LinuxResources, version: Version) -> Resul
         rdma_knobs(rdma, &mut knobs);
     }
     if let Some(pids) = resources.pids() {
-        match pids.limit() {
-            0 => {}
-            limit @ 1.. => knobs.push(Knob::new("pids", "pids.max", limit)),
-            _ => knobs.push(Knob::new("pids", "pids.max", "max").optional(true)),
-        }
+        pids_knobs(pids, &mut knobs);
     }
     Ok(knobs)
 }
@@ -174,14 +170,7 @@ fn memory_knobs(memory: &LinuxMemory, knobs: &mut Vec<Knob>) -> Result<()> {
 pub(super) const SHARES: std::ops::RangeInclusive<u64> = 2..=262_144;
 
 fn cpu_knobs(cpu: &LinuxCpu, knobs: &mut Vec<Knob>) -> Result<()> {
-    let idle = cpu.idle().map(|idle| Knob::new("cpu", "cpu.idle", idle).optional(idle == 0));
-    // What is idle has no shares of its own: they are set before it, or after it is not any more.
-    let (before, after) = if cpu.idle() == Some(0) { (idle, None) } else { (None, idle) };
-    knobs.extend(before);
-    if let Some(shares) = shares(cpu)? {
-        knobs.push(Knob::new("cpu", "cpu.shares", shares));
-    }
-    knobs.extend(after);
+    share_knobs(cpu, knobs, |shares| Knob::new("cpu", "cpu.shares", shares))?;
     // A quota is checked as a fraction of its period (against the parent's), and a burst is at most the quota: hence
     // together.
     let (period, quota) = (cpu.period().filter(|p| *p != 0), set(cpu.quota()));
@@ -201,15 +190,40 @@ fn cpu_knobs(cpu: &LinuxCpu, knobs: &mut Vec<Knob>) -> Result<()> {
             runtime.map(|r| Knob::new("cpu", "cpu.rt_runtime_us", r)),
         ],
     );
-    for (file, list) in [("cpuset.cpus", cpu.cpus()), ("cpuset.mems", cpu.mems())] {
-        if let Some(list) = list.as_deref().filter(|l| !l.is_empty()) {
-            knobs.push(Knob::new("cpuset", file, list));
-        }
-    }
+    cpuset_knobs(cpu, knobs);
     Ok(())
 }
 
-pub(super) fn shares(cpu: &LinuxCpu) -> Result<Option<u64>> {
+/// The share of the processors, as what `knob` makes of it, and idleness.
+pub(super) fn share_knobs(cpu: &LinuxCpu, knobs: &mut Vec<Knob>, knob: impl Fn(u64) -> Knob) -> Result<()> {
+    let idle = cpu.idle().map(|idle| Knob::new("cpu", "cpu.idle", idle).optional(idle == 0));
+    // What is idle has no share of its own: it is set before it, or after it is not any more.
+    let (before, after) = if cpu.idle() == Some(0) { (idle, None) } else { (None, idle) };
+    knobs.extend(before);
+    knobs.extend(shares(cpu)?.map(knob));
+    knobs.extend(after);
+    Ok(())
+}
+
+/// Sets of processors and memory nodes; an empty list is none that is asked for.
+pub(super) fn cpuset_knobs(cpu: &LinuxCpu, knobs: &mut Vec<Knob>) {
+    for (file, list) in [("cpuset.cpus", cpu.cpus()), ("cpuset.mems", cpu.mems())] {
+        if let Some(list) = list.as_deref().filter(|list| !list.is_empty()) {
+            knobs.push(Knob::new("cpuset", file, list));
+        }
+    }
+}
+
+/// The limit of tasks.
+pub(super) fn pids_knobs(pids: &LinuxPids, knobs: &mut Vec<Knob>) {
+    match pids.limit() {
+        0 => {}
+        limit @ 1.. => knobs.push(Knob::new("pids", "pids.max", limit)),
+        _ => knobs.push(Knob::new("pids", "pids.max", "max").optional(true)),
+    }
+}
+
+fn shares(cpu: &LinuxCpu) -> Result<Option<u64>> {
     match cpu.shares().filter(|shares| *shares != 0) {
         Some(shares) if !SHARES.contains(&shares) => {
             let text = format!("linux.resources.cpu.shares is not in {}..{}: {shares}", SHARES.start(), SHARES.end());

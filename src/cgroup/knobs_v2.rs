@@ -8,7 +8,7 @@ use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxNetwork, Linux
 
 use super::io_knobs::rdma_knobs;
 use super::io_knobs_v2::{hugepage_knobs, io_knobs};
-use super::knobs::{Knob, SHARES, push_chain, set, shares};
+use super::knobs::{Knob, SHARES, cpuset_knobs, pids_knobs, push_chain, set, share_knobs};
 use super::unified::unified_knobs;
 use crate::error::{Error, Kind, Result};
 
@@ -33,11 +33,7 @@ pub(super) fn limit_knobs(resources: &LinuxResources) -> Result<Vec<Knob>> {
         rdma_knobs(rdma, &mut knobs);
     }
     if let Some(pids) = resources.pids() {
-        match pids.limit() {
-            0 => {}
-            limit @ 1.. => knobs.push(Knob::new("pids", "pids.max", limit)),
-            _ => knobs.push(Knob::new("pids", "pids.max", "max").optional(true)),
-        }
+        pids_knobs(pids, &mut knobs);
     }
     // The last: who names a file knows better (runtime-spec: config-linux.md, "Unified").
     if let Some(files) = resources.unified() {
@@ -121,14 +117,7 @@ fn swap(limit: Option<i64>, swap: Option<i64>) -> Result<Option<Option<i64>>> {
 }
 
 fn cpu_knobs(cpu: &LinuxCpu, knobs: &mut Vec<Knob>) -> Result<()> {
-    let idle = cpu.idle().map(|idle| Knob::new("cpu", "cpu.idle", idle).optional(idle == 0));
-    // What is idle has no weight of its own: it is set before it, or after it is not any more.
-    let (before, after) = if cpu.idle() == Some(0) { (idle, None) } else { (None, idle) };
-    knobs.extend(before);
-    if let Some(shares) = shares(cpu)? {
-        knobs.push(Knob::new("cpu", "cpu.weight", weight(shares)));
-    }
-    knobs.extend(after);
+    share_knobs(cpu, knobs, |shares| Knob::new("cpu", "cpu.weight", weight(shares)))?;
     let max = match (set(cpu.quota()), cpu.period().filter(|period| *period != 0)) {
         (None, None) => None,
         // The kernel keeps the period that is not given.
@@ -139,11 +128,7 @@ fn cpu_knobs(cpu: &LinuxCpu, knobs: &mut Vec<Knob>) -> Result<()> {
     // At most the quota at any time.
     let burst = cpu.burst().map(|burst| Knob::new("cpu", "cpu.max.burst", burst).optional(burst == 0));
     push_chain(knobs, [burst, max]);
-    for (file, list) in [("cpuset.cpus", cpu.cpus()), ("cpuset.mems", cpu.mems())] {
-        if let Some(list) = list.as_deref().filter(|list| !list.is_empty()) {
-            knobs.push(Knob::new("cpuset", file, list));
-        }
-    }
+    cpuset_knobs(cpu, knobs);
     Ok(())
 }
 

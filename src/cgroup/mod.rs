@@ -145,7 +145,7 @@ impl Cgroup {
     /// What tells this cgroup from an earlier or later one of the same path: the inode of its directory in the unified
     /// hierarchy, or the first v1 one that has it. The kernel never uses it again. `None` when it is gone.
     pub fn inode(&self) -> Result<Option<u64>> {
-        for hierarchy in self.hierarchies.unified.as_deref().into_iter().chain(self.hierarchies.v1.iter()) {
+        for hierarchy in self.hierarchies.unified_first() {
             let dir = hierarchy.dir(&self.path);
             match rustix::fs::stat(&dir) {
                 Ok(stat) => return Ok(Some(stat.st_ino)),
@@ -351,7 +351,7 @@ impl Cgroup {
     /// Whether a live process is in it or below it, in any hierarchy. Zombies do not count.
     pub fn populated(&self) -> Result<bool> {
         // cgroup2 knows it by one read: first, for the usual answer is yes.
-        for hierarchy in self.hierarchies.unified.as_deref().into_iter().chain(self.hierarchies.v1.iter()) {
+        for hierarchy in self.hierarchies.unified_first() {
             if populated(hierarchy, &self.path)? {
                 return Ok(true);
             }

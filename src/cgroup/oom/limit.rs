@@ -53,39 +53,33 @@ pub struct Limits {
 enum Marks {
     /// The parent's bell, where the parent is not the root, which has no limit.
     V1(Option<Rc<OwnedFd>>),
-    /// Of the cgroup and those above it, in the order of [`Limits::line`]; and of all below it together.
+    /// Of the cgroup and those above it, in the order of [`line`]; and of all below it together.
     V2(RefCell<(Vec<u64>, u64)>),
 }
 
 impl Cgroup {
     /// Begins to count. One that is new has counted nothing yet, but those above it may have.
     pub(super) fn memory_limits(&self) -> Result<Limits> {
+        let mut above = line(self).skip(1).map(|(_, dir)| dir);
         let marks = match self.hierarchies.version() {
-            Version::V1 => Marks::V1(None),
-            Version::V2 => Marks::V2(RefCell::default()),
-        };
-        let mut limits = Limits { cgroup: self.clone(), marks };
-        let above = limits.line().skip(1);
-        limits.marks = match limits.marks {
-            Marks::V1(_) => Marks::V1(above.map(|(_, dir)| super::v1_bell(&dir)).next().transpose()?.flatten()),
-            Marks::V2(_) => {
-                let line =
-                    std::iter::once(Ok(0)).chain(above.map(|(_, dir)| ooms_in(&dir, LOCAL))).collect::<Result<_>>()?;
-                Marks::V2((line, 0).into())
+            Version::V1 => Marks::V1(above.next().map(|dir| super::v1_bell(&dir)).transpose()?.flatten()),
+            Version::V2 => {
+                let counts = std::iter::once(Ok(0)).chain(above.map(|dir| ooms_in(&dir, LOCAL)));
+                Marks::V2((counts.collect::<Result<_>>()?, 0).into())
             }
         };
-        Ok(limits)
+        Ok(Limits { cgroup: self.clone(), marks })
     }
 }
 
-impl Limits {
-    /// The cgroup and those above it but for the root: path and directory.
-    fn line(&self) -> impl Iterator<Item = (&Path, PathBuf)> {
-        let hierarchy = self.cgroup.hierarchies.of("memory");
-        let line = self.cgroup.path.ancestors().filter(|path| path.parent().is_some());
-        hierarchy.into_iter().flat_map(move |hierarchy| line.clone().map(|path| (path, hierarchy.dir(path))))
-    }
+/// A cgroup and those above it but for the root: path and directory.
+fn line(cgroup: &Cgroup) -> impl Iterator<Item = (&Path, PathBuf)> {
+    let hierarchy = cgroup.hierarchies.of("memory");
+    let line = cgroup.path.ancestors().filter(|path| path.parent().is_some());
+    hierarchy.into_iter().flat_map(move |hierarchy| line.clone().map(|path| (path, hierarchy.dir(path))))
+}
 
+impl Limits {
     /// Whose limit was met since the last call, for a kill that has been seen.
     pub(super) fn met(&self) -> Result<Limit> {
         match &self.marks {
@@ -103,13 +97,13 @@ impl Limits {
 
     fn met_v1(&self, bell: Option<&OwnedFd>) -> Result<Limit> {
         if bell.is_some_and(rings) {
-            for (path, dir) in self.line().skip(1) {
+            for (path, dir) in line(&self.cgroup).skip(1) {
                 if was_full(&dir)? {
                     return Ok(Limit::Above(path.to_owned()));
                 }
             }
         }
-        let Some((_, dir)) = self.line().next() else { return Ok(Limit::Host) };
+        let Some((_, dir)) = line(&self.cgroup).next() else { return Ok(Limit::Host) };
         if was_full(&dir)? {
             return Ok(Limit::Own);
         }
@@ -122,18 +116,18 @@ impl Limits {
     }
 
     fn met_v2(&self, seen: &RefCell<(Vec<u64>, u64)>) -> Result<Limit> {
-        let line = self.line().map(|(_, dir)| ooms_in(&dir, LOCAL)).collect::<Result<Vec<_>>>()?;
+        let counts = line(&self.cgroup).map(|(_, dir)| ooms_in(&dir, LOCAL)).collect::<Result<Vec<_>>>()?;
         // memory.events has them all, those of cgroups that are gone among them: no walk, which a container makes as long as it
         // likes. (Mounted with memory_localevents, a host has nothing that tells.)
-        let all = self.line().next().map_or(Ok(0), |(_, dir)| ooms_in(&dir, "memory.events"))?;
-        let below = all.saturating_sub(line.first().copied().unwrap_or(0));
-        let (line_before, below_before) = seen.replace((line.clone(), below));
+        let all = line(&self.cgroup).next().map_or(Ok(0), |(_, dir)| ooms_in(&dir, "memory.events"))?;
+        let below = all.saturating_sub(counts.first().copied().unwrap_or(0));
+        let (counts_before, below_before) = seen.replace((counts.clone(), below));
         // The lowest: what it killed for was within it.
         if below > below_before {
             return Ok(Limit::Below);
         }
-        let risen = line.iter().zip(&line_before).position(|(now, before)| now > before);
-        Ok(match risen.and_then(|index| self.line().nth(index)) {
+        let risen = counts.iter().zip(&counts_before).position(|(now, before)| now > before);
+        Ok(match risen.and_then(|index| line(&self.cgroup).nth(index)) {
             Some((path, _)) if path == self.cgroup.path => Limit::Own,
             Some((path, _)) => Limit::Above(path.to_owned()),
             None => Limit::Host,
