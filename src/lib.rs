@@ -30,10 +30,11 @@
 //! # Layers
 //!
 //! ```text
-//! main -> shim -> engine -> init, cgroup -> spec, sys -> error
+//! main -> shim | cli -> engine -> init, cgroup -> spec, sys -> error
 //! ```
 //!
 //! - [`shim`]: containerd's face. The only one that knows protobuf.
+//! - [`cli`]: the operator's face: runc's command line over the same engine.
 //! - [`engine`]: containers, their lifecycle, and every operation on them. Waits, by tokio; nothing below does.
 //! - [`init`]: a process of a container, from the specification to execve.
 //! - [`cgroup`]: a container's cgroups. `init` and `cgroup` do not know each other.
@@ -45,6 +46,7 @@
 #![deny(unsafe_code)]
 
 pub mod cgroup;
+pub mod cli;
 pub mod engine;
 pub mod error;
 pub mod init;

@@ -13,6 +13,7 @@ mod flags;
 mod info;
 mod listener;
 pub mod logger;
+pub mod logrus;
 pub mod metrics;
 pub mod options;
 pub mod publisher;

@@ -1,0 +1,88 @@
+//! Go's way of writing flags, which scripts written for runc may use: `-detach` for `--detach`, `--detach=false`.
+
+use std::ffi::OsString;
+
+use clap::{Arg, ArgAction, Command};
+
+/// The same arguments as clap wants them. What comes after the first argument of a verb that is no flag is left as it is: it may
+/// be the program's.
+pub fn from_go(command: &Command, args: Vec<OsString>) -> Vec<OsString> {
+    let mut args = args.into_iter();
+    let mut all: Vec<OsString> = args.next().into_iter().collect();
+    let mut command = command;
+    let mut in_verb = false;
+    while let Some(arg) = args.next() {
+        let Some(text) = arg.to_str().filter(|text| text.len() > 1 && text.starts_with('-') && *text != "--") else {
+            let verb = arg.to_str().filter(|_| !in_verb).and_then(|name| command.find_subcommand(name));
+            all.push(arg);
+            match verb {
+                Some(verb) => (command, in_verb) = (verb, true),
+                None => break,
+            }
+            continue;
+        };
+        let name = text.trim_start_matches('-');
+        let (name, value) = name.split_once('=').map_or((name, None), |(name, value)| (name, Some(value)));
+        let Some(flag) = command.get_arguments().find(|arg| is_named(arg, name)) else {
+            all.push(arg);
+            continue;
+        };
+        let dashes = if name.chars().count() == 1 { "-" } else { "--" };
+        let takes_value = matches!(flag.get_action(), ArgAction::Set | ArgAction::Append);
+        match (takes_value, value) {
+            (true, Some(value)) => all.push(format!("{dashes}{name}={value}").into()),
+            (true, None) => {
+                all.push(format!("{dashes}{name}").into());
+                all.extend(args.next());
+            }
+            (false, Some("false" | "0" | "f" | "F" | "FALSE" | "False")) => {}
+            (false, None | Some("true" | "1" | "t" | "T" | "TRUE" | "True")) => {
+                all.push(format!("{dashes}{name}").into());
+            }
+            (false, Some(_)) => all.push(arg),
+        }
+    }
+    all.extend(args);
+    all
+}
+
+fn is_named(arg: &Arg, name: &str) -> bool {
+    let mut letters = name.chars();
+    arg.get_long() == Some(name)
+        || arg.get_all_aliases().is_some_and(|all| all.contains(&name))
+        || matches!((letters.next(), letters.next()), (Some(letter), None) if arg.get_short() == Some(letter))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(args: &str) -> String {
+        let flag = |name: &'static str| Arg::new(name).long(name).action(ArgAction::SetTrue);
+        let verb = Command::new("run").arg(flag("detach").short('d')).arg(Arg::new("bundle").long("bundle").short('b'));
+        let command = Command::new("dray").arg(flag("debug")).arg(Arg::new("root").long("root")).subcommand(verb);
+        let args = from_go(&command, args.split(' ').map(OsString::from).collect());
+        args.iter().map(|arg| arg.to_str().unwrap()).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn one_dash_is_as_good_as_two() {
+        assert_eq!(
+            told("dray -debug -root /a run -detach -b /c id -detach"),
+            "dray --debug --root /a run --detach -b /c id -detach"
+        );
+        assert_eq!(told("dray --root=run run -d=true id"), "dray --root=run run -d id");
+    }
+
+    #[test]
+    fn a_flag_can_be_said_not_to_be() {
+        assert_eq!(told("dray --debug=false run --detach=true x"), "dray run --detach x");
+        assert_eq!(told("dray --debug=maybe run x"), "dray --debug=maybe run x");
+    }
+
+    #[test]
+    fn values_are_no_flags() {
+        assert_eq!(told("dray --root -debug run id"), "dray --root -debug run id");
+        assert_eq!(told("dray run -- -detach"), "dray run -- -detach");
+    }
+}

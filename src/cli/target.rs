@@ -1,0 +1,1 @@
+//! Finds a container that this program or a shim has made.
