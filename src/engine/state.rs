@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
@@ -44,6 +45,12 @@ pub struct Saved {
     /// The id under which containerd knows the shim: that of the pod's first container, where there are several.
     #[serde(default)]
     pub shim: Option<String>,
+    /// The socket of the shim's task service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub socket: Option<PathBuf>,
+    /// When it was begun to be made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created: Option<SystemTime>,
     /// Its init, from `created` on.
     #[serde(default)]
     pub init: Option<Identity>,
@@ -108,6 +115,8 @@ impl Saved {
             bundle: bundle.to_owned(),
             owner: Identity::of(std::process::id() as i32)?,
             shim: None,
+            socket: None,
+            created: Some(SystemTime::now()),
             init: None,
             rootfs: None,
             mounting: None,
