@@ -102,6 +102,18 @@ pub struct Operations {
     pub operations: Vec<Operation>,
 }
 
+impl Span {
+    /// It waits for whoever asked for the operation: nobody here is slow.
+    pub fn waits_for_client(&self) -> bool {
+        self.who == Who::Shim && self.step == STEPS[Step::Client as usize].1
+    }
+
+    /// When it was over, as [`Span::start_ns`].
+    pub fn end_ns(&self) -> u64 {
+        self.start_ns.saturating_add(self.took_ns)
+    }
+}
+
 impl Operations {
     /// As JSON.
     pub fn to_json(&self) -> Vec<u8> {
@@ -208,8 +220,7 @@ impl Traces {
     /// An operation begins, with its first step.
     pub fn begin(&self, kind: Kind, container: &str, exec: &str, first: Step) -> Rc<UnderWay> {
         let began = Clock::Monotonic.now();
-        let about =
-            About { kind, container: short(container), exec: short(exec), wall: Clock::Real.now(), began };
+        let about = About { kind, container: short(container), exec: short(exec), wall: Clock::Real.now(), began };
         let mut marks = Vec::with_capacity(16);
         marks.push((first, began));
         let under_way = Rc::new(UnderWay {
@@ -226,9 +237,8 @@ impl Traces {
     /// The operations of a container, or of one of its execs alone, the oldest first.
     pub fn of(&self, container: &str, exec: Option<&str>) -> Vec<Operation> {
         let (container, exec) = (short(container), exec.map(short));
-        let asked = |about: &About| {
-            about.container == container && exec.as_ref().is_none_or(|exec| *exec == about.exec)
-        };
+        let asked =
+            |about: &About| about.container == container && exec.as_ref().is_none_or(|exec| *exec == about.exec);
         let ring = self.0.borrow();
         let over = ring.over.iter().filter(|over| asked(&over.about)).map(Over::tell);
         let under_way: Vec<_> = ring.under_way.iter().filter_map(Weak::upgrade).collect();

@@ -232,13 +232,7 @@ pub fn name(number: usize) -> Option<&'static str> {
 }
 
 /// Does every step; the last becomes the program. `at` is the step under way, for the error's sake.
-pub fn run(
-    plan: &Plan,
-    sync: &ChildEnd,
-    birth: Birth,
-    stamper: Stamper,
-    at: &mut &'static str,
-) -> Result<Infallible> {
+pub fn run(plan: &Plan, sync: &ChildEnd, birth: Birth, stamper: Stamper, at: &mut &'static str) -> Result<Infallible> {
     let mut born = Born {
         plan,
         birth,

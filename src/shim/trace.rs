@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use containerd_shim_protos::api::StateRequest;
 use containerd_shim_protos::protobuf::Message;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
-use ttrpc::proto::{Request, Response};
 use ttrpc::r#async::{MethodHandler, Service, TtrpcContext};
+use ttrpc::proto::{Request, Response};
 
 use crate::engine::trace::{Operation, Operations};
 use crate::error::{Error, Kind, Result};

@@ -78,9 +78,8 @@ impl Stamps {
     pub fn in_child(&self) -> Stamper {
         let (access, length) = (libc::PROT_READ | libc::PROT_WRITE, size_of::<[AtomicU64; ROOM]>());
         // SAFETY: a new mapping, where the kernel finds room, of a file that is open.
-        let memory = unsafe {
-            libc::mmap(std::ptr::null_mut(), length, access, libc::MAP_SHARED, self.memory.as_raw_fd(), 0)
-        };
+        let memory =
+            unsafe { libc::mmap(std::ptr::null_mut(), length, access, libc::MAP_SHARED, self.memory.as_raw_fd(), 0) };
         if memory == libc::MAP_FAILED {
             return Stamper::none();
         }
