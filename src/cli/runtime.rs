@@ -5,18 +5,13 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::Duration;
 
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 
 use super::global::{self, Global, NAMESPACE, Rootless};
-use crate::engine::state::StateDir;
 use crate::engine::{Engine, host};
 use crate::error::{Error, Kind, Result};
 use crate::sys::{exec, seal};
-
-/// How long a verb waits for others that are at work on its container.
-pub const LOCK_BOUND: Duration = Duration::from_secs(10);
 
 /// Signals that this process is sent, but for those of its children.
 pub type Signals = UnboundedReceiver<i32>;
@@ -49,46 +44,6 @@ pub fn seal() -> Result<()> {
 pub fn new_place(global: &Global) -> Result<(PathBuf, String)> {
     let (root, namespace) = global.place()?;
     Ok((root, namespace.unwrap_or_else(|| NAMESPACE.to_owned())))
-}
-
-/// The directory of the container `id`, in the namespace that is asked for or the one that has it.
-///
-/// # Errors
-/// `NotFound`; `InvalidArgument` where several have it.
-pub fn find(global: &Global, id: &str) -> Result<StateDir> {
-    let missing = || Error::new(Kind::NotFound, "container does not exist").context(format!("container {id}"));
-    let (root, namespace) = global.place()?;
-    if let Some(namespace) = namespace {
-        let state = StateDir::new(&root, &namespace, id)?;
-        return if state.path().is_dir() { Ok(state) } else { Err(missing()) };
-    }
-    let mut found: Vec<StateDir> = Vec::new();
-    for entry in std::fs::read_dir(&root).into_iter().flatten().flatten() {
-        let Ok(namespace) = entry.file_name().into_string() else { continue };
-        if namespace.starts_with('.') {
-            continue;
-        }
-        let state = StateDir::new(&root, &namespace, id)?;
-        if state.path().is_dir() {
-            found.push(state);
-        }
-    }
-    match found.len() {
-        0 => Err(missing()),
-        1 => Ok(found.remove(0)),
-        _ => {
-            let places: Vec<_> = found.iter().map(|state| state.path().display().to_string()).collect();
-            let text = format!("container {id} is in several namespaces, say --root: {}", places.join(", "));
-            Err(Error::new(Kind::InvalidArgument, text))
-        }
-    }
-}
-
-/// The root and the namespace that a container's directory is in.
-pub fn place_of(state: &StateDir) -> (&Path, &str) {
-    let parent = state.path().parent().unwrap_or(Path::new("/"));
-    let name = parent.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    (parent.parent().unwrap_or(Path::new("/")), name)
 }
 
 /// Does `work` with an engine for the containers in `namespace` below `root`. Where `subreaper`, the orphans of what it starts

@@ -264,7 +264,7 @@ impl Engine {
     fn first_state(&self, judged: &Judged) -> Result<Saved> {
         let request = &judged.request;
         let mut saved = Saved::new(&request.id, &request.bundle)?;
-        saved.shim = self.shim.get().cloned();
+        (saved.shim, saved.socket) = self.shim.get().cloned().unzip();
         judged.site.note(&mut saved);
         saved.rootfs = (!request.rootfs.is_empty()).then(|| judged.mount_point.clone());
         saved.by_command = request.command.is_some();

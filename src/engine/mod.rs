@@ -45,7 +45,7 @@ mod userns;
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use crate::cgroup::Hierarchies;
@@ -59,8 +59,8 @@ use events::{Event, Exit};
 pub struct Engine {
     /// containerd's namespace.
     namespace: String,
-    /// The shim's id, by which containerd asks for its removal; none where no shim is.
-    shim: OnceCell<String>,
+    /// The shim's id, by which containerd asks for its removal, and its socket; none where no shim is.
+    shim: OnceCell<(String, PathBuf)>,
     /// Where state is kept ([`state::ROOT`], elsewhere in tests).
     state_root: PathBuf,
     hierarchies: Hierarchies,
@@ -125,9 +125,9 @@ impl Engine {
         }))
     }
 
-    /// Writes the id of the shim that this is into the state of every container to come.
-    pub fn serve_as(&self, shim: &str) {
-        let _ = self.shim.set(shim.to_owned());
+    /// Writes the id of the shim that this is, and where it listens, into the state of every container to come.
+    pub fn serve_as(&self, shim: &str, socket: &Path) {
+        let _ = self.shim.set((shim.to_owned(), socket.to_owned()));
     }
 
     /// The container `id`.

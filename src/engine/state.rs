@@ -55,6 +55,12 @@ pub struct Saved {
     /// The id under which containerd knows the shim: that of the pod's first container, where there are several.
     #[serde(default)]
     pub shim: Option<String>,
+    /// The socket of the shim's task service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub socket: Option<PathBuf>,
+    /// When it was begun to be made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created: Option<SystemTime>,
     /// Its init, from `created` on.
     #[serde(default)]
     pub init: Option<Identity>,
@@ -80,9 +86,6 @@ pub struct Saved {
     /// The hooks to be run when all of it is gone, once there is something that they may have to undo.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub poststop: Option<Poststop>,
-    /// When it was made; not known of one of a version before it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub created: Option<SystemTime>,
     /// The command line has made it: nobody owns it once it is made, whoever has the directory locked may do with it what is
     /// to be done, and its specification is beside this document.
     #[serde(default, skip_serializing_if = "is_default")]
@@ -133,6 +136,8 @@ impl Saved {
             bundle: bundle.to_owned(),
             owner: Identity::of(std::process::id() as i32)?,
             shim: None,
+            socket: None,
+            created: Some(SystemTime::now()),
             init: None,
             rootfs: None,
             mounting: None,
@@ -141,7 +146,6 @@ impl Saved {
             scope: None,
             resctrl: Vec::new(),
             poststop: None,
-            created: Some(SystemTime::now()),
             by_command: false,
             options: Options::default(),
         })

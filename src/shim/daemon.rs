@@ -68,10 +68,10 @@ async fn serve(flags: &Flags, socket: OwnedFd) -> Result<()> {
     tokio::task::spawn_local(publishing);
     let events = publisher.clone();
     let engine = Engine::new(&flags.namespace, state::ROOT.into(), Box::new(move |event| events.publish(event)))?;
-    engine.serve_as(&flags.id);
-
     let listener = std::os::unix::net::UnixListener::from(socket);
-    let end = Arc::new(End::new(Address::of_listener(&listener)?));
+    let address = Address::of_listener(&listener)?;
+    engine.serve_as(&flags.id, address.path());
+    let end = Arc::new(End::new(address));
     let (task, requests) = Task::new(end.clone());
     tokio::task::spawn_local(service::run(requests, engine.clone()));
     let ending = end.clone();

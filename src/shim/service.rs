@@ -110,7 +110,7 @@ pub fn register(server: Server, task: Task) -> Server {
 }
 
 /// The gRPC status that containerd and its clients interpret.
-fn status(error: Error) -> ttrpc::Error {
+pub(super) fn status(error: Error) -> ttrpc::Error {
     let code = match error.kind() {
         Kind::InvalidArgument => Code::INVALID_ARGUMENT,
         Kind::NotFound => Code::NOT_FOUND,
