@@ -82,6 +82,7 @@ impl Engine {
         let init = &container.init;
         let bound = container.hooks.borrow().as_ref().map_or(Some(SET_UP_BOUND), |hooks| hooks.start_bound());
         if let Some(fifo) = &container.fifo {
+            init.at(Step::Waiting);
             let released = fifo::release(fifo, bound).await;
             return released.context(|| "OCI runtime start failed: unable to start container process");
         }

@@ -9,18 +9,24 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::path::Path;
 use std::rc::{Rc, Weak};
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind as ErrorKind, Result};
+use crate::init::plan::Plan;
 use crate::init::steps;
+use crate::sys::ns::Namespace;
 use crate::sys::stamps::{Clock, ROOM, Stamps};
 
 use super::Engine;
 
 /// How many operations are kept.
 pub const KEPT: usize = 32;
+
+/// The file of a child that outlives who has born it, in the container's state directory.
+const STAMPS: &str = "stamps";
 
 /// How much of an id is kept. Clients' ids are shorter.
 const LONGEST_ID: usize = 256;
@@ -413,6 +419,24 @@ fn take(bytes: &mut &[u8]) -> u64 {
         }
     }
     number
+}
+
+/// Where the child of a plan is to leave its moments: where it outlives us, in `directory`.
+pub(super) fn stamps(plan: &Plan, directory: Option<&Path>) -> Option<Rc<Stamps>> {
+    let clock = clock(plan.changes_time());
+    let kept = directory.and_then(|directory| Stamps::create(&directory.join(STAMPS), clock).ok());
+    // Without them a container is as good.
+    kept.or_else(|| Stamps::new(clock).ok()).map(Rc::new)
+}
+
+/// What a process that we have not born ourselves leaves in `directory`; `namespaces` are the container's.
+pub(super) fn stamps_in(directory: &Path, namespaces: u64) -> Option<Rc<Stamps>> {
+    let clock = clock(namespaces & Namespace::Time.flag() != 0);
+    Stamps::open(&directory.join(STAMPS), clock).ok().map(Rc::new)
+}
+
+fn clock(changes_time: bool) -> Clock {
+    if changes_time { Clock::Real } else { Clock::Monotonic }
 }
 
 impl Engine {

@@ -7,15 +7,19 @@
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use rustix::fs::{MemfdFlags, memfd_create};
 
-use crate::error::{Os, Result};
+use crate::error::{Error, Kind, Os, Result};
 
 /// How many moments there is room for.
 pub const ROOM: usize = 128;
+
+/// statfs(2).
+const TMPFS_MAGIC: rustix::fs::FsWord = 0x0102_1994;
 
 /// A clock of the kernel's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +42,14 @@ impl Clock {
         unsafe { libc::clock_gettime(id, &raw mut now) };
         now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
     }
+
+    /// How much it is ahead of CLOCK_MONOTONIC, as this process sees that.
+    fn ahead(self) -> u64 {
+        match self {
+            Self::Monotonic => 0,
+            Self::Real => Self::Real.now().saturating_sub(Self::Monotonic.now()),
+        }
+    }
 }
 
 /// The parent's side.
@@ -56,13 +68,37 @@ impl Stamps {
     /// Without memory or descriptors.
     pub fn new(clock: Clock) -> Result<Self> {
         let memory = File::from(memfd_create("stamps", MemfdFlags::CLOEXEC).os(|| "memfd_create stamps")?);
+        Self::of_file(memory, clock)
+    }
+
+    /// New ones that outlive us, in a file that is none yet.
+    ///
+    /// # Errors
+    /// Where its directory is of a file system on which a child could have to wait for its page, or be killed for lack of
+    /// one: of all but tmpfs.
+    pub fn create(path: &Path, clock: Clock) -> Result<Self> {
+        let name = || path.display();
+        let directory = path.parent().unwrap_or(Path::new("/"));
+        if rustix::fs::statfs(directory).os(|| format!("statfs {}", directory.display()))?.f_type != TMPFS_MAGIC {
+            return Err(Error::new(Kind::Unimplemented, format!("{}: not on a tmpfs", name())));
+        }
+        let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(path);
+        Self::of_file(file.os(|| format!("open {}", name()))?, clock)
+    }
+
+    /// Those that another process has created.
+    ///
+    /// # Errors
+    /// Where there are none.
+    pub fn open(path: &Path, clock: Clock) -> Result<Self> {
+        let memory = File::open(path).os(|| format!("open {}", path.display()))?;
+        Ok(Self { memory, clock, ahead: clock.ahead() })
+    }
+
+    fn of_file(memory: File, clock: Clock) -> Result<Self> {
         // Rather than ftruncate: the page is there for the child, and on our account.
         memory.write_all_at(&[0; ROOM * size_of::<u64>()], 0).os(|| "write stamps")?;
-        let ahead = match clock {
-            Clock::Monotonic => 0,
-            Clock::Real => Clock::Real.now().saturating_sub(Clock::Monotonic.now()),
-        };
-        Ok(Self { memory, clock, ahead })
+        Ok(Self { memory, clock, ahead: clock.ahead() })
     }
 
     /// What the child has left so far, by our CLOCK_MONOTONIC; 0 is nothing. Whoever takes over the child can write any
@@ -132,6 +168,21 @@ mod tests {
             Stamper::none().stamp(0);
             assert_eq!(stamps.read(), read);
         }
+    }
+
+    #[test]
+    fn what_outlives_us_is_found_and_is_on_a_tmpfs_alone() {
+        let path = Path::new("/dev/shm").join(format!("dray-stamps-{}", std::process::id()));
+        let stamps = Stamps::create(&path, Clock::Monotonic).unwrap();
+        let child = stamps.in_child();
+        assert!(Stamps::create(&path, Clock::Monotonic).is_err(), "there is one");
+        drop(stamps);
+        child.stamp(5);
+        let found = Stamps::open(&path, Clock::Monotonic).unwrap().read();
+        std::fs::remove_file(&path).unwrap();
+        assert_ne!(found[5], 0);
+        let error = Stamps::create(Path::new("/proc/stamps"), Clock::Monotonic).unwrap_err();
+        assert_eq!(error.kind(), Kind::Unimplemented, "{error}");
     }
 
     #[test]
