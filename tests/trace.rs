@@ -10,6 +10,7 @@ use std::process::{Command, Output, Stdio};
 
 use common::attacker::{attack, with_ptrace};
 use common::bundle::Bundle;
+use common::dray::{Dray, fails, ok};
 use common::stdio::Io;
 use common::world::{World, descriptors, refused, status, until};
 use common::{block_on, shim_binary};
@@ -425,4 +426,67 @@ fn a_hostile_id_is_shown_and_does_nothing() {
         until("the state is gone", gone).await;
         world.close().await;
     });
+}
+
+/// A container that the command line leaves: what is known of it is in its state directory.
+#[test]
+fn a_container_of_the_command_lines_has_its_trace_beside_its_state() {
+    let dray = Dray::new();
+    // On a tmpfs, as it mostly is: a child that its creator leaves has its moments there.
+    let root = Path::new("/dev/shm").join(dray.scratch().namespace());
+    let _removed = Removed { dray: &dray, root: &root };
+    let run = |bundle: &Bundle, args: &[&str]| {
+        dray.finish(dray.plain().arg("--root").arg(&root).args(args).current_dir(bundle.dir()))
+    };
+    let slow = hooks(idle(dray.bundle("one")), &[("startContainer", "sleep 1.1")]);
+    let silent = ok(&run(&slow, &["create", "one"]));
+    assert_eq!(silent, "");
+    let created = ok(&run(&slow, &["trace", "one"]));
+    assert!(created.contains("create one: ") && !created.contains("start one: "), "{created}");
+    let started = run(&slow, &["start", "--trace", "one"]);
+    let table = String::from_utf8_lossy(&started.stderr).into_owned();
+    ok(&started);
+    assert!(table.starts_with("start one: ") && table.contains("executing the program"), "{table}");
+
+    let all = ok(&run(&slow, &["trace", "--all", "--format", "json", "one"]));
+    let all = Operations::from_json(all.as_bytes()).unwrap().operations;
+    all.iter().for_each(sound);
+    assert_eq!(all.iter().map(|operation| operation.kind).collect::<Vec<_>>(), [Kind::Create, Kind::Start]);
+    assert!(step(&all[1], "running the startContainer hooks").took_ns >= SLOW);
+    let mode = fs::metadata(root.join("one/trace.json")).unwrap().permissions();
+    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&mode) & 0o777, 0o600);
+    ok(&run(&slow, &["delete", "--force", "one"]));
+    assert!(!root.join("one").exists());
+
+    let bundle = idle(dray.bundle("two"));
+    let picture = dray.scratch().dir().join("two.svg");
+    let flag = format!("--trace={}", picture.display());
+    ok(&run(&bundle, &["run", &flag, "--detach", "two"]));
+    let text = fs::read_to_string(&picture).unwrap();
+    assert!(text.contains("create two") && text.contains("start two") && text.contains("</svg>"), "{text}");
+    let shown = ok(&run(&bundle, &["trace", "two"]));
+    assert!(shown.contains("create two: ") && shown.contains("start two: "), "{shown}");
+    ok(&run(&bundle, &["delete", "--force", "two"]));
+
+    // Of what has failed nothing is left but what is shown.
+    let bad = dray.bundle("bad").args(&["/no/such/program"]);
+    let stderr = fails(&run(&bad, &["run", "-trace", "bad"]), 1);
+    assert!(stderr.contains("µs, failed") && stderr.contains("finding the program"), "{stderr}");
+    fails(&run(&bad, &["trace", "bad"]), 1);
+}
+
+/// Takes away what a test that fails leaves in a root of its own.
+struct Removed<'a> {
+    dray: &'a Dray,
+    root: &'a Path,
+}
+
+impl Drop for Removed<'_> {
+    fn drop(&mut self) {
+        for entry in fs::read_dir(self.root).into_iter().flatten().flatten() {
+            let _ =
+                self.dray.plain().arg("--root").arg(self.root).args(["delete", "-f"]).arg(entry.file_name()).output();
+        }
+        let _ = fs::remove_dir_all(self.root);
+    }
 }

@@ -113,7 +113,8 @@ impl Console {
 
     async fn write(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
-            let written = self.master.async_io(Interest::WRITABLE, |master| Ok(rustix::io::write(master, bytes)?)).await?;
+            let written =
+                self.master.async_io(Interest::WRITABLE, |master| Ok(rustix::io::write(master, bytes)?)).await?;
             bytes = &bytes[written..];
         }
         Ok(())

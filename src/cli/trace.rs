@@ -1,7 +1,7 @@
 //! `dray trace`: where the time of the last operations on a container went.
 //!
-//! A living shim is asked; of a container of the command line's it is in a file beside its state, which every command that has
-//! done something with it has added to.
+//! A living shim is asked. Of a container of the command line's it is in a file beside its state, to which `create`, `start` and
+//! `run` add; an exec there is told of by its own `--trace` alone, for there are many of them, and each is to be quick.
 
 mod account;
 mod chrome;
@@ -10,15 +10,18 @@ mod svg;
 mod table;
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 
 use super::{Global, target};
+use crate::engine::Engine;
+use crate::engine::state::StateDir;
 use crate::engine::trace::{Kind as Operated, Operation, Operations, Outcome};
 use crate::error::{Error, Kind, Os, Result};
+use crate::shim::client::Client;
 
 /// Shows where the time of a create, start or exec went.
 #[derive(Debug, Args)]
@@ -54,6 +57,65 @@ pub enum Format {
     Chrome,
     /// A picture.
     Svg,
+}
+
+/// Of the verbs whose time it is.
+#[derive(Debug, Args)]
+pub struct Tracing {
+    /// Show where the time went, on stderr, or in FILE: a picture (.svg), Chrome's trace events (.json), or a table
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
+    trace: Option<Option<PathBuf>>,
+}
+
+impl Tracing {
+    /// Keeps what is known of the operations on the container `id` that this process has done, where they were, and shows it
+    /// where that is asked for. Neither changes what comes of them.
+    pub fn told<T>(&self, result: Result<T>, engine: &Engine, state: &StateDir, id: &str) -> Result<T> {
+        let operations = engine.traced(id, None).unwrap_or_default();
+        // Else the state is not there, or another container's.
+        if result.is_ok() {
+            kept::add(state, operations.clone()).unwrap_or_else(|e| log::debug!("container {id}: trace: {e}"));
+        }
+        self.show(operations);
+        result
+    }
+
+    /// Shows the last operation on a container, or on an exec of it, of a shim's that has been asked to do it.
+    pub async fn show_last(&self, shim: &Client, id: &str, exec: &str) {
+        if self.trace.is_none() {
+            return;
+        }
+        match shim.trace(id, (!exec.is_empty()).then_some(exec)).await {
+            Ok(all) => self.show(choose(all, Some(1), false)),
+            Err(e) => log::warn!("--trace: {e}"),
+        }
+    }
+
+    /// Shows operations where that is asked for.
+    pub fn show(&self, operations: Vec<Operation>) {
+        let shown = match &self.trace {
+            None => Ok(()),
+            Some(None) => {
+                let table = table::of(&operations);
+                // Our terminal may be in raw mode, for the container's.
+                let table = if std::io::stderr().is_terminal() { table.replace('\n', "\r\n") } else { table };
+                std::io::stderr().write_all(table.as_bytes()).os(|| "write stderr")
+            }
+            Some(Some(path)) => write(Some(path), Format::of(path), operations),
+        };
+        shown.unwrap_or_else(|e| log::warn!("--trace: {e}"));
+    }
+}
+
+impl Format {
+    /// By a file's name.
+    fn of(path: &Path) -> Self {
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("svg") => Self::Svg,
+            Some("json") => Self::Chrome,
+            _ => Self::Table,
+        }
+    }
 }
 
 /// Runs it.

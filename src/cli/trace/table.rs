@@ -46,13 +46,22 @@ fn one(operation: &Operation) -> String {
         ("the child alone", child),
         ("both at once", both),
         ("waiting for the client", client),
-        ("nobody (waking up, other work of the shim, what has no step)", nobody),
+        (nobodys(operation), nobody),
     ];
     for (what, time) in parts.into_iter().filter(|(_, time)| *time != 0) {
         let percent = time.saturating_mul(100) / operation.took_ns.max(1);
         let _ = writeln!(text, "{:10} {:>10}         {percent:>3} %  {what}", "", micros(time));
     }
     text
+}
+
+/// What is meant by nobody.
+fn nobodys(operation: &Operation) -> &'static str {
+    let waits = operation.steps.iter().any(|step| step.waits && !step.waits_for_client());
+    match waits && operation.steps.iter().all(|step| step.who == Who::Shim) {
+        true => "waiting for a child whose steps are not known",
+        false => "nobody (waking up, other work of the shim, what has no step)",
+    }
 }
 
 /// Where in the operation a step lies: `-` where it waits.
