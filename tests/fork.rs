@@ -98,6 +98,7 @@ fn plan(args: &[&str]) -> Plan {
         rlimits: Vec::new(),
         no_new_privileges: false,
         session_keyring: true,
+        handed: 0,
         treatment: Default::default(),
         console_size: None,
     };

@@ -63,8 +63,10 @@ pub fn run<T>(
     host::block_on(async {
         let engine = engine(global, root, namespace)?;
         let (sender, signals) = mpsc::unbounded_channel();
-        // Nobody listens where nothing is to be done about them.
-        let on = move |_: &Rc<Engine>, number| drop(sender.send(number));
+        let on = move |_: &Rc<Engine>, number| {
+            // Nobody listens where nothing is to be done about it.
+            let _ = sender.send(number);
+        };
         tokio::task::spawn_local(host::read_signals(engine.clone(), on)?);
         work(engine, signals).await
     })
