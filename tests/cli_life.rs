@@ -19,6 +19,7 @@ use common::bundle::Bundle;
 use common::dray::{Dray, fails, ok, text, wait_until};
 use common::driver::{await_exit, open_pid};
 use common::pty::Client;
+use common::rootless::{Cgroups, Ids, rootless};
 use common::world::{World, leftovers};
 use common::{block_on, patience};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
@@ -873,6 +874,97 @@ fn a_living_shim_is_asked() {
         assert!(world.state("one", "").await.is_err(), "the shim has deleted it");
         assert_eq!(leftovers(&world.scratch).iter().filter(|left| !left.starts_with("shim")).count(), 0);
     });
+}
+
+/// Root of a user namespace alone, with cgroups of its own and without any.
+fn lives_rootless() {
+    let dray = Dray::new();
+    let no_tty_group = |spec: &mut Value| {
+        for mount in spec["mounts"].as_array_mut().unwrap() {
+            mount["options"].as_array_mut().unwrap().retain(|option| option != "gid=5");
+        }
+    };
+    let bundle = dray.bundle("one").script("cat /proc/self/uid_map; id -u; exit 7").edit(no_tty_group);
+    let output = dray.run_in(bundle.dir(), &["run", "one"]);
+    assert_eq!(output.status.code(), Some(7), "{}", text(&output.stderr));
+    assert_eq!(text(&output.stdout), format!("{}0\n", fs::read_to_string("/proc/self/uid_map").unwrap()));
+    let bundle = sleeping(&dray, "two").edit(no_tty_group);
+    created(&dray, &bundle, &[]);
+    ok(&dray.run(&["start", "two"]));
+    let pid = dray.pid("two");
+    ok(&dray.run(&["kill", "two", "KILL"]));
+    dies(pid);
+    ok(&dray.run(&["delete", "two"]));
+    nothing_left(&dray);
+}
+
+#[test]
+fn a_life_of_the_rootless_without_cgroups() {
+    rootless(Ids::One, Cgroups::Denied, lives_rootless);
+}
+
+#[test]
+fn a_life_of_the_rootless_in_a_delegated_cgroup() {
+    rootless(Ids::Many, Cgroups::Delegated, lives_rootless);
+}
+
+/// `--rootless` says whether cgroups that are not ours to write to are an error.
+#[test]
+fn rootless_decides_about_cgroups_that_are_denied() {
+    rootless(Ids::One, Cgroups::Denied, || {
+        let dray = Dray::new();
+        let bundle = dray.bundle("one").args(&["true"]).edit(|spec| {
+            for mount in spec["mounts"].as_array_mut().unwrap() {
+                mount["options"].as_array_mut().unwrap().retain(|option| option != "gid=5");
+            }
+        });
+        let run = |when: &str| dray.run_in(bundle.dir(), &["--rootless", when, "run", "one"]);
+        ok(&run("true"));
+        ok(&run("auto"));
+        let error = fails(&run("false"), 1);
+        assert!(error.contains("cgroup"), "{error}");
+        nothing_left(&dray);
+    });
+}
+
+#[test]
+fn who_is_not_root_is_told_so() {
+    let dray = Dray::new();
+    let bundle = dray.bundle("one");
+    let command = dray.command(&["run", "-b", bundle.dir().to_str().unwrap(), "one"]);
+    fs::set_permissions(dray.scratch().dir(), fs::Permissions::from_mode(0o755)).unwrap();
+    let mut su = Command::new("setpriv");
+    su.args(["--reuid=1000", "--regid=1000", "--clear-groups", "--"]).arg(command.get_program()).args(command.get_args());
+    let error = fails(&dray.finish(&mut su), 1);
+    assert!(error.contains("it must be run by root"), "{error}");
+    nothing_left(&dray);
+}
+
+#[test]
+fn systemd_makes_the_cgroup_where_it_is_asked() {
+    const NAME: &str = "systemd_makes_the_cgroup_where_it_is_asked";
+    let dray = Dray::new();
+    let unit = format!("dray-test-{}", std::process::id());
+    let bundle = sleeping(&dray, "one");
+    let bundle = bundle.edit(|spec| spec["linux"]["cgroupsPath"] = json!(format!("system.slice:{unit}:one")));
+    let output = dray.run_in(bundle.dir(), &["--systemd-cgroup", "run", "-d", "one"]);
+    if !Path::new("/run/systemd/system").is_dir() {
+        let error = fails(&output, 1);
+        assert!(error.contains("systemd"), "{error}");
+        nothing_left(&dray);
+        return common::skipped(NAME, "systemd does not run here: only that it is refused");
+    }
+    ok(&output);
+    let cgroup = fs::read_to_string(format!("/proc/{}/cgroup", dray.pid("one"))).unwrap();
+    assert!(cgroup.contains(&format!("/system.slice/{unit}-one.scope")), "{cgroup}");
+    let is_active = || {
+        let unit = format!("{unit}-one.scope");
+        Command::new("systemctl").args(["is-active", "--quiet", &unit]).status().unwrap().success()
+    };
+    assert!(is_active());
+    ok(&dray.run(&["delete", "-f", "one"]));
+    assert!(!is_active());
+    nothing_left(&dray);
 }
 
 #[test]
