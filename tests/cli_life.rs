@@ -89,8 +89,7 @@ fn receive(listener: &UnixListener) -> (String, OwnedFd) {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut name = [0; 256];
-    let message =
-        recvmsg(&stream, &mut [IoSliceMut::new(&mut name)], &mut control, RecvFlags::CMSG_CLOEXEC).unwrap();
+    let message = recvmsg(&stream, &mut [IoSliceMut::new(&mut name)], &mut control, RecvFlags::CMSG_CLOEXEC).unwrap();
     let mut fds: Vec<OwnedFd> = Vec::new();
     for message in control.drain() {
         if let RecvAncillaryMessage::ScmRights(all) = message {
@@ -348,8 +347,12 @@ fn a_foreground_run_is_in_the_callers_terminal() {
     let run = dray.command(&["run", "-b", bundle.dir().to_str().unwrap(), "one"]);
     // The shell tells what has become of its terminal.
     let mut shell = Command::new("sh");
-    let quoted: Vec<_> = std::iter::once(run.get_program()).chain(run.get_args()).map(|arg| arg.to_str().unwrap()).collect();
-    let script = format!("stty -a | grep -o '.isig\\|.icanon\\|.echo ' > $0.before; {}; echo status=$?; stty -a | grep -o '.isig\\|.icanon\\|.echo ' > $0.after; echo over", quoted.join(" "));
+    let quoted: Vec<_> =
+        std::iter::once(run.get_program()).chain(run.get_args()).map(|arg| arg.to_str().unwrap()).collect();
+    let script = format!(
+        "stty -a | grep -o '.isig\\|.icanon\\|.echo ' > $0.before; {}; echo status=$?; stty -a | grep -o '.isig\\|.icanon\\|.echo ' > $0.after; echo over",
+        quoted.join(" ")
+    );
     let modes = dray.scratch().dir().join("modes");
     shell.args(["-c", &script, modes.to_str().unwrap()]);
     let mut client = Client::new(&shell);
@@ -369,7 +372,8 @@ fn a_foreground_run_is_in_the_callers_terminal() {
 #[test]
 fn control_characters_are_the_containers() {
     let dray = Dray::new();
-    let bundle = dray.bundle("one").script("trap 'echo interrupted; exit 3' INT; echo ready; while :; do sleep 0.05; done");
+    let bundle =
+        dray.bundle("one").script("trap 'echo interrupted; exit 3' INT; echo ready; while :; do sleep 0.05; done");
     let bundle = bundle.edit(|spec| spec["process"]["terminal"] = json!(true));
     let run = dray.command(&["run", "-b", bundle.dir().to_str().unwrap(), "one"]);
     let mut client = Client::new(&run);
@@ -423,7 +427,8 @@ fn preserved_descriptors_are_the_containers() {
     let dray = Dray::new();
     let file = dray.scratch().dir().join("file");
     fs::write(&file, "from the host\n").unwrap();
-    let bundle = dray.bundle("one").script("cat <&4; cat <&5 2>&1 | head -c 0; test -e /proc/self/fd/5 && echo five; true");
+    let bundle =
+        dray.bundle("one").script("cat <&4; cat <&5 2>&1 | head -c 0; test -e /proc/self/fd/5 && echo five; true");
     let open = format!("exec 3<{0} 4<{0} 5<{0}", file.display());
     let output = with_descriptors(&dray, &bundle, &open, &["run", "--preserve-fds", "2", "one"]);
     assert_eq!(ok(&output), "from the host\n", "the third was not asked for");
@@ -508,7 +513,9 @@ fn kill_and_delete_end_all_of_a_container_without_a_pid_namespace() {
     dies(child);
     ok(&dray.run(&["delete", "one"]));
     dray.started(&bundle);
-    wait_until("the child", || inside(&bundle, "child").trim().parse().is_ok_and(|pid: i32| pid != child && alive(pid)));
+    wait_until("the child", || {
+        inside(&bundle, "child").trim().parse().is_ok_and(|pid: i32| pid != child && alive(pid))
+    });
     let child: i32 = inside(&bundle, "child").trim().parse().unwrap();
     // Init alone: what it has left is killed by delete.
     kill_process(Pid::from_raw(dray.pid("one")).unwrap(), Signal::KILL).unwrap();
@@ -572,9 +579,7 @@ fn hooks_are_run_by_the_verb_whose_they_are() {
     ok(&dray.run(&["start", "one"]));
     assert_eq!(inside(&bundle, "hook"), "startContainer\n");
     assert_eq!(so_far(), "createRuntime\ncreateContainer\npoststart\n");
-    let state = |what: &str| -> Value {
-        serde_json::from_slice(&fs::read(log.with_extension(what)).unwrap()).unwrap()
-    };
+    let state = |what: &str| -> Value { serde_json::from_slice(&fs::read(log.with_extension(what)).unwrap()).unwrap() };
     let pid = dray.pid("one");
     assert_eq!((&state("poststart")["pid"], &state("poststart")["status"]), (&json!(pid), &json!("running")));
     ok(&dray.run(&["delete", "-f", "one"]));
@@ -602,7 +607,9 @@ fn a_hook_of_start_that_fails_ends_the_container() {
 #[test]
 fn a_bundle_that_cannot_be_is_refused_and_leaves_nothing() {
     let dray = Dray::new();
-    let good = || sleeping(&dray, &format!("b{}", fs::read_dir(dray.scratch().dir().join("bundles")).map_or(0, Iterator::count)));
+    let good = || {
+        sleeping(&dray, &format!("b{}", fs::read_dir(dray.scratch().dir().join("bundles")).map_or(0, Iterator::count)))
+    };
     let none = good();
     fs::remove_file(none.dir().join("config.json")).unwrap();
     let bad = good();
@@ -616,7 +623,8 @@ fn a_bundle_that_cannot_be_is_refused_and_leaves_nothing() {
     let hooked = good().edit(|spec| spec["hooks"] = json!({"createRuntime": hook("echo no >&2; exit 1")}));
     let inside = good().edit(|spec| spec["hooks"] = json!({"createContainer": hook("exit 1")}));
     let limited = good().edit(|spec| spec["linux"]["resources"]["cpu"] = json!({"cpus": "100000"}));
-    let mounted = good().mount(json!({"destination": "/x", "type": "bind", "source": "/nowhere/at/all", "options": ["bind"]}));
+    let mounted =
+        good().mount(json!({"destination": "/x", "type": "bind", "source": "/nowhere/at/all", "options": ["bind"]}));
     let escaping = good().mount(json!({"destination": "/../../x", "type": "nosuchfs", "source": "x"}));
     let wrong = [
         (&none, "no such file or directory"),
@@ -934,7 +942,9 @@ fn who_is_not_root_is_told_so() {
     let command = dray.command(&["run", "-b", bundle.dir().to_str().unwrap(), "one"]);
     fs::set_permissions(dray.scratch().dir(), fs::Permissions::from_mode(0o755)).unwrap();
     let mut su = Command::new("setpriv");
-    su.args(["--reuid=1000", "--regid=1000", "--clear-groups", "--"]).arg(command.get_program()).args(command.get_args());
+    su.args(["--reuid=1000", "--regid=1000", "--clear-groups", "--"])
+        .arg(command.get_program())
+        .args(command.get_args());
     let error = fails(&dray.finish(&mut su), 1);
     assert!(error.contains("it must be run by root"), "{error}");
     nothing_left(&dray);

@@ -93,9 +93,7 @@ impl Making {
     fn streams(&self, terminal: bool, detached: bool) -> Result<(HandedStreams, Terminal)> {
         let wrong = |text: &str| Err(Error::new(Kind::InvalidArgument, text));
         match (&self.console_socket, terminal, detached) {
-            (None, true, true) => {
-                wrong("cannot allocate tty if dray will detach without setting console socket")
-            }
+            (None, true, true) => wrong("cannot allocate tty if dray will detach without setting console socket"),
             (Some(_), false, _) | (Some(_), _, false) => {
                 wrong("cannot use console socket if dray will not detach or allocate tty")
             }
@@ -177,9 +175,9 @@ fn judge_id(id: &str) -> Result<()> {
 
 /// By rename: who waits for the file finds all of it.
 fn write_pid(path: &Path, pid: u32) -> Result<()> {
-    let name = path.file_name().ok_or_else(|| {
-        Error::new(Kind::InvalidArgument, format!("{} is no file's name", path.display()))
-    })?;
+    let name = path
+        .file_name()
+        .ok_or_else(|| Error::new(Kind::InvalidArgument, format!("{} is no file's name", path.display())))?;
     let new = path.with_file_name(format!(".{}.{}", name.to_string_lossy(), std::process::id()));
     let mut file = File::create_new(&new).os(|| format!("open {}", new.display()))?;
     let written = file.write_all(pid.to_string().as_bytes()).and_then(|()| std::fs::rename(&new, path));

@@ -37,14 +37,7 @@ impl Engine {
         self.record(id, exec, spec, StdioUris { terminal, ..StdioUris::default() }, Some(handed))
     }
 
-    fn record(
-        &self,
-        id: &str,
-        exec: &str,
-        spec: &[u8],
-        uris: StdioUris,
-        mut handed: Option<Handed>,
-    ) -> Result<()> {
+    fn record(&self, id: &str, exec: &str, spec: &[u8], uris: StdioUris, mut handed: Option<Handed>) -> Result<()> {
         let container = self.container(id)?;
         let name = |e: Error| e.context(format!("container {id}: exec {exec}"));
         if exec.is_empty() || exec == id {
