@@ -36,6 +36,19 @@ impl Cgroup {
         }
     }
 
+    /// Whether it stands still, or is about to: by itself or by one above it.
+    ///
+    /// # Errors
+    /// The system's; a cgroup that is gone is not frozen.
+    pub fn is_frozen(&self) -> Result<bool> {
+        for hierarchy in self.hierarchies.all() {
+            if frozen(hierarchy, &self.path)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Takes [`Cgroup::freeze`] back, and leaves alone what is frozen by itself below: a container may have its own
     /// reasons.
     pub fn unfreeze(&self) -> Result<()> {

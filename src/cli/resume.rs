@@ -5,6 +5,8 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::Global;
+use super::status::Status;
+use super::target::{self, Owner};
 use crate::error::{Error, Kind, Result};
 
 /// Lets a paused container go on.
@@ -17,7 +19,17 @@ pub struct Resume {
 /// Runs it.
 ///
 /// # Errors
-/// `Unimplemented`.
-pub fn run(_global: &Global, _args: Resume) -> Result<ExitCode> {
-    Err(Error::new(Kind::Unimplemented, "resume is not there yet"))
+/// "container not paused".
+pub fn run(global: &Global, args: Resume) -> Result<ExitCode> {
+    target::block_on(async {
+        let target = target::open(global, &args.id).await?;
+        if target.found.status().await? != Status::Paused {
+            return Err(Error::new(Kind::FailedPrecondition, format!("container {}: container not paused", args.id)));
+        }
+        match target.owner {
+            Owner::Shim(shim) => shim.resume(&args.id).await,
+            Owner::Nobody(_) => target.engine()?.resume(&args.id),
+        }
+    })?;
+    Ok(ExitCode::SUCCESS)
 }

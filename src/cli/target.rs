@@ -6,7 +6,9 @@
 
 use std::fs::File;
 use std::path::Path;
+use std::rc::Rc;
 
+use crate::engine::Engine;
 use crate::engine::state::{Saved, StateDir};
 use crate::error::{Error, Kind, Os, Result};
 use crate::shim::client::Client;
@@ -97,6 +99,16 @@ pub async fn open(global: &Global, id: &str) -> Result<Target> {
     find(global, id)?.open().await
 }
 
+impl Target {
+    /// The engine, which has this container as its own, to change it without a shim.
+    ///
+    /// # Errors
+    /// What keeps it from being adopted.
+    pub fn engine(&self) -> Result<Rc<Engine>> {
+        Err(Error::new(Kind::Unimplemented, "not adopted yet"))
+    }
+}
+
 impl Found {
     /// The living shim that owns it.
     ///
@@ -140,6 +152,15 @@ impl Found {
             }
         }
     }
+}
+
+/// Runs what waits, on a loop of this one thread.
+///
+/// # Errors
+/// Its own.
+pub fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().os(|| "epoll_create")?;
+    tokio::task::LocalSet::new().block_on(&runtime, work)
 }
 
 /// In runc's words, which its callers look for.

@@ -31,6 +31,12 @@ const TRIES: usize = 1000;
 
 const FILE: &str = "state.json";
 
+/// A copy of the specification, of a container that the command line has made: the bundle may change, or go.
+pub const CONFIG: &str = "config.json";
+
+/// By which a created container of the command line's is let go.
+pub const FIFO: &str = "exec.fifo";
+
 /// One container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Saved {
