@@ -36,17 +36,13 @@ impl Cgroup {
         }
     }
 
-    /// Whether it stands still, or is about to: by itself or by one above it.
-    ///
-    /// # Errors
-    /// The system's; a cgroup that is gone is not frozen.
+    /// Whether all of it stands still, by itself or by one above it.
     pub fn is_frozen(&self) -> Result<bool> {
-        for hierarchy in self.hierarchies.all() {
-            if frozen(hierarchy, &self.path)? {
-                return Ok(true);
-            }
+        if let Some(freezer) = self.v1_freezer() {
+            let state = freezer.join("freezer.state");
+            return Ok(super::read_or_gone(&state, &mut Vec::new())?.trim_end() == "FROZEN");
         }
-        Ok(false)
+        self.hierarchies.unified.as_deref().map_or(Ok(false), |unified| frozen(unified, &self.path))
     }
 
     /// Takes [`Cgroup::freeze`] back, and leaves alone what is frozen by itself below: a container may have its own

@@ -25,6 +25,7 @@ pub mod report;
 mod restore;
 mod resume;
 mod run;
+mod runtime;
 mod spec;
 mod start;
 mod state;

@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::path::Path;
 use std::rc::Rc;
+use std::time::Duration;
 
 use crate::engine::Engine;
 use crate::engine::state::{Saved, StateDir};
@@ -14,6 +15,9 @@ use crate::error::{Error, Kind, Os, Result};
 use crate::shim::client::Client;
 
 use super::Global;
+
+/// How long it is waited for others who are at work on a container: one who makes it may take its time.
+const LOCK_BOUND: Duration = Duration::from_secs(10);
 
 /// A container as its state on disk has it.
 #[derive(Clone, Debug)]
@@ -144,7 +148,7 @@ impl Found {
                 return Ok(Target { found: self, owner: Owner::Shim(client) });
             }
             let gone = || missing(&self.saved.id);
-            let lock = self.state.lock()?.ok_or_else(gone)?;
+            let lock = self.state.lock_within(LOCK_BOUND).await?.ok_or_else(gone)?;
             // It may have been removed while we waited for the lock, and made again by somebody else.
             self.saved = self.state.load()?.ok_or_else(gone)?;
             if !self.is_a_shims() {

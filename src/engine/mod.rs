@@ -8,6 +8,7 @@
 //! it is among cgroups, by [`systemd`] if need be; [`pause`] and [`update`] change it while it runs; [`hooks`] are run on its way; [`reaper`] is the only one who waits for children, [`oom`] hears of lack of memory; [`remains`] takes away what is left of a container, whoever made it; [`state`] is what of
 //! it is on disk.
 
+pub mod adopt;
 mod capabilities;
 mod console;
 pub mod container;
@@ -15,9 +16,12 @@ pub mod create;
 pub mod delete;
 pub mod events;
 pub mod exec;
+pub mod fifo;
 mod filters;
+pub mod handed;
 mod helper;
 pub mod hooks;
+pub mod host;
 pub mod lifecycle;
 mod listener;
 mod net_devices;
@@ -88,12 +92,25 @@ impl Engine {
     /// # Errors
     /// When the host has no cgroups that can be used.
     pub fn new(namespace: &str, state_root: PathBuf, publish: Box<dyn Fn(Event)>) -> Result<Rc<Self>> {
+        Self::new_with(namespace, state_root, publish, None)
+    }
+
+    /// The same where it is said, and not to be found out, whether it goes without the cgroups that are not its to write to.
+    ///
+    /// # Errors
+    /// As [`Engine::new`].
+    pub fn new_with(
+        namespace: &str,
+        state_root: PathBuf,
+        publish: Box<dyn Fn(Event)>,
+        without_cgroups: Option<bool>,
+    ) -> Result<Rc<Self>> {
         let own = crate::sys::userns::own()?;
         Ok(Rc::new(Self {
             namespace: namespace.to_owned(),
             shim: OnceCell::new(),
             state_root,
-            hierarchies: Hierarchies::discover()?.rootless(own.rootless),
+            hierarchies: Hierarchies::discover()?.rootless(without_cgroups.unwrap_or(own.rootless)),
             own,
             home: Home::here()?,
             publish,

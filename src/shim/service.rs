@@ -141,6 +141,7 @@ impl containerd_shim_protos::shim_async::Task for Task {
             },
             options: options::decode(request.options.as_ref()).map_err(status)?.container,
             id: request.id,
+            command: None,
         };
         name_binary(&request.bundle).map_err(status)?;
         let pid = self.engine(move |engine| engine.create(request)).await?;
