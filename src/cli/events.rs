@@ -14,11 +14,12 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::stats::Stats;
-use super::status::Status;
 use super::target::{self, Found};
 use super::{Global, output};
 use crate::cgroup::stats::Source;
 use crate::cgroup::{Bell, Cgroup, OomWatch};
+use crate::engine::adopt::Status;
+use crate::engine::host;
 use crate::engine::ready::watch;
 use crate::engine::stats::interfaces_of;
 use crate::error::{Error, Kind, Result};
@@ -61,7 +62,7 @@ pub fn run(global: &Global, args: Events) -> Result<ExitCode> {
     let refused = |text: String| Error::new(Kind::FailedPrecondition, text);
     let stopped = || refused(format!("container with id {} is not running", args.id));
     let reader = Reader::new(&found)?.ok_or_else(|| refused(format!("container {}: it has no cgroup", args.id)));
-    target::block_on(async {
+    host::block_on(async {
         if found.status().await? == Status::Stopped {
             return Err(stopped());
         }

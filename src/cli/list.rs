@@ -9,6 +9,7 @@ use super::Global;
 use super::output::{self, Format};
 use super::status::Shown;
 use super::target::{self, Found};
+use crate::engine::host;
 use crate::error::Result;
 
 /// Lists containers.
@@ -48,7 +49,7 @@ pub fn run(global: &Global, args: List) -> Result<ExitCode> {
         output::print(&all.iter().map(|found| format!("{}\n", found.saved.id)).collect::<String>())?;
         return Ok(ExitCode::SUCCESS);
     }
-    let members = target::block_on(async {
+    let members = host::block_on(async {
         let mut members = Vec::new();
         for found in all {
             members.extend(member(found).await);
@@ -86,7 +87,7 @@ fn table(members: &[Member]) -> String {
     let row = |Member { shown, namespace, shim }: &Member| {
         let shim = shim.as_ref().map_or("-".to_owned(), |shim| format!("{} ({})", shim.id, shim.pid));
         let bundle = shown.bundle.display().to_string();
-        let (pid, status, created) = (shown.pid.to_string(), shown.status.name().to_owned(), shown.created.to_string());
+        let (pid, status, created) = (shown.pid.to_string(), shown.status.to_owned(), shown.created.to_string());
         [shown.id.clone(), pid, status, bundle, created, shown.owner.clone(), namespace.clone(), shim]
     };
     let rows: Vec<_> = std::iter::once(head).chain(members.iter().map(row)).collect();

@@ -5,8 +5,9 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::Global;
-use super::status::{Status, not_running};
+use super::status::not_running;
 use super::target::{self, Owner};
+use crate::engine::adopt::Status;
 use crate::error::Result;
 
 /// Makes a container stand still.
@@ -21,15 +22,14 @@ pub struct Pause {
 /// # Errors
 /// "container not running", also of one that is paused already.
 pub fn run(global: &Global, args: Pause) -> Result<ExitCode> {
-    target::block_on(async {
-        let target = target::open(global, &args.id).await?;
+    target::change(global, &args.id, async |target, engine, _| {
         match target.found.status().await? {
             Status::Created | Status::Running => {}
             _ => return Err(not_running(&args.id)),
         }
         match target.owner {
             Owner::Shim(shim) => shim.pause(&args.id).await,
-            Owner::Nobody(_) => target.engine()?.pause(args.id).await,
+            Owner::Nobody(_) => engine.pause(args.id.clone()).await,
         }
     })?;
     Ok(ExitCode::SUCCESS)

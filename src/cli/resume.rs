@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::Global;
-use super::status::Status;
 use super::target::{self, Owner};
+use crate::engine::adopt::Status;
 use crate::error::{Error, Kind, Result};
 
 /// Lets a paused container go on.
@@ -21,14 +21,13 @@ pub struct Resume {
 /// # Errors
 /// "container not paused".
 pub fn run(global: &Global, args: Resume) -> Result<ExitCode> {
-    target::block_on(async {
-        let target = target::open(global, &args.id).await?;
+    target::change(global, &args.id, async |target, engine, _| {
         if target.found.status().await? != Status::Paused {
             return Err(Error::new(Kind::FailedPrecondition, format!("container {}: container not paused", args.id)));
         }
         match target.owner {
             Owner::Shim(shim) => shim.resume(&args.id).await,
-            Owner::Nobody(_) => target.engine()?.resume(&args.id),
+            Owner::Nobody(_) => engine.resume(&args.id),
         }
     })?;
     Ok(ExitCode::SUCCESS)

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use serde::{Serialize, Serializer};
 
 use crate::cgroup::{Cgroup, Hierarchies};
-use crate::engine::state::{CONFIG, FIFO, Identity};
+use crate::engine::adopt::{self, Status};
+use crate::engine::remains;
+use crate::engine::state::Identity;
 use crate::error::{Error, Kind, Result};
 use crate::shim::client;
 use crate::shim::logrus::Rfc3339;
@@ -16,35 +18,6 @@ use crate::spec::features::OCI_VERSIONS;
 use crate::spec::load;
 
 use super::target::Found;
-
-/// Where a container is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Status {
-    /// On its way to be created.
-    Creating,
-    /// Its program waits for `start`.
-    Created,
-    /// It runs.
-    Running,
-    /// It stands still.
-    Paused,
-    /// Its init has ended.
-    Stopped,
-}
-
-impl Status {
-    /// runc's word.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Creating => "creating",
-            Self::Created => "created",
-            Self::Running => "running",
-            Self::Paused => "paused",
-            Self::Stopped => "stopped",
-        }
-    }
-}
 
 /// A container as runc's `state` prints it, and a member of what `list` prints.
 #[derive(Debug, Serialize)]
@@ -56,7 +29,7 @@ pub struct Shown {
     /// Its init; 0 once that has ended.
     pub pid: i32,
     /// Where it is in its life.
-    pub status: Status,
+    pub status: &'static str,
     /// Its bundle directory.
     pub bundle: PathBuf,
     /// Its root file system.
@@ -110,19 +83,9 @@ impl Found {
     /// As the kernel and its directory have it.
     ///
     /// # Errors
-    /// When its cgroup cannot be asked.
+    /// When this host has no cgroups.
     pub fn status_without_shim(&self) -> Result<Status> {
-        let saved = &self.saved;
-        match saved.init {
-            None if saved.owner.is_alive() => return Ok(Status::Creating),
-            Some(init) if init.is_alive() => {}
-            _ => return Ok(Status::Stopped),
-        }
-        if self.cgroup()?.is_some_and(|cgroup| cgroup.is_frozen().unwrap_or(false)) {
-            return Ok(Status::Paused);
-        }
-        let held = self.state.path().join(FIFO).exists();
-        Ok(if held { Status::Created } else { Status::Running })
+        Ok(adopt::status_of(&Hierarchies::discover()?, &self.state, &self.saved))
     }
 
     /// Its init, while it lives.
@@ -135,24 +98,18 @@ impl Found {
     /// # Errors
     /// When there are no hierarchies, or the state is damaged.
     pub fn cgroup(&self) -> Result<Option<Cgroup>> {
-        let Some(path) = &self.saved.cgroup else { return Ok(None) };
-        let hierarchies = Hierarchies::discover()?;
-        let cgroup = Cgroup::open(&hierarchies, path)?;
-        // Another container may have been given the path since.
-        let is_ours = self.saved.cgroup_inode.is_none() || cgroup.inode()? == self.saved.cgroup_inode;
-        Ok(is_ours.then_some(cgroup))
+        remains::cgroup_of(&Hierarchies::discover()?, &self.saved)
     }
 
     /// The directory of its specification: a copy beside its state, or its bundle.
-    pub fn config_dir(&self) -> PathBuf {
-        let own = self.state.path();
-        if own.join(CONFIG).exists() { own.to_owned() } else { self.saved.bundle.clone() }
+    pub fn config_dir(&self) -> &Path {
+        if self.saved.by_command { self.state.path() } else { &self.saved.bundle }
     }
 
     /// What `state` and `list` print of it.
     pub fn shown(&self, status: Status) -> Shown {
         let saved = &self.saved;
-        let spec = load::load(&self.config_dir(), &mut Vec::new());
+        let spec = adopt::spec_of(&self.state, &self.saved);
         if let Err(e) = &spec {
             log::debug!("container {}: {e}", saved.id);
         }
@@ -166,7 +123,7 @@ impl Found {
             oci_version: OCI_VERSIONS.1,
             id: saved.id.clone(),
             pid: pid.map_or(0, |init| init.pid),
-            status,
+            status: status.name(),
             bundle: saved.bundle.clone(),
             rootfs: rootfs.or_else(|| saved.rootfs.clone()).unwrap_or_else(|| saved.bundle.join("rootfs")),
             created: Created(saved.created.or_else(made).unwrap_or(SystemTime::UNIX_EPOCH)),

@@ -15,6 +15,7 @@ use crate::error::{Error, Kind, Os, Result};
 use crate::shim::client::Client;
 
 use super::Global;
+use super::runtime::{self, Signals};
 
 /// How long it is waited for others who are at work on a container: one who makes it may take its time.
 const LOCK_BOUND: Duration = Duration::from_secs(10);
@@ -95,22 +96,24 @@ pub fn all(global: &Global) -> Result<Vec<Found>> {
     Ok(all)
 }
 
-/// The container `id`, to be changed.
+/// Does `work` on the container `id`, which is in the engine where nobody owns it.
 ///
 /// # Errors
-/// As [`find`]'s; `Unavailable` when its shim lives and does not answer.
-pub async fn open(global: &Global, id: &str) -> Result<Target> {
-    find(global, id)?.open().await
-}
-
-impl Target {
-    /// The engine, which has this container as its own, to change it without a shim.
-    ///
-    /// # Errors
-    /// What keeps it from being adopted.
-    pub fn engine(&self) -> Result<Rc<Engine>> {
-        Err(Error::new(Kind::Unimplemented, "not adopted yet"))
-    }
+/// As [`find`]'s and [`Found::open`]'s; that it cannot be adopted; what `work` says.
+pub fn change<T>(
+    global: &Global,
+    id: &str,
+    work: impl AsyncFnOnce(Target, Rc<Engine>, Signals) -> Result<T>,
+) -> Result<T> {
+    let found = find(global, id)?;
+    let (root, namespace) = (global.place()?.0, found.namespace.clone());
+    runtime::run(global, (&root, &namespace), false, async move |engine, signals| {
+        let target = found.open().await?;
+        if let Owner::Nobody(_) = target.owner {
+            engine.adopt(&target.found.state)?;
+        }
+        work(target, engine, signals).await
+    })
 }
 
 impl Found {
@@ -156,15 +159,6 @@ impl Found {
             }
         }
     }
-}
-
-/// Runs what waits, on a loop of this one thread.
-///
-/// # Errors
-/// Its own.
-pub fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().os(|| "epoll_create")?;
-    tokio::task::LocalSet::new().block_on(&runtime, work)
 }
 
 /// In runc's words, which its callers look for.

@@ -8,9 +8,10 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 
 use super::Global;
-use super::status::{Status, not_running};
+use super::status::not_running;
 use super::target::{self, Owner};
 use crate::cgroup::resctrl;
+use crate::engine::adopt::Status;
 use crate::error::{Error, Kind, Os, Result};
 
 /// No document of resources is longer.
@@ -100,8 +101,7 @@ pub fn run(global: &Global, args: Update) -> Result<ExitCode> {
     unlimit_swap(&mut resources);
     let resources = resources.to_string().into_bytes();
     let [l3, bandwidth] = [&args.l3_cache_schema, &args.mem_bw_schema].map(|flag| flag.as_deref().and_then(said));
-    target::block_on(async {
-        let target = target::open(global, &args.id).await?;
+    target::change(global, &args.id, async |target, engine, _| {
         match target.found.status().await? {
             Status::Created | Status::Running | Status::Paused => {}
             _ => return Err(not_running(&args.id)),
@@ -111,7 +111,7 @@ pub fn run(global: &Global, args: Update) -> Result<ExitCode> {
         let rdt = rdt.transpose()?;
         match &target.owner {
             Owner::Shim(shim) => shim.update(&args.id, resources).await?,
-            Owner::Nobody(_) => target.engine()?.update(&args.id, &resources).await?,
+            Owner::Nobody(_) => engine.update(&args.id, &resources).await?,
         }
         // No shim's business: the group is named in the state, and a shim never changes it.
         rdt.map_or(Ok(()), |rdt| rdt.make())
