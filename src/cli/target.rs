@@ -167,7 +167,7 @@ fn missing(id: &str) -> Error {
 }
 
 /// The directories of namespaces. containerd's names do not begin with a dot; what does is the shims' own.
-fn namespaces(root: &Path) -> Result<Vec<String>> {
+pub fn namespaces(root: &Path) -> Result<Vec<String>> {
     Ok(directories(root)?.into_iter().filter(|name| !name.starts_with('.')).collect())
 }
 

@@ -200,7 +200,7 @@ impl Engine {
 
     /// Gives up the create of `id`, if there is one under way, and waits until nothing is left of it. containerd asks for
     /// a Delete when its own client has given up waiting, which for a hook without a timeout is the only end.
-    pub(super) async fn give_up_create(&self, id: &str) {
+    pub async fn give_up_create(&self, id: &str) {
         let creating = self.creating.borrow().get(id).cloned();
         if let Some(creating) = creating {
             let ended = creating.ended.notified();

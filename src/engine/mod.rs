@@ -130,6 +130,11 @@ impl Engine {
         let _ = self.shim.set((shim.to_owned(), socket.to_owned()));
     }
 
+    /// The host's cgroups, as this process may use them.
+    pub fn hierarchies(&self) -> &Hierarchies {
+        &self.hierarchies
+    }
+
     /// The container `id`.
     ///
     /// # Errors
