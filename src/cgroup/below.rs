@@ -36,7 +36,8 @@ impl Below {
                     return wrong(format!("invalid --cgroup argument: {word} (empty <controller> prefix)"));
                 }
                 if all.insert(controller.to_owned(), below(path)?).is_some() {
-                    let text = format!("invalid --cgroup argument(s): controller {controller} specified multiple times");
+                    let text =
+                        format!("invalid --cgroup argument(s): controller {controller} specified multiple times");
                     return wrong(text);
                 }
             }

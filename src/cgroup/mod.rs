@@ -52,13 +52,13 @@ use hierarchy::Hierarchy;
 use knobs::Knob;
 
 pub use adopt::Before;
+pub use below::Below;
 pub use hierarchy::{Hierarchies, Version};
 pub use kill::Killed;
 pub use oom::{Bell, Limit, Oom, OomWatch};
 pub use path::{Place, place};
 pub use rootless::{Denied, Unset};
 pub use tree::Removed;
-pub use below::Below;
 pub use view::{UnifiedView, View};
 
 /// One cgroup in all hierarchies. Only what [`Cgroup::create`] made, in this process or in one before, is ever

@@ -20,8 +20,8 @@ use crate::engine::ready::watch;
 use crate::error::{Os, Result};
 use crate::sys::tty::{self, Size};
 
-/// At a time. No more: a terminal takes as much without waiting when it is ready at all.
-const CHUNK: usize = 1024;
+/// How much is moved at a time. No more: a terminal takes as much without waiting when it is ready at all.
+pub const CHUNK: usize = 1024;
 
 /// Between two looks at what cannot be watched.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -58,7 +58,8 @@ impl Drop for Raw {
     }
 }
 
-fn ours() -> Option<BorrowedFd<'static>> {
+/// The caller's terminal: the first of our streams that is one.
+pub fn ours() -> Option<BorrowedFd<'static>> {
     [rustix::stdio::stderr(), rustix::stdio::stdout(), rustix::stdio::stdin()].into_iter().find(|stream| isatty(stream))
 }
 
@@ -113,7 +114,8 @@ impl Console {
 
     async fn write(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
-            let written = self.master.async_io(Interest::WRITABLE, |master| Ok(rustix::io::write(master, bytes)?)).await?;
+            let written =
+                self.master.async_io(Interest::WRITABLE, |master| Ok(rustix::io::write(master, bytes)?)).await?;
             bytes = &bytes[written..];
         }
         Ok(())
@@ -156,19 +158,21 @@ impl Console {
 }
 
 /// A descriptor of the caller's.
-struct Ours {
-    fd: BorrowedFd<'static>,
+pub struct Ours {
+    /// Itself.
+    pub fd: BorrowedFd<'static>,
     /// None for a file, which cannot be watched.
     watched: Option<AsyncFd<BorrowedFd<'static>>>,
 }
 
 impl Ours {
-    fn new(fd: BorrowedFd<'static>, interest: Interest) -> Self {
+    /// One of 0 to 2, to be read or to be written to.
+    pub fn new(fd: BorrowedFd<'static>, interest: Interest) -> Self {
         Self { fd, watched: watch(fd, interest).ok() }
     }
 
     /// Waits until it can be read or written without waiting, or has ended.
-    async fn ready(&self, what: PollFlags) {
+    pub async fn ready(&self, what: PollFlags) {
         let Some(watched) = &self.watched else { return };
         loop {
             let mut poll_fd = [PollFd::new(&self.fd, what)];
@@ -181,7 +185,11 @@ impl Ours {
         }
     }
 
-    async fn write(&self, mut bytes: &[u8]) -> rustix::io::Result<()> {
+    /// Writes all of it.
+    ///
+    /// # Errors
+    /// EPIPE, where nobody reads it any more, among others.
+    pub async fn write(&self, mut bytes: &[u8]) -> rustix::io::Result<()> {
         while !bytes.is_empty() {
             self.ready(PollFlags::OUT).await;
             match rustix::io::write(self.fd.as_fd(), bytes) {

@@ -89,7 +89,8 @@ fn number(text: &str) -> Result<u32> {
         rest => of(rest.trim_start_matches(['+', '-']).parse().ok()?),
     };
     let real_time = || {
-        from("RTMIN", |n| REAL_TIME.start().checked_add(n)).or_else(|| from("RTMAX", |n| REAL_TIME.end().checked_sub(n)))
+        from("RTMIN", |n| REAL_TIME.start().checked_add(n))
+            .or_else(|| from("RTMAX", |n| REAL_TIME.end().checked_sub(n)))
     };
     plain.or_else(|| real_time().filter(|number| REAL_TIME.contains(number))).ok_or_else(unknown)
 }

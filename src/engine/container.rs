@@ -9,9 +9,9 @@ use std::rc::Rc;
 
 use tokio::sync::{Notify, watch};
 
-use crate::cgroup::{Below, Cgroup};
 use crate::cgroup::resctrl::Resctrl;
 use crate::cgroup::stats::Source;
+use crate::cgroup::{Below, Cgroup};
 use crate::error::{Error, Kind, Os, Result};
 use crate::init::plan::Process as ProcessPlan;
 use crate::init::sync::ParentEnd;

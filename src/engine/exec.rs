@@ -48,14 +48,7 @@ impl Engine {
         self.record(id, exec, spec, StdioUris { terminal, ..StdioUris::default() }, Some(apart))
     }
 
-    fn record(
-        &self,
-        id: &str,
-        exec: &str,
-        spec: &[u8],
-        uris: StdioUris,
-        apart: Option<Apart>,
-    ) -> Result<()> {
+    fn record(&self, id: &str, exec: &str, spec: &[u8], uris: StdioUris, apart: Option<Apart>) -> Result<()> {
         let container = self.container(id)?;
         let name = |e: Error| e.context(format!("container {id}: exec {exec}"));
         if exec.is_empty() || exec == id {

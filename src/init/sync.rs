@@ -525,7 +525,10 @@ mod tests {
         let mut record = [0; MAX];
         let length = std::io::Read::read(&mut reader, &mut record).unwrap();
         let error = heard_of_fifo(&record[..length]).unwrap_err();
-        assert_eq!((error.errno(), error.to_string().as_str()), (Some(libc::ENOEXEC), "late: execve: exec format error"));
+        assert_eq!(
+            (error.errno(), error.to_string().as_str()),
+            (Some(libc::ENOEXEC), "late: execve: exec format error")
+        );
         assert!(heard_of_fifo(&[]).is_ok() && heard_of_fifo(&FIFO_WORD).is_err());
         std::fs::remove_file(path).unwrap();
     }

@@ -146,8 +146,11 @@ mod tests {
     #[test]
     fn flags_change_the_containers_process() {
         let plain = process("").unwrap();
-        assert_eq!(plain, json!({ "cwd": "/", "args": ["ls", "-t"], "env": ["A=1"], "terminal": false, "user": { "uid": 5 },
-            "capabilities": { "bounding": ["CAP_KILL"], "inheritable": ["CAP_CHOWN"] } }));
+        assert_eq!(
+            plain,
+            json!({ "cwd": "/", "args": ["ls", "-t"], "env": ["A=1"], "terminal": false, "user": { "uid": 5 },
+            "capabilities": { "bounding": ["CAP_KILL"], "inheritable": ["CAP_CHOWN"] } })
+        );
         let all = process(
             "-t --cwd /tmp -e B=2 --env C -u 7:8 -g 1 --additional-gids 2 --apparmor p --process-label l --no-new-privs \
              -c CAP_CHOWN --cap CAP_FOWNER",

@@ -5,26 +5,27 @@
 //! process comes to, nothing stays.
 
 use std::cell::Cell;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use futures::future::{Either, select};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::PollFlags;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::pipe::PIPE_BUF;
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
+use rustix::termios::tcgetwinsize;
 use serde_json::{Value, json};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::engine::ready::watch;
-use crate::error::{Os, Result};
+use crate::error::{Context, Os, Result};
 use crate::shim::client::{Client, Streams};
 
+use super::super::console::{CHUNK, Ours, Raw, ours};
+use super::super::making::write_pid;
 use super::super::runtime::Signals;
 use super::super::target::Found;
 
@@ -50,8 +51,7 @@ pub async fn run(
     let exec = format!("dray-{}-{:x}", std::process::id(), since.as_nanos());
     let terminal = process["terminal"] == json!(true);
     let fifos = Fifos::make(&found.state.path().join(format!(".{exec}")), terminal)?;
-    let console = if terminal { Console::of_caller()? } else { None };
-    if let Some((columns, rows)) = console.as_ref().and_then(Console::size) {
+    if let Some((columns, rows)) = size().filter(|_| terminal) {
         process["consoleSize"] = json!({ "width": columns, "height": rows });
     }
     client.exec(id, &exec, process.to_string().into_bytes(), &fifos.streams()).await?;
@@ -64,31 +64,24 @@ pub async fn run(
         }
     };
     if let Some(path) = pid_file {
-        let written = super::super::runtime::write_pid_file(path, pid as i32);
-        if let Err(e) = written {
+        if let Err(e) = write_pid(path, pid).context(|| "--pid-file") {
             let _ = client.kill(id, &exec, libc::SIGKILL as u32, false).await;
             return Err(e);
         }
     }
-    let raw = console.as_ref().map(Console::make_raw).transpose()?;
-    let status = relay(client, (id, &exec), &fifos, console.as_ref(), signals).await;
+    let raw = if terminal { Raw::of_ours()? } else { None };
+    let status = relay(client, (id, &exec), &fifos, signals).await;
     drop(raw);
     Ok(ExitCode::from(status? as u8))
 }
 
-async fn relay(
-    client: &Client,
-    (id, exec): (&str, &str),
-    fifos: &Fifos,
-    console: Option<&Console>,
-    mut signals: Signals,
-) -> Result<u32> {
+async fn relay(client: &Client, (id, exec): (&str, &str), fifos: &Fifos, mut signals: Signals) -> Result<u32> {
     let moved = Moved::default();
     let input = async {
         let ended = fifos.relay_stdin().await;
         ended.unwrap_or_else(|e| log::debug!("stdin: {e}"));
         // What it was given so far it may read; its terminal has no end.
-        if console.is_none() {
+        if !fifos.terminal {
             let _ = client.close_stdin(id, exec).await;
         }
         std::future::pending::<()>().await
@@ -100,13 +93,13 @@ async fn relay(
     };
     let hand_on = async {
         while let Some(signal) = signals.recv().await {
-            match (signal, console) {
-                (libc::SIGWINCH, Some(console)) => {
-                    let Some((columns, rows)) = console.size() else { continue };
+            match (signal, fifos.terminal) {
+                (libc::SIGWINCH, true) => {
+                    let Some((columns, rows)) = size() else { continue };
                     let _ = client.resize(id, exec, columns.into(), rows.into()).await;
                 }
                 // Ours, of our own streams.
-                (libc::SIGPIPE | libc::SIGURG | libc::SIGTTIN | libc::SIGTTOU, _) => {}
+                (libc::SIGWINCH | libc::SIGPIPE | libc::SIGURG | libc::SIGTTIN | libc::SIGTTOU, _) => {}
                 // It may have ended just now.
                 (signal, _) => drop(client.kill(id, exec, signal as u32, false).await),
             }
@@ -193,10 +186,10 @@ impl Fifos {
     }
 
     async fn relay_stdin(&self) -> Result<()> {
-        let caller = Caller::new(rustix::stdio::stdin(), Interest::READABLE);
-        let mut buffer = [0; PIPE_BUF];
+        let caller = Ours::new(rustix::stdio::stdin(), Interest::READABLE);
+        let mut buffer = [0; CHUNK];
         loop {
-            caller.ready(Interest::READABLE).await;
+            caller.ready(PollFlags::IN).await;
             let count = match rustix::io::read(caller.fd, &mut buffer) {
                 Ok(0) => return Ok(()),
                 Err(Errno::AGAIN | Errno::INTR) => continue,
@@ -232,108 +225,30 @@ impl Drop for Fifos {
 
 /// Until the end of the fifo. What the caller does not take any more is dropped: the program is not to wait for it.
 async fn relay_output(fifo: &AsyncFd<OwnedFd>, to: BorrowedFd<'static>, moved: &Moved) {
-    let caller = Caller::new(to, Interest::WRITABLE);
-    let mut buffer = [0; PIPE_BUF];
+    let caller = Ours::new(to, Interest::WRITABLE);
+    let mut buffer = [0; CHUNK];
     let mut taken = true;
     loop {
+        let Ok(mut ready) = fifo.readable().await else { return };
         match rustix::io::read(fifo, &mut buffer) {
             Ok(0) => return,
-            Err(Errno::AGAIN) => {
-                let Ok(mut ready) = fifo.readable().await else { return };
-                // Between the read and this nothing is lost: the next read looks first.
-                ready.clear_ready();
-                if is_ready(fifo.as_fd(), PollFlags::IN) {
-                    continue;
-                }
-                drop(ready);
-                continue;
-            }
-            Err(Errno::INTR) => {}
-            Err(e) => return log::debug!("read of a fifo: {e}"),
             Ok(count) => {
                 moved.bytes.update(|bytes| bytes + count);
                 if taken {
                     moved.writing.update(|writing| writing + 1);
-                    taken = caller.write_all(&buffer[..count]).await;
+                    taken = caller.write(&buffer[..count]).await.is_ok();
                     moved.writing.update(|writing| writing - 1);
                 }
             }
+            Err(Errno::AGAIN) => ready.clear_ready(),
+            Err(Errno::INTR) => {}
+            Err(e) => return log::debug!("read of a fifo: {e}"),
         }
     }
 }
 
-/// One of the caller's own streams. Its flags are everybody's who has it, so that it is not made non-blocking: it is read or
-/// written once when the kernel says that this will not wait.
-struct Caller {
-    fd: BorrowedFd<'static>,
-    /// None for what has no readiness, such as a file: that never waits.
-    events: Option<AsyncFd<BorrowedFd<'static>>>,
-}
-
-impl Caller {
-    fn new(fd: BorrowedFd<'static>, interest: Interest) -> Self {
-        Self { fd, events: watch(fd, interest).ok() }
-    }
-
-    async fn ready(&self, interest: Interest) {
-        let Some(events) = &self.events else { return };
-        let wanted = if interest == Interest::READABLE { PollFlags::IN } else { PollFlags::OUT };
-        // Events come at the edge. So: looked at, waited for, forgotten, and looked at again.
-        while !is_ready(self.fd, wanted) {
-            let Ok(mut ready) = events.ready(interest).await else { return };
-            ready.clear_ready();
-        }
-    }
-
-    /// False when nobody reads it any more. At most PIPE_BUF bytes, for which there is room when it is said to be ready.
-    async fn write_all(&self, mut bytes: &[u8]) -> bool {
-        while !bytes.is_empty() {
-            self.ready(Interest::WRITABLE).await;
-            match rustix::io::write(self.fd, bytes) {
-                Ok(count) => bytes = &bytes[count..],
-                Err(Errno::AGAIN | Errno::INTR) => {}
-                Err(_) => return false,
-            }
-        }
-        true
-    }
-}
-
-/// Also for what has ended or failed: then the call does not wait either.
-fn is_ready(fd: BorrowedFd<'_>, wanted: PollFlags) -> bool {
-    poll(&mut [PollFd::new(&fd, wanted)], Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) != Ok(0)
-}
-
-/// The caller's terminal.
-struct Console(BorrowedFd<'static>);
-
-impl Console {
-    /// The first of the three streams that is one; they may be redirected.
-    fn of_caller() -> Result<Option<Self>> {
-        let streams = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
-        Ok(streams.into_iter().find(|stream| rustix::termios::isatty(stream)).map(Self))
-    }
-
-    fn size(&self) -> Option<(u16, u16)> {
-        let size = tcgetwinsize(self.0).ok()?;
-        (size.ws_col != 0 && size.ws_row != 0).then_some((size.ws_col, size.ws_row))
-    }
-
-    /// Keys go to the program as they are, until what this returns is dropped.
-    fn make_raw(&self) -> Result<Raw> {
-        let before = tcgetattr(self.0).os(|| "tcgetattr")?;
-        let mut raw = before.clone();
-        raw.make_raw();
-        tcsetattr(self.0, OptionalActions::Now, &raw).os(|| "tcsetattr")?;
-        Ok(Raw(self.0, before))
-    }
-}
-
-/// A terminal as it was.
-struct Raw(BorrowedFd<'static>, Termios);
-
-impl Drop for Raw {
-    fn drop(&mut self) {
-        let _ = tcsetattr(self.0, OptionalActions::Now, &self.1);
-    }
+/// The size of the caller's terminal, where it has one.
+fn size() -> Option<(u16, u16)> {
+    let size = tcgetwinsize(ours()?).ok()?;
+    (size.ws_col != 0 && size.ws_row != 0).then_some((size.ws_col, size.ws_row))
 }
