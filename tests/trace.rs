@@ -394,6 +394,12 @@ fn the_command_line_shows_it_in_four_ways() {
         assert!(picture.starts_with("<?xml") && picture.trim_end().ends_with("</svg>"), "{picture}");
         assert!(picture.contains("executing the program</text>") && !picture.contains("create one"), "{picture}");
 
+        // An exec is shown by its own flag, which takes nothing from the program's words.
+        let Output { status, stdout, stderr } = dray(&world, &["exec", "--trace", "one", "echo", "--trace"]);
+        let stderr = String::from_utf8(stderr).unwrap();
+        assert!(status.success() && stdout == b"--trace\n", "{stderr}");
+        assert!(stderr.starts_with("exec one dray-") && stderr.contains("executing the program"), "{stderr}");
+
         for (args, words) in [
             (&["trace", "none"][..], "container none: container does not exist"),
             (&["trace", "--exec", "3", "one"], "exec 3: no trace of it is kept"),
@@ -471,6 +477,11 @@ fn a_container_of_the_command_lines_has_its_trace_beside_its_state() {
     assert!(text.contains("create two") && text.contains("start two") && text.contains("</svg>"), "{text}");
     let shown = ok(&run(&bundle, &["trace", "two"]));
     assert!(shown.contains("create two: ") && shown.contains("start two: "), "{shown}");
+    let events = dray.scratch().dir().join("exec.json");
+    ok(&run(&bundle, &["exec", &format!("--trace={}", events.display()), "two", "true"]));
+    let events: Value = serde_json::from_slice(&fs::read(&events).unwrap()).unwrap();
+    let executing = |event: &Value| event["name"] == "executing the program" && event["ph"] == "X";
+    assert!(events["traceEvents"].as_array().unwrap().iter().any(executing), "{events}");
     ok(&run(&bundle, &["delete", "--force", "two"]));
 
     // Of what has failed nothing is left but what is shown.
