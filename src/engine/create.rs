@@ -369,7 +369,7 @@ impl Engine {
         let held = request.command.as_ref().is_some_and(|command| command.fifo);
         if held {
             unborn.plan.hold = Hold::Fifo(fifo::make(&judged.state.path().join(FIFO))?);
-            child.stamps.replace(trace::stamps(&unborn.plan, Some(judged.state.path())));
+            child.stamps.replace(trace::stamps_for(&unborn.plan, judged.state.path()));
         }
         let outside = Outside::of(&unborn.plan, judged.id_maps.as_ref());
         let sources = unborn.plan.sources();
@@ -465,7 +465,7 @@ impl Engine {
     /// Forks, and takes note of the child in the same breath: no exit can come between. One that hops is not yet the process.
     pub(super) fn birth(&self, process: &Rc<Process>, unborn: &Unborn) -> Result<()> {
         process.at(Step::Forking);
-        let stamps = process.stamps.take().or_else(|| trace::stamps(&unborn.plan, None));
+        let stamps = process.stamps.take().or_else(|| self.traces.stamps(&process.container, &unborn.plan));
         let place = unborn.place.as_ref();
         let place = place.map(|(target, flags)| Birthplace { target: target.as_fd(), flags: *flags, home: &self.home });
         let cgroup = unborn.cgroup.as_ref().map(AsFd::as_fd);

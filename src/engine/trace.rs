@@ -18,7 +18,7 @@ use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::init::plan::Plan;
 use crate::init::steps;
 use crate::sys::ns::Namespace;
-use crate::sys::stamps::{Clock, ROOM, Stamps};
+use crate::sys::stamps::{Clock, Pages, ROOM, Stamps};
 
 use super::Engine;
 
@@ -220,9 +220,15 @@ struct Over {
 struct Ring {
     over: VecDeque<Over>,
     under_way: Vec<Weak<UnderWay>>,
+    pages: Pages,
 }
 
 impl Traces {
+    /// Where a child of a container is to leave its moments. Without them the container is as good.
+    pub(super) fn stamps(&self, container: &str, plan: &Plan) -> Option<Rc<Stamps>> {
+        self.0.borrow_mut().pages.stamps(container, clock(plan.changes_time())).ok().map(Rc::new)
+    }
+
     /// An operation begins, with its first step.
     pub fn begin(&self, kind: Kind, container: &str, exec: &str, first: Step) -> Rc<UnderWay> {
         let began = Clock::Monotonic.now();
@@ -421,12 +427,9 @@ fn take(bytes: &mut &[u8]) -> u64 {
     number
 }
 
-/// Where the child of a plan is to leave its moments: where it outlives us, in `directory`.
-pub(super) fn stamps(plan: &Plan, directory: Option<&Path>) -> Option<Rc<Stamps>> {
-    let clock = clock(plan.changes_time());
-    let kept = directory.and_then(|directory| Stamps::create(&directory.join(STAMPS), clock).ok());
-    // Without them a container is as good.
-    kept.or_else(|| Stamps::new(clock).ok()).map(Rc::new)
+/// Where the child of a plan is to leave its moments when it outlives us.
+pub(super) fn stamps_for(plan: &Plan, directory: &Path) -> Option<Rc<Stamps>> {
+    Stamps::create(&directory.join(STAMPS), clock(plan.changes_time())).ok().map(Rc::new)
 }
 
 /// What a process that we have not born ourselves leaves in `directory`; `namespaces` are the container's.

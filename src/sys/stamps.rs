@@ -2,16 +2,17 @@
 //! system call and its parent no message, it is there up to execve(2), and it can be read while the child is at work, or
 //! hangs, or has died.
 //!
-//! The parent has a descriptor of the memory and never maps it: what it maps every later child of its would have too. The
-//! child maps it first of all, loses the descriptor with all others, and the mapping with its execve.
+//! A page is one container's: its children, which programs of the container may take over, see no other ([`Stamps::in_child`]).
+//! It is used again for the next child of the same, for a new one costs a good part of what a look at the clock must not.
+//! A child that outlives its parent has its moments in a file.
 
 use std::fs::File;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
+use std::ptr::NonNull;
+use std::rc::{Rc, Weak};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-
-use rustix::fs::{MemfdFlags, memfd_create};
 
 use crate::error::{Error, Kind, Os, Result};
 
@@ -55,22 +56,102 @@ impl Clock {
 /// The parent's side.
 #[derive(Debug)]
 pub struct Stamps {
-    memory: File,
+    memory: Memory,
     clock: Clock,
     /// What that clock was ahead of ours when these were made.
     ahead: u64,
+    /// Pages of other containers, which a child of this one is not to see.
+    others: Vec<Weak<Page>>,
+}
+
+#[derive(Debug)]
+enum Memory {
+    Page(Rc<Page>),
+    File(File),
+}
+
+/// A page of memory that is shared with every child that is forked while it is there.
+#[derive(Debug)]
+struct Page(NonNull<[AtomicU64; ROOM]>);
+
+/// The page of the container that had a child last, to be used again, and all that there are.
+#[derive(Debug, Default)]
+pub struct Pages {
+    last: Option<(String, Rc<Page>)>,
+    all: Vec<Weak<Page>>,
+}
+
+const LENGTH: usize = size_of::<[AtomicU64; ROOM]>();
+
+/// Maps moments, where the kernel finds room.
+fn map(flags: libc::c_int, fd: RawFd) -> Result<NonNull<[AtomicU64; ROOM]>> {
+    let access = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: a new mapping, where there is none.
+    let memory = unsafe { libc::mmap(std::ptr::null_mut(), LENGTH, access, libc::MAP_SHARED | flags, fd, 0) };
+    match NonNull::new(memory).filter(|memory| memory.as_ptr() != libc::MAP_FAILED) {
+        Some(memory) => Ok(memory.cast()),
+        None => Err(std::io::Error::last_os_error()).os(|| "mmap stamps"),
+    }
+}
+
+impl Page {
+    fn new() -> Result<Self> {
+        map(libc::MAP_ANONYMOUS, -1).map(Self)
+    }
+
+    fn moments(&self) -> &[AtomicU64; ROOM] {
+        // SAFETY: the mapping is of a whole page, so aligned; all bytes are valid numbers; it is there as long as this is
+        // (`drop`); others look at whole numbers, which is what atomics are for.
+        unsafe { self.0.as_ref() }
+    }
+
+    /// The same for a child, which leaves by execve or _exit: no page is dropped there.
+    fn for_ever(self: &Rc<Self>) -> &'static [AtomicU64; ROOM] {
+        std::mem::forget(self.clone());
+        // SAFETY: as above; there is one owner more than will ever be dropped.
+        unsafe { self.0.as_ref() }
+    }
+
+    /// Takes it away from a child, which is not to have it.
+    fn forget(self: &Rc<Self>) {
+        std::mem::forget(self.clone());
+        // SAFETY: the owners are values of the parent's, which a child does not touch; nobody else has a reference.
+        unsafe { libc::munmap(self.0.as_ptr().cast(), LENGTH) };
+    }
+}
+
+impl Drop for Page {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours, and the last who had it is gone.
+        unsafe { libc::munmap(self.0.as_ptr().cast(), LENGTH) };
+    }
+}
+
+impl Pages {
+    /// New stamps for a child of `container`, by a clock that is the child's as well.
+    ///
+    /// # Errors
+    /// Without memory.
+    pub fn stamps(&mut self, container: &str, clock: Clock) -> Result<Stamps> {
+        self.all.retain(|page| page.strong_count() != 0);
+        let again = self.last.take().filter(|(id, page)| id == container && Rc::strong_count(page) == 1);
+        let page = match again {
+            Some((_, page)) => page,
+            None => {
+                let page = Rc::new(Page::new()?);
+                self.all.push(Rc::downgrade(&page));
+                page
+            }
+        };
+        page.moments().iter().for_each(|moment| moment.store(0, Relaxed));
+        self.last = Some((container.to_owned(), page.clone()));
+        let others = self.all.iter().filter(|other| !std::ptr::eq(other.as_ptr(), Rc::as_ptr(&page)));
+        let others = others.cloned().collect();
+        Ok(Stamps { memory: Memory::Page(page), clock, ahead: clock.ahead(), others })
+    }
 }
 
 impl Stamps {
-    /// New ones, by a clock that is the child's as well.
-    ///
-    /// # Errors
-    /// Without memory or descriptors.
-    pub fn new(clock: Clock) -> Result<Self> {
-        let memory = File::from(memfd_create("stamps", MemfdFlags::CLOEXEC).os(|| "memfd_create stamps")?);
-        Self::of_file(memory, clock)
-    }
-
     /// New ones that outlive us, in a file that is none yet.
     ///
     /// # Errors
@@ -83,7 +164,10 @@ impl Stamps {
             return Err(Error::new(Kind::Unimplemented, format!("{}: not on a tmpfs", name())));
         }
         let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(path);
-        Self::of_file(file.os(|| format!("open {}", name()))?, clock)
+        let file = file.os(|| format!("open {}", name()))?;
+        // Rather than ftruncate: the page is there for the child.
+        file.write_all_at(&[0; LENGTH], 0).os(|| format!("write {}", name()))?;
+        Ok(Self::of_file(file, clock))
     }
 
     /// Those that another process has created.
@@ -91,37 +175,40 @@ impl Stamps {
     /// # Errors
     /// Where there are none.
     pub fn open(path: &Path, clock: Clock) -> Result<Self> {
-        let memory = File::open(path).os(|| format!("open {}", path.display()))?;
-        Ok(Self { memory, clock, ahead: clock.ahead() })
+        File::open(path).os(|| format!("open {}", path.display())).map(|file| Self::of_file(file, clock))
     }
 
-    fn of_file(memory: File, clock: Clock) -> Result<Self> {
-        // Rather than ftruncate: the page is there for the child, and on our account.
-        memory.write_all_at(&[0; ROOM * size_of::<u64>()], 0).os(|| "write stamps")?;
-        Ok(Self { memory, clock, ahead: clock.ahead() })
+    fn of_file(file: File, clock: Clock) -> Self {
+        Self { memory: Memory::File(file), clock, ahead: clock.ahead(), others: Vec::new() }
     }
 
     /// What the child has left so far, by our CLOCK_MONOTONIC; 0 is nothing. Whoever takes over the child can write any
     /// number.
     pub fn read(&self) -> [u64; ROOM] {
-        let mut bytes = [[0; size_of::<u64>()]; ROOM];
-        // A child that has made it shorter has left nothing.
-        let _ = self.memory.read_exact_at(bytes.as_flattened_mut(), 0);
-        bytes.map(|bytes| u64::from_ne_bytes(bytes).saturating_sub(self.ahead))
+        let mut moments = [0; ROOM];
+        match &self.memory {
+            Memory::Page(page) => {
+                moments.iter_mut().zip(page.moments()).for_each(|(read, moment)| *read = moment.load(Relaxed));
+            }
+            Memory::File(file) => {
+                let mut bytes = [[0; size_of::<u64>()]; ROOM];
+                // A child that has made it shorter has left nothing.
+                let _ = file.read_exact_at(bytes.as_flattened_mut(), 0);
+                moments = bytes.map(u64::from_ne_bytes);
+            }
+        }
+        moments.map(|moment| moment.saturating_sub(self.ahead))
     }
 
     /// The child's side, in the child. Without memory it leaves no moments.
     pub fn in_child(&self) -> Stamper {
-        let (access, length) = (libc::PROT_READ | libc::PROT_WRITE, size_of::<[AtomicU64; ROOM]>());
-        // SAFETY: a new mapping, where the kernel finds room, of a file that is open.
-        let memory =
-            unsafe { libc::mmap(std::ptr::null_mut(), length, access, libc::MAP_SHARED, self.memory.as_raw_fd(), 0) };
-        if memory == libc::MAP_FAILED {
-            return Stamper::none();
-        }
-        // SAFETY: the mapping is of a whole page, so aligned; all bytes are valid numbers; nobody unmaps it, and neither the
-        // parent nor this process shortens the file; others look at whole numbers, which is what atomics are for.
-        Stamper { moments: Some(unsafe { &*memory.cast() }), clock: self.clock }
+        self.others.iter().filter_map(Weak::upgrade).for_each(|other| other.forget());
+        let moments = match &self.memory {
+            Memory::Page(page) => Some(page.for_ever()),
+            // SAFETY: as in `Page::moments`; nobody unmaps it, and nobody who is not trusted has the file, to shorten it.
+            Memory::File(file) => map(0, file.as_raw_fd()).ok().map(|memory| unsafe { memory.as_ref() }),
+        };
+        Stamper { moments, clock: self.clock }
     }
 }
 
@@ -153,7 +240,7 @@ mod tests {
     #[test]
     fn what_the_child_leaves_is_read_at_any_time_by_our_clock() {
         for clock in [Clock::Monotonic, Clock::Real] {
-            let stamps = Stamps::new(clock).unwrap();
+            let stamps = Pages::default().stamps("a", clock).unwrap();
             let child = stamps.in_child();
             assert_eq!(stamps.read(), [0; ROOM]);
             let before = Clock::Monotonic.now();
@@ -170,6 +257,37 @@ mod tests {
         }
     }
 
+    fn page(stamps: &Stamps) -> *const Page {
+        match &stamps.memory {
+            Memory::Page(page) => Rc::as_ptr(page),
+            Memory::File(_) => panic!("a file"),
+        }
+    }
+
+    #[test]
+    fn a_page_is_used_again_for_the_same_container_alone_and_by_one_child_at_a_time() {
+        let mut pages = Pages::default();
+        let first = pages.stamps("a", Clock::Monotonic).unwrap();
+        first.in_child().stamp(1);
+        let at_once = pages.stamps("a", Clock::Monotonic).unwrap();
+        assert_ne!(page(&first), page(&at_once));
+        assert_eq!(at_once.read(), [0; ROOM]);
+        let kept = page(&at_once);
+        at_once.in_child();
+        // A child keeps what it has; here, where there is none, that has to be undone.
+        let Memory::Page(own) = &at_once.memory else { panic!("a file") };
+        // SAFETY: the count that `in_child` has forgotten.
+        unsafe { Rc::decrement_strong_count(Rc::as_ptr(own)) };
+        drop(at_once);
+        let again = pages.stamps("a", Clock::Monotonic).unwrap();
+        assert_eq!(page(&again), kept);
+        assert_eq!((again.read(), again.others.len()), ([0; ROOM], 1), "what the one before has left is gone");
+        drop(again);
+        let other = pages.stamps("b", Clock::Monotonic).unwrap();
+        assert_ne!(page(&other), kept);
+        assert_eq!(other.others.len(), 1);
+    }
+
     #[test]
     fn what_outlives_us_is_found_and_is_on_a_tmpfs_alone() {
         let path = Path::new("/dev/shm").join(format!("dray-stamps-{}", std::process::id()));
@@ -178,18 +296,11 @@ mod tests {
         assert!(Stamps::create(&path, Clock::Monotonic).is_err(), "there is one");
         drop(stamps);
         child.stamp(5);
-        let found = Stamps::open(&path, Clock::Monotonic).unwrap().read();
+        let found = Stamps::open(&path, Clock::Monotonic).unwrap();
+        File::options().write(true).open(&path).unwrap().set_len(LENGTH as u64 / 2).unwrap();
         std::fs::remove_file(&path).unwrap();
-        assert_ne!(found[5], 0);
+        assert_ne!(found.read()[5], 0);
         let error = Stamps::create(Path::new("/proc/stamps"), Clock::Monotonic).unwrap_err();
         assert_eq!(error.kind(), Kind::Unimplemented, "{error}");
-    }
-
-    #[test]
-    fn a_child_that_cuts_the_memory_has_left_nothing() {
-        let stamps = Stamps::new(Clock::Monotonic).unwrap();
-        stamps.in_child().stamp(0);
-        stamps.memory.set_len(8).unwrap();
-        assert_eq!(stamps.read()[1..], [0; ROOM - 1]);
     }
 }

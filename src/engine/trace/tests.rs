@@ -109,7 +109,7 @@ fn the_ring_forgets_execs_and_what_is_gone_before_how_a_living_container_was_mad
 fn an_operation_is_told_while_it_is_under_way_and_after() {
     let traces = Traces::default();
     let under_way = traces.begin(Kind::Create, "a", "", Step::Judging);
-    let stamps = Rc::new(Stamps::new(Clock::Monotonic).unwrap());
+    let stamps = Rc::new(Pages::default().stamps("a", Clock::Monotonic).unwrap());
     let child = stamps.in_child();
     under_way.child(Some(stamps));
     under_way.at(Step::Waiting);
