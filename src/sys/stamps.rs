@@ -133,8 +133,8 @@ impl Pages {
     /// # Errors
     /// Without memory.
     pub fn stamps(&mut self, container: &str, clock: Clock) -> Result<Stamps> {
-        self.all.retain(|page| page.strong_count() != 0);
         let again = self.last.take().filter(|(id, page)| id == container && Rc::strong_count(page) == 1);
+        self.all.retain(|page| page.strong_count() != 0);
         let page = match again {
             Some((_, page)) => page,
             None => {
