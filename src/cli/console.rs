@@ -7,14 +7,17 @@
 use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
+use futures::future::select;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::sync::Notify;
 
 use crate::engine::ready::watch;
 use crate::error::{Os, Result};
@@ -23,7 +26,7 @@ use crate::sys::tty::{self, Size};
 /// How much is moved at a time. No more: a terminal takes as much without waiting when it is ready at all.
 pub const CHUNK: usize = 1024;
 
-/// Between two looks at what cannot be watched.
+/// Between two looks at a terminal that nobody has open.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// How long what a program has written as its last may take to come out.
@@ -68,6 +71,7 @@ pub struct Console {
     master: AsyncFd<OwnedFd>,
     /// Its process has ended: what is there is all that will come.
     ended: Cell<bool>,
+    end: Notify,
 }
 
 impl Console {
@@ -80,7 +84,7 @@ impl Console {
         let nonblocking = flags | rustix::fs::OFlags::NONBLOCK;
         rustix::fs::fcntl_setfl(&master, nonblocking).os(|| "fcntl F_SETFL of a terminal")?;
         let master = watch(master, Interest::READABLE | Interest::WRITABLE)?;
-        let console = Rc::new(Self { master, ended: Cell::new(false) });
+        let console = Rc::new(Self { master, ended: Cell::new(false), end: Notify::new() });
         console.follow_size();
         Ok(console)
     }
@@ -136,13 +140,15 @@ impl Console {
                 }
                 // Nobody has the other side open: that may be before somebody has, or between two who have (EIO).
                 Err(Errno::AGAIN | Errno::IO) if ended => return,
-                Err(Errno::AGAIN | Errno::IO) => {
+                // To be asked for its readiness it would be ready for ever.
+                Err(Errno::IO) => self.pause().await,
+                Err(Errno::AGAIN) => {
                     let readable = async {
                         if let Ok(mut ready) = self.master.readable().await {
                             ready.clear_ready();
                         }
                     };
-                    let _ = tokio::time::timeout(PAUSE, readable).await;
+                    select(pin!(readable), pin!(self.end.notified())).await;
                 }
                 Err(Errno::INTR) => {}
                 Err(_) => return,
@@ -150,9 +156,15 @@ impl Console {
         }
     }
 
+    /// Until its process has ended, or a moment.
+    async fn pause(&self) {
+        let _ = tokio::time::timeout(PAUSE, self.end.notified()).await;
+    }
+
     /// The container's process has ended; waits for `output`, which relays what it has said.
     pub async fn finish(&self, output: tokio::task::JoinHandle<()>) {
         self.ended.set(true);
+        self.end.notify_one();
         let _ = tokio::time::timeout(LAST_BOUND, output).await;
     }
 }

@@ -25,9 +25,8 @@ pub fn seal() -> Result<()> {
     if seal::is_sealed()? {
         return Ok(());
     }
-    // What cannot be mounted there is a copy in memory.
-    let empty = global::default_root().unwrap_or_else(|_| PathBuf::from("/")).join(".sealed");
-    let sealed = seal::own_executable(&empty)?;
+    let empty = global::default_root().map(|root| root.join(".sealed")).ok();
+    let sealed = seal::own_executable(empty.as_deref())?;
     let nul = |_| Error::new(Kind::InvalidArgument, "an argument has a NUL byte");
     let args = std::env::args_os().map(|arg| CString::new(arg.into_vec())).collect::<Result<Vec<_>, _>>();
     let variable = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
@@ -57,14 +56,20 @@ pub fn run<T>(
     subreaper: bool,
     work: impl AsyncFnOnce(Rc<Engine>, Signals) -> Result<T>,
 ) -> Result<T> {
+    if !rustix::process::geteuid().is_root() {
+        let text = "it must be run by root, or by root of a user namespace (unshare -r), as a rootless podman runs it";
+        return Err(Error::new(Kind::FailedPrecondition, text));
+    }
     host::begin()?;
     host::guard(subreaper)?;
     host::log_panics();
     host::block_on(async {
         let engine = engine(global, root, namespace)?;
         let (sender, signals) = mpsc::unbounded_channel();
-        // Nobody listens where nothing is to be done about them.
-        let on = move |_: &Rc<Engine>, number| drop(sender.send(number));
+        let on = move |_: &Rc<Engine>, number| {
+            // Nobody listens where nothing is to be done about it.
+            let _ = sender.send(number);
+        };
         tokio::task::spawn_local(host::read_signals(engine.clone(), on)?);
         work(engine, signals).await
     })

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -84,8 +85,10 @@ impl Dray {
 
     /// Runs a command to its end, with files for stdout and stderr.
     pub fn finish(&self, command: &mut Command) -> Output {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let file = |name: &str| {
-            let path = self.scratch.dir().join(format!("{name}.{:?}", std::thread::current().id()));
+            let path = self.scratch.dir().join(format!("{name}.{number}"));
             (fs::File::create(&path).expect("create"), path)
         };
         let ((out, out_path), (err, err_path)) = (file("stdout"), file("stderr"));
