@@ -28,7 +28,7 @@ use serde_json::{Value, json};
 const SLEEP: [&str; 2] = ["sleep", "1000"];
 
 /// A shell that does what it is told line by line, and does not play with its terminal.
-const LINES: &str = "while read -r line; do eval \"$line\"; done";
+const LINES: &str = "trap 'echo caught' INT; while :; do read -r line && eval \"$line\"; done";
 
 fn sleeping(bundle: Bundle) -> Bundle {
     bundle.args(&SLEEP)
@@ -243,11 +243,12 @@ fn ps_lists_the_containers_processes_and_no_others() {
         let lines: Vec<_> = table.lines().collect();
         assert!(lines[0].starts_with("UID") && lines.len() == 4, "{table}");
         assert!(lines[1..].iter().all(|line| line.contains("sleep ")), "{table}");
-        // Options of ps that are flags of ours as well are ps's behind the id.
-        let table = ok(&dray.run(&["ps", "one", "-e", "-o", "pid,args", "-f"]));
+        let table = ok(&dray.run(&["ps", "one", "-e", "-o", "pid,args"]));
         let lines: Vec<_> = table.lines().collect();
         assert_eq!(lines.len(), 4, "{table}");
         assert_eq!(lines[0].split_whitespace().collect::<Vec<_>>()[..2], ["PID", "COMMAND"]);
+        // What is a flag of ours as well is ps's behind the id.
+        assert!(ok(&dray.run(&["ps", "one", "-f", "-e"])).starts_with("UID"));
         assert!(fails(&dray.run(&["ps", "one", "-o", "args"]), 1).contains("couldn't find PID field in ps output"));
         let wrong = fails(&dray.run(&["ps", "one", "--no-such-option"]), 1);
         assert!(wrong.contains("exit status 1"), "{wrong}");
@@ -522,7 +523,6 @@ fn an_execs_terminal_is_the_callers() {
         client.shows("42");
         client.has_size((101, 31), "stty size\n", "31 101");
         // Keys are the program's: ^C does not end the client.
-        client.types("trap 'echo caught' INT\n");
         client.types("\u{3}");
         client.shows("caught\r\n");
         client.types("exit 5\n");
