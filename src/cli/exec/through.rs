@@ -148,7 +148,8 @@ impl Moved {
 struct Fifos {
     directory: PathBuf,
     terminal: bool,
-    stdin: AsyncFd<OwnedFd>,
+    /// Let go of with the caller's: it is a writer as well, without whose end there is none.
+    stdin: Cell<Option<AsyncFd<OwnedFd>>>,
     stdout: AsyncFd<OwnedFd>,
     stderr: Option<AsyncFd<OwnedFd>>,
 }
@@ -173,7 +174,7 @@ impl Fifos {
             directory: directory.to_owned(),
             terminal,
             // Both ends: what is written before the shim has opened it is kept, and a write never fails.
-            stdin: fifo("stdin", OFlags::RDWR, Interest::WRITABLE)?,
+            stdin: Cell::new(Some(fifo("stdin", OFlags::RDWR, Interest::WRITABLE)?)),
             stdout: fifo("stdout", OFlags::RDONLY, Interest::READABLE)?,
             stderr: (!terminal).then(|| fifo("stderr", OFlags::RDONLY, Interest::READABLE)).transpose()?,
         })
@@ -186,6 +187,7 @@ impl Fifos {
     }
 
     async fn relay_stdin(&self) -> Result<()> {
+        let Some(fifo) = self.stdin.take() else { return Ok(()) };
         let caller = Ours::new(rustix::stdio::stdin(), Interest::READABLE);
         let mut buffer = [0; CHUNK];
         loop {
@@ -196,11 +198,11 @@ impl Fifos {
                 read => read.os(|| "read stdin")?,
             };
             // No more than the pipe's atom: all of it goes, or none.
-            while let Err(errno) = rustix::io::write(&self.stdin, &buffer[..count]) {
+            while let Err(errno) = rustix::io::write(&fifo, &buffer[..count]) {
                 if errno != Errno::AGAIN {
                     return Err(errno).os(|| "write stdin's fifo");
                 }
-                let Ok(mut ready) = self.stdin.writable().await else { return Ok(()) };
+                let Ok(mut ready) = fifo.writable().await else { return Ok(()) };
                 ready.clear_ready();
             }
         }
