@@ -43,7 +43,8 @@ pub const NAME: &str = "dray";
 
 /// Runs containers by the Open Container Initiative's runtime specification, as runc does.
 #[derive(Debug, Parser)]
-#[command(name = NAME, version = global::VERSION, disable_version_flag = true, disable_help_subcommand = true)]
+#[command(name = NAME, version = global::version(), disable_version_flag = true, disable_help_subcommand = true)]
+#[command(after_help = global::EXAMPLES)]
 struct Cli {
     #[command(flatten)]
     global: Global,
