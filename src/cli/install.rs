@@ -83,8 +83,12 @@ pub fn run(_global: &Global, args: Install) -> Result<ExitCode> {
 impl Install {
     fn install(&self, binary: &Binary, plans: Vec<Plan>) -> Result<()> {
         binary.refuse_others()?;
-        for (path, change) in binary.install()? {
+        let changes = binary.install()?;
+        for (path, change) in &changes {
             say(&format!("{change} {}", path.display()))?;
+        }
+        if changes.is_empty() {
+            say(&format!("{} has this version", self.directory.display()))?;
         }
         for plan in plans {
             // A file of its own was asked for.
@@ -95,7 +99,9 @@ impl Install {
             }
         }
         if self.runtime_class.is_none() {
-            say(&format!("\nKubernetes, for pods with runtimeClassName: dray, by kubectl apply -f:\n\n{RUNTIME_CLASS}"))?;
+            say(&format!(
+                "\nKubernetes, for pods with runtimeClassName: dray, by kubectl apply -f:\n\n{RUNTIME_CLASS}"
+            ))?;
         }
         Ok(())
     }
@@ -132,9 +138,11 @@ impl Install {
     fn containerd(&self, path: &Path, containerd: Option<&Containerd>) -> Result<Plan> {
         let old = replace::read(path)?;
         let format = containerd.map_or(2, Containerd::format);
-        let mut doubts = old.as_deref().map(|old| containerd_config::doubts(path, old)).unwrap_or_default();
+        let read = old.as_deref().filter(|_| !self.uninstall);
+        let mut doubts = read.map(|old| containerd_config::doubts(path, old)).unwrap_or_default();
         let mut runtime_path = None;
-        if let Some(containerd) = containerd.filter(|containerd| !is_among(&self.directory, &containerd.directories())) {
+        let away = |containerd: &&Containerd| !is_among(&self.directory, &containerd.directories());
+        if let Some(containerd) = containerd.filter(|containerd| !self.uninstall && away(containerd)) {
             let shim = std::path::absolute(self.directory.join(SHIM)).os(|| "getcwd")?;
             match containerd.takes_paths() {
                 true => runtime_path = Some(shim),
@@ -205,7 +213,7 @@ impl Plan {
             Edit::Nothing => {}
             Edit::Write(new) => {
                 replace::write(&self.path, self.old.as_deref(), new)?;
-                say(&format!("changed {path} ({}): it takes effect when that is started again", self.whose))?;
+                say(&format!("changed {path} ({}): it takes effect when that is restarted", self.whose))?;
             }
             Edit::Remove => {
                 replace::remove(&self.path, self.old.as_deref().unwrap_or_default())?;
@@ -213,10 +221,16 @@ impl Plan {
             }
             Edit::Leave(why) => log::warn!("{path} is left as it is: {why}"),
         }
-        for doubt in &self.doubts {
-            log::warn!("{path}: {doubt}");
+        if let Edit::Write(_) | Edit::Nothing = self.edit {
+            self.warn();
         }
         Ok(())
+    }
+
+    fn warn(&self) {
+        for doubt in &self.doubts {
+            log::warn!("{}: {doubt}", self.path.display());
+        }
     }
 
     fn print(self) -> Result<()> {
@@ -226,9 +240,7 @@ impl Plan {
             Edit::Leave(why) => format!("\n{whose}: {path}: {why}"),
             _ => format!("\n{whose}: to be added to {path} (--write does it):\n\n{}", self.entry.trim_end()),
         })?;
-        for doubt in &self.doubts {
-            log::warn!("{path}: {doubt}");
-        }
+        self.warn();
         Ok(())
     }
 }

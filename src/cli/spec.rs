@@ -45,10 +45,9 @@ const NAME: &str = "config.json";
 /// `AlreadyExists`; that it cannot be written.
 pub fn run(_global: &Global, args: Spec) -> Result<ExitCode> {
     let bundle = args.bundle.as_deref().unwrap_or(Path::new("."));
-    let user = args.rootless.then(|| User {
-        uid: rustix::process::geteuid().as_raw(),
-        gid: rustix::process::getegid().as_raw(),
-    });
+    let user = args
+        .rootless
+        .then(|| User { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() });
     // On cgroup2 a container's own is the root of what it sees; on v1 runc leaves the host's, for older programs.
     let cgroup_namespace = Hierarchies::discover().is_ok_and(|hierarchies| hierarchies.version() == Version::V2);
     write(&bundle.join(NAME), &Document { user, cgroup_namespace }.to_string())?;

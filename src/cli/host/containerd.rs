@@ -230,7 +230,10 @@ mod tests {
     #[test]
     fn versions_of_all_builds_are_read() {
         let numbers = |answer: &str| Version::parse(answer).map(|version| version.numbers);
-        assert_eq!(numbers("containerd github.com/containerd/containerd 1.6.20~ds1 1.6.20~ds1-1+deb12u3\n"), Some((1, 6)));
+        assert_eq!(
+            numbers("containerd github.com/containerd/containerd 1.6.20~ds1 1.6.20~ds1-1+deb12u3\n"),
+            Some((1, 6))
+        );
         assert_eq!(numbers("containerd containerd.io v2.1.0-rc.1 061792f"), Some((2, 1)));
         assert_eq!(numbers("containerd github.com/containerd/containerd/v2 2.1.9+ds1 x"), Some((2, 1)));
         assert_eq!(numbers("containerd"), None);
@@ -241,7 +244,9 @@ mod tests {
     fn a_verb_is_no_daemon() {
         let daemon = |args: &str| is_daemon(&args.split_ascii_whitespace().map(OsString::from).collect::<Vec<_>>());
         assert!(daemon("") && daemon("--config /a -l info") && daemon("--config=/a"));
-        assert!(!daemon("config dump") && !daemon("-c /a config default") && !daemon("--version") && !daemon("publish"));
+        assert!(
+            !daemon("config dump") && !daemon("-c /a config default") && !daemon("--version") && !daemon("publish")
+        );
     }
 
     #[test]

@@ -75,7 +75,8 @@ struct Parsed<'t> {
 impl<'t> Parsed<'t> {
     fn new(text: &'t str) -> Result<Self> {
         let root = DeTable::parse(text).map_err(|e| {
-            let line = e.span().and_then(|span| text.get(..span.start)).map_or(1, |before| 1 + before.matches('\n').count());
+            let line =
+                e.span().and_then(|span| text.get(..span.start)).map_or(1, |before| 1 + before.matches('\n').count());
             invalid(format!("not TOML: line {line}: {}", e.message().replace('\n', ", ")))
         })?;
         let root = root.into_inner();
@@ -271,7 +272,10 @@ mod tests {
     fn what_comes_later_is_kept() {
         let new = written(with_entry(Some("version = 2\n"), 2, None).unwrap());
         let later = format!("{new}[debug]\nlevel = \"info\"\n");
-        assert_eq!(without_entry(Some(&later)).unwrap(), Edit::Write("version = 2\n[debug]\nlevel = \"info\"\n".into()));
+        assert_eq!(
+            without_entry(Some(&later)).unwrap(),
+            Edit::Write("version = 2\n[debug]\nlevel = \"info\"\n".into())
+        );
     }
 
     #[test]
@@ -283,7 +287,9 @@ mod tests {
         let other = own.replace(RUNTIME, "io.containerd.runc.v2");
         assert!(matches!(with_entry(Some(&other), 2, None).unwrap(), Edit::Leave(_)));
         let new = written(with_entry(Some("version = 2\n"), 2, None).unwrap());
-        for changed in [new.replace(END, "  snapshotter = \"x\"\n# END dray"), new.replace(RUNTIME, "other"), new.replace(END, "")] {
+        for changed in
+            [new.replace(END, "  snapshotter = \"x\"\n# END dray"), new.replace(RUNTIME, "other"), new.replace(END, "")]
+        {
             assert!(matches!(without_entry(Some(&changed)).unwrap(), Edit::Leave(_)), "{changed}");
         }
     }
@@ -309,7 +315,8 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("dray-imports.{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
         std::fs::write(dir.join("a.toml"), "version = 2\n[debug]\nlevel = 'x'\n").unwrap();
-        std::fs::write(dir.join("b.toml"), format!("version = 2\n{}", entry(2, None).replace(HANDLER, "runc"))).unwrap();
+        std::fs::write(dir.join("b.toml"), format!("version = 2\n{}", entry(2, None).replace(HANDLER, "runc")))
+            .unwrap();
         let main = dir.join("config");
         let doubts = |text: &str| doubts(&main, text);
         let none = doubts("version = 2\nimports = ['./a.toml', '/nonexistent/*.toml']\n");

@@ -84,7 +84,9 @@ pub fn without_entry(text: Option<&str>) -> Result<Edit> {
     let value = parse(text)?;
     let Some(ours) = value[RUNTIMES].get(HANDLER) else { return Ok(Edit::Nothing) };
     if *ours != json!({ "runtimeType": RUNTIME }) {
-        return Ok(Edit::Leave(format!("its runtime {HANDLER:?} has been changed, or was not put there by `dray install`")));
+        return Ok(Edit::Leave(format!(
+            "its runtime {HANDLER:?} has been changed, or was not put there by `dray install`"
+        )));
     }
     let root = text.find('{').unwrap_or_default();
     let whole = [(Some(root), runtimes(), "\n"), (member(text, root, RUNTIMES), entry(2), "\n  ")];
@@ -203,7 +205,9 @@ mod tests {
 
     #[test]
     fn what_is_no_configuration_is_refused() {
-        for (file, word) in [("", "not JSON"), ("{\"a\":1,}", "line 1"), ("[]", "object"), ("{\"runtimes\":[]}", "runtimes")] {
+        for (file, word) in
+            [("", "not JSON"), ("{\"a\":1,}", "line 1"), ("[]", "object"), ("{\"runtimes\":[]}", "runtimes")]
+        {
             let error = with_entry(Some(file)).expect_err(file);
             assert_eq!(error.kind(), Kind::InvalidArgument);
             assert!(error.to_string().contains(word), "{error}");

@@ -42,7 +42,8 @@ impl Answer {
 /// That it cannot be executed; `DeadlineExceeded` after `bound`, when it and its process group have been killed.
 pub fn ask(path: &Path, args: &[&str], bound: Duration) -> Result<Answer> {
     let (answer, theirs) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).os(|| "pipe2")?;
-    let null = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).os(|| "open /dev/null")?;
+    let null =
+        rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).os(|| "open /dev/null")?;
     let stderr = theirs.try_clone().os(|| "dup")?;
     let program = Program {
         path: c_string(path.as_os_str())?,
@@ -85,7 +86,9 @@ fn listen(answer: OwnedFd, spawned: &Spawned, until: Instant) -> Result<Option<S
             return Ok(None);
         }
         let (reads, ends) = match &answer {
-            Some(file) => wait_for(&[file.as_fd(), spawned.child.pidfd.as_fd()], left).map(|ready| (ready[0], ready[1])),
+            Some(file) => {
+                wait_for(&[file.as_fd(), spawned.child.pidfd.as_fd()], left).map(|ready| (ready[0], ready[1]))
+            }
             None => wait_for(&[spawned.child.pidfd.as_fd()], left).map(|ready| (false, ready[0])),
         }?;
         if let (true, Some(file)) = (reads, &mut answer) {

@@ -116,5 +116,7 @@ fn is_ours(path: &Path) -> Result<bool> {
 /// The state of any container of ours.
 fn a_container() -> Option<PathBuf> {
     let entries = |dir: &Path| std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
-    entries(Path::new(state::ROOT)).flat_map(|namespace| entries(&namespace).collect::<Vec<_>>()).find(|dir| dir.is_dir())
+    entries(Path::new(state::ROOT))
+        .flat_map(|namespace| entries(&namespace).collect::<Vec<_>>())
+        .find(|dir| dir.is_dir())
 }

@@ -187,7 +187,8 @@ mod tests {
         for user in [None, Some(User { uid: 1000, gid: 1001 })] {
             for cgroup_namespace in [false, true] {
                 let text = Document { user, cgroup_namespace }.to_string();
-                let spec: oci_spec::runtime::Spec = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"));
+                let spec: oci_spec::runtime::Spec =
+                    serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"));
                 validate(&spec).unwrap();
                 let namespaces = spec.linux().as_ref().unwrap().namespaces().as_ref().unwrap().len();
                 assert_eq!(namespaces, 5 + usize::from(cgroup_namespace));
