@@ -70,5 +70,10 @@ fn page(name: &str, command: Command) -> Result<Vec<u8>> {
     let page = page.title(title).section(SECTION).source(source).manual("System Administration");
     let mut text = Vec::new();
     page.render(&mut text).os(|| format!("manual page {name}"))?;
-    Ok(text)
+    // What stands below the help gets the name that sections of a manual have (man-pages(7)).
+    let text = String::from_utf8_lossy(&text);
+    let text = ["Examples:", "Example:"]
+        .iter()
+        .fold(text.into_owned(), |text, word| text.replace(&format!(".SH EXTRA\n{word}\n"), ".SH EXAMPLES\n"));
+    Ok(text.into_bytes())
 }
