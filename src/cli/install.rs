@@ -150,7 +150,7 @@ impl Install {
             }
         }
         let what = || path.display().to_string();
-        let version = old.as_deref().map_or(Ok(i64::from(format)), containerd_config::version).context(what)?;
+        let version = containerd_config::table(old.as_deref(), format).context(what)?;
         let edit = match self.uninstall {
             false => containerd_config::with_entry(old.as_deref(), format, runtime_path.as_deref()),
             true => containerd_config::without_entry(old.as_deref()),

@@ -57,7 +57,7 @@ fn configured(containerd: &Containerd) -> Result<Configuration> {
     let file = containerd.config.display().to_string();
     let judge = || {
         let text = containerd.configuration()?;
-        let version = text.as_deref().map_or(Ok(containerd.format().into()), containerd_config::version)?;
+        let version = containerd_config::table(text.as_deref(), containerd.format())?;
         let present = text.as_deref().map_or(Ok(false), containerd_config::has_entry)?;
         Ok((version, present))
     };

@@ -31,6 +31,16 @@ fn plugin(version: i64) -> &'static str {
     }
 }
 
+/// The formats whose tables may have the entry in a file of this version: containerd 2.x reads the CRI plugin's own of its
+/// name alone in one of the first, as Docker's packages bring, and takes the others for a file without a runtime.
+fn tables(version: i64) -> &'static [i64] {
+    match version {
+        1 => &[1, 3],
+        2 => &[2],
+        _ => &[3],
+    }
+}
+
 /// The entry; with the shim's path where containerd does not look for it there.
 pub fn entry(version: i64, runtime_path: Option<&Path>) -> String {
     // As `containerd config default` quotes each.
@@ -100,7 +110,8 @@ impl<'t> Parsed<'t> {
 
     /// The entry, whoever has written it.
     fn entry(&self) -> Option<&DeValue<'t>> {
-        self.at(&["plugins", plugin(self.version), "containerd", "runtimes", HANDLER])
+        let runtimes = |version: &i64| self.at(&["plugins", plugin(*version), "containerd", "runtimes", HANDLER]);
+        tables(self.version).iter().find_map(runtimes)
     }
 
     fn has_our_entry(&self) -> bool {
@@ -123,12 +134,15 @@ fn invalid(why: impl Into<String>) -> Error {
     Error::new(Kind::InvalidArgument, why)
 }
 
-/// The version of the format of `text`.
+/// The version of the format in which the entry is to be written: that of `text`, but where it is the first, of which a
+/// containerd for which new files have the version `format` knows too little. One that is not there yet has that version.
 ///
 /// # Errors
 /// `InvalidArgument` for what is no TOML, with its line, or of a version that is not known.
-pub fn version(text: &str) -> Result<i64> {
-    Parsed::new(text).map(|parsed| parsed.version)
+pub fn table(text: Option<&str>, format: u32) -> Result<i64> {
+    let format = i64::from(format);
+    let version = text.map_or(Ok(format), |text| Parsed::new(text).map(|parsed| parsed.version))?;
+    Ok(if version == 1 && format > 2 { format } else { version })
 }
 
 /// Whether `text` has our entry, by whoever it was written.
@@ -186,7 +200,8 @@ fn imported(parent: &Path, import: &str) -> Vec<PathBuf> {
 /// # Errors
 /// `InvalidArgument` where the text is no configuration, or cannot be added to.
 pub fn with_entry(text: Option<&str>, format: u32, runtime_path: Option<&Path>) -> Result<Edit> {
-    let Some(text) = text else { return Ok(Edit::Write(made(format.into(), runtime_path))) };
+    let version = table(text, format)?;
+    let Some(text) = text else { return Ok(Edit::Write(made(version, runtime_path))) };
     let parsed = Parsed::new(text)?;
     if parsed.has_our_entry() {
         return Ok(Edit::Nothing);
@@ -194,7 +209,7 @@ pub fn with_entry(text: Option<&str>, format: u32, runtime_path: Option<&Path>) 
     if parsed.entry().is_some() {
         return Ok(Edit::Leave(format!("its runtime {HANDLER:?} is another one")));
     }
-    let new = format!("{text}{}", block(parsed.version, runtime_path));
+    let new = format!("{text}{}", block(version, runtime_path));
     match Parsed::new(&new) {
         Ok(parsed) if parsed.has_our_entry() => Ok(Edit::Write(new)),
         _ => Err(invalid(
@@ -219,7 +234,8 @@ pub fn without_entry(text: Option<&str>) -> Result<Edit> {
     let changed = || Ok(Edit::Leave(format!("what is between `{BEGIN}` and `{END}` has been changed")));
     let path = parsed.entry().and_then(|entry| entry.as_table()?.get("runtime_path")?.get_ref().as_str());
     let path = path.filter(|path| path.ends_with(SHIM)).map(Path::new);
-    let Some(rest) = text[at..].strip_prefix(&block(parsed.version, path)) else { return changed() };
+    let mut blocks = tables(parsed.version).iter().map(|version| block(*version, path));
+    let Some(rest) = blocks.find_map(|block| text[at..].strip_prefix(&block)) else { return changed() };
     if text == made(parsed.version, path) {
         return Ok(Edit::Remove);
     }
@@ -255,16 +271,29 @@ mod tests {
             for file in FILES {
                 let new = written(with_entry(Some(file), 2, path).unwrap_or_else(|e| panic!("{e}: {file}")));
                 assert!(new.starts_with(file) && has_entry(&new).unwrap() && !has_entry(file).unwrap(), "{new}");
-                assert_eq!(version(file).unwrap(), version(&new).unwrap());
+                assert_eq!(table(Some(file), 2).unwrap(), table(Some(&new), 2).unwrap());
                 assert_eq!(with_entry(Some(&new), 3, None).unwrap(), Edit::Nothing);
                 assert_eq!(without_entry(Some(&new)).unwrap(), Edit::Write(file.to_owned()), "{new}");
                 assert_eq!(without_entry(Some(file)).unwrap(), Edit::Nothing);
             }
             let made = written(with_entry(None, 3, path).unwrap());
-            assert_eq!(version(&made).unwrap(), 3);
+            assert_eq!(table(Some(&made), 2).unwrap(), 3);
             assert_eq!(without_entry(Some(&made)).unwrap(), Edit::Remove);
         }
         assert_eq!(without_entry(None).unwrap(), Edit::Nothing);
+    }
+
+    /// containerd 2.x reads its own table in a file of the first format, and not that format's.
+    #[test]
+    fn a_file_of_the_first_format_has_the_table_of_the_containerd_that_reads_it() {
+        let old = "disabled_plugins = [\"cri\"]\n";
+        for (format, name) in [(2, "[plugins.cri."), (3, "[plugins.'io.containerd.cri.v1.runtime'.")] {
+            let new = written(with_entry(Some(old), format, None).unwrap());
+            assert!(new.contains(name), "{new}");
+            assert_eq!(without_entry(Some(&new)).unwrap(), Edit::Write(old.into()));
+            // By another containerd too.
+            assert_eq!(with_entry(Some(&new), 5 - format, None).unwrap(), Edit::Nothing);
+        }
     }
 
     /// What an administrator adds behind the block stays.

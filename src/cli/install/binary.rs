@@ -54,8 +54,11 @@ impl Binary {
     /// Puts both in place; returns what was changed, and how.
     pub fn install(&self) -> Result<Vec<(&Path, &'static str)>> {
         let _lock = replace::lock(&self.dir)?;
+        // Another installation may have been faster.
+        let now = Self::in_directory(&self.dir)?;
+        now.refuse_others()?;
         let mut changes: Vec<(&Path, _)> = Vec::new();
-        if !self.is_current {
+        if !now.is_current {
             let was_there = self.shim.exists();
             let mut ours = open(Path::new(OURS))?;
             replace::new_file(&self.shim, |file| {
@@ -64,7 +67,7 @@ impl Binary {
             })?;
             changes.push((&self.shim, if was_there { "replaced" } else { "installed" }));
         }
-        if !self.is_linked {
+        if !now.is_linked {
             symlink(SHIM, &self.link).os(|| format!("symlink {}", self.link.display()))?;
             changes.push((&self.link, "linked"));
         }
