@@ -31,7 +31,6 @@ Examples:
 One dash is as good as two, as in scripts written for runc. What went wrong is on stderr, and in --log.";
 
 /// The namespace of the containers that this command line makes, where `--root` does not say otherwise.
-#[allow(dead_code)]
 pub const NAMESPACE: &str = "cli";
 
 /// How the log is written.
@@ -63,7 +62,7 @@ pub struct Global {
     /// $XDG_RUNTIME_DIR/dray for who is not root]
     #[arg(long, value_name = "DIR")]
     pub root: Option<PathBuf>,
-    /// File that errors and warnings are appended to, beside stderr
+    /// File that is appended to: warnings instead of stderr, errors beside it
     #[arg(long, value_name = "FILE")]
     pub log: Option<PathBuf>,
     /// Format of the log
@@ -104,7 +103,8 @@ impl Global {
     }
 }
 
-fn default_root() -> Result<PathBuf> {
+/// Where states are, where nothing else is said.
+pub fn default_root() -> Result<PathBuf> {
     if rustix::process::geteuid().is_root() && !crate::sys::userns::own()?.rootless {
         return Ok(state::ROOT.into());
     }

@@ -1,12 +1,14 @@
 //! The operator's face: runc's command line over the same engine.
 //!
 //! A verb has a file. `global` has what is said before the verb, `args` lets Go's way of writing flags pass, [`report`] has
-//! the two places of an error, `target` finds a container that this program or a shim has made.
+//! the two places of an error, `target` finds a container that this program or a shim has made, `status` says what it is like,
+//! and `output` how that is printed.
 
 mod args;
 mod check;
 mod checkpoint;
 mod completions;
+mod console;
 mod create;
 mod delete;
 mod events;
@@ -17,16 +19,22 @@ mod host;
 mod install;
 mod kill;
 mod list;
+mod making;
 mod man;
+mod output;
 mod pause;
 mod ps;
 pub mod report;
 mod restore;
 mod resume;
 mod run;
+mod runtime;
+mod sockets;
 mod spec;
 mod start;
 mod state;
+mod stats;
+mod status;
 mod target;
 mod trace;
 mod update;
