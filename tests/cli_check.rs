@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use common::dray::Dray;
 use common::scratch::Scratch;
 use common::seccomp::{OLD, missing, take_away};
 use serde_json::Value;
@@ -415,4 +416,29 @@ fn a_containerd_that_runs_is_asked_for_its_own_path() {
     fs::create_dir_all(&bin).unwrap();
     executable(&bin.join("containerd-shim-dray-v2"), "");
     assert_eq!(found(&dirs[2], "/usr/bin"), (true, bin.join("containerd-shim-dray-v2").display().to_string()));
+}
+
+/// What is said to be needed is what a container fails without, and what is not is not.
+#[test]
+fn what_is_needed_is_what_containers_fail_without() {
+    let dray = Dray::new();
+    let bundle = dray.bundle("plain");
+    fs::remove_file(bundle.dir().join("config.json")).unwrap();
+    assert!(dray.command(&["spec"]).current_dir(bundle.dir()).status().unwrap().success());
+    let config = bundle.dir().join("config.json");
+    let mut spec: Value = serde_json::from_str(&fs::read_to_string(&config).unwrap()).unwrap();
+    spec["process"]["terminal"] = false.into();
+    spec["process"]["args"] = serde_json::json!(["true"]);
+    fs::write(&config, spec.to_string()).unwrap();
+    let report = here();
+    let names = ["sys_admin", "sys_chroot", "setgid", "setpcap", "mknod", "net_admin"];
+    for name in names.into_iter().chain(["setuid", "kill", "chown", "sys_ptrace", "sys_nice", "bpf"]) {
+        let mut command = Command::new("setpriv");
+        command.args(["--bounding-set", &format!("-{name}")]).arg(dray.scratch().dir().join("dray"));
+        command.arg("--root").arg(dray.root()).args(["run", name]).current_dir(bundle.dir());
+        let output = command.stdin(Stdio::null()).output().unwrap();
+        let needed = report.get(&format!("CAP_{}", name.to_uppercase()))["needed"] == true;
+        assert_eq!(needed, !output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(needed, names.contains(&name), "{name}");
+    }
 }

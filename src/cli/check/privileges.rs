@@ -7,29 +7,32 @@ use crate::error::Result;
 use crate::spec::capabilities::CAPABILITIES;
 use crate::sys::{cred, userns};
 
-/// Without these no container is made.
-const NEEDED: [(&str, &str); 5] = [
+/// Without these no container is made of what clients ask for by default.
+const NEEDED: [(&str, &str); 6] = [
     ("CAP_SYS_ADMIN", "nothing can be mounted, and no namespace made"),
-    ("CAP_SETUID", "a container's process cannot have its user"),
-    ("CAP_SETGID", "a container's process cannot have its groups"),
+    ("CAP_SYS_CHROOT", "the mount namespaces of containers cannot be entered"),
+    ("CAP_SETGID", "processes cannot be given their groups"),
     ("CAP_SETPCAP", "capabilities cannot be taken away from a container"),
     ("CAP_MKNOD", "the devices that every container has cannot be made"),
+    ("CAP_NET_ADMIN", "containers with a network of their own, in which lo is to be up, fail"),
 ];
 
 /// What others are used for, besides being given to containers.
-const USED: [(&str, &str); 9] = [
+const USED: [(&str, &str); 8] = [
     (
         "CAP_SYS_RESOURCE",
-        "hard limits (process.rlimits) cannot be raised, and OOM scores not lowered: a specification that asks for it is refused",
+        "a specification that raises a hard limit (process.rlimits) or lowers an OOM score is refused",
     ),
-    ("CAP_NET_ADMIN", "containers with a network namespace of their own, in which lo is to be up, fail"),
+    ("CAP_SETUID", "processes of other users than root fail"),
     ("CAP_KILL", "processes of other users cannot be signalled"),
-    ("CAP_CHOWN", "output and terminals cannot be given to a container's user"),
-    ("CAP_DAC_OVERRIDE", "directories and files of other users cannot be used"),
-    ("CAP_SYS_PTRACE", "processes of other users cannot be looked at, nor their namespaces entered"),
-    ("CAP_SYS_CHROOT", "mount namespaces cannot be entered: execs are refused"),
+    ("CAP_CHOWN", "output and terminals cannot be given to users other than root"),
+    (
+        "CAP_DAC_OVERRIDE",
+        "directories that nobody may write to cannot be used, as the roots of v1's cgroup hierarchies are",
+    ),
+    ("CAP_SYS_PTRACE", "processes of other users cannot be looked at"),
     ("CAP_SYS_NICE", "process.scheduler and process.ioPriority are refused where they ask for more than the usual"),
-    ("CAP_BPF", "device rules of cgroup v2 need it, or CAP_SYS_ADMIN"),
+    ("CAP_BPF", "device rules of cgroup v2 need CAP_SYS_ADMIN in its place"),
 ];
 
 /// Looks at this process.

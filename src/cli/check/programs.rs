@@ -18,8 +18,10 @@ const CHECK_BOUND: Duration = Duration::from_secs(30);
 pub fn look(report: &mut Report, global: &Global) {
     let criu = path_of(global.criu.as_deref().unwrap_or(Path::new("criu")));
     let cost = "checkpoint and restore are refused";
-    report.want(Programs, "criu", criu.clone().and_then(|criu| version(&criu)), cost);
-    if let Ok(criu) = criu {
+    let says = criu.clone().and_then(|criu| version(&criu));
+    let answers = says.is_ok();
+    report.want(Programs, "criu", says, cost);
+    if let (Ok(criu), true) = (criu, answers) {
         let cost = "a checkpoint or a restore may fail on this kernel";
         report.want(Programs, "criu check", check(&criu), cost);
     }
