@@ -442,3 +442,33 @@ fn what_is_needed_is_what_containers_fail_without() {
         assert_eq!(needed, names.contains(&name), "{name}");
     }
 }
+
+/// One in a container is configured there, and has another PATH.
+#[test]
+fn a_containerd_with_another_root_is_not_told_of() {
+    let scratch = Scratch::new();
+    let named = r#"printf containerd >/proc/self/comm; : >"$0"; sleep 1000 & wait"#;
+    let start = |script: &str, mark: &Path| {
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--pid", "--fork", "--kill-child", "bash", "-c", script, "bash"]);
+        let child = command.arg(scratch.dir()).arg(named).stdin(Stdio::null()).spawn().unwrap();
+        let running = Running(child);
+        let until = Instant::now() + common::patience(Duration::from_secs(30));
+        while !mark.exists() {
+            assert!(Instant::now() < until, "it does not start");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let children = format!("/proc/{0}/task/{0}/children", running.0.id());
+        let pid = fs::read_to_string(children).unwrap().trim().to_owned();
+        assert_eq!(fs::read_to_string(format!("/proc/{pid}/comm")).unwrap(), "containerd\n");
+        let told = here().document.to_string().contains(&format!("(pid {pid})"));
+        drop(running);
+        told
+    };
+    let bare = scratch.dir().join("mark");
+    let ours = format!("exec bash -c \"$2\" '{}'", bare.display());
+    assert!(start(&ours, &bare));
+    let other = "mkdir -p \"$1/root/bin\" \"$1/root/proc\"; cp \"$(command -v busybox)\" \"$1/root/bin/busybox\"; \
+         mount -t proc proc \"$1/root/proc\"; exec chroot \"$1/root\" /bin/busybox sh -c \"$2\" /mark";
+    assert!(!start(other, &scratch.dir().join("root/mark")));
+}
