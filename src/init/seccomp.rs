@@ -282,8 +282,13 @@ pub fn abilities() -> Abilities {
     Abilities {
         archs: ARCHS.iter().copied().filter(known).collect(),
         flags: FLAGS.iter().copied().filter(supported).collect(),
-        library: libseccomp::ScmpVersion::current().map(|version| version.to_string()).unwrap_or_default(),
+        library: library_version(),
     }
+}
+
+/// libseccomp's own, `2.5.4`.
+pub fn library_version() -> String {
+    libseccomp::ScmpVersion::current().map(|version| version.to_string()).unwrap_or_default()
 }
 
 /// The program, by a file: libseccomp writes it to a buffer from 2.6 on only.

@@ -22,6 +22,7 @@ pub mod ns;
 pub mod null;
 pub mod path;
 pub mod pidfd;
+pub mod probe;
 pub mod sched;
 pub mod seal;
 pub mod seccomp;
