@@ -28,5 +28,6 @@ pub mod seal;
 pub mod seccomp;
 pub mod signal;
 pub mod spawn;
+pub mod stamps;
 pub mod tty;
 pub mod userns;
