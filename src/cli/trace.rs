@@ -187,8 +187,14 @@ fn title(operation: &Operation) -> String {
         Operated::Exec => "exec",
         Operated::Delete => "delete",
     };
-    let exec = if operation.exec.is_empty() { String::new() } else { format!(" {}", operation.exec.escape_debug()) };
-    format!("{kind} {}{exec}", operation.container.escape_debug())
+    let exec = if operation.exec.is_empty() { String::new() } else { format!(" {}", plain(&operation.exec)) };
+    format!("{kind} {}{exec}", plain(&operation.container))
+}
+
+/// Without what a terminal takes for more than a character.
+fn plain(text: &str) -> String {
+    let escaped = |c: char| if matches!(c, '\'' | '"') { c.to_string() } else { c.escape_debug().to_string() };
+    text.chars().map(escaped).collect()
 }
 
 /// The same, how long it took and what came of it.

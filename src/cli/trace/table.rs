@@ -7,7 +7,7 @@ use crate::engine::trace::{Operation, Span, Who};
 use crate::shim::logrus::Rfc3339;
 
 use super::account::{Account, SHORT, lines};
-use super::{headline, micros};
+use super::{headline, micros, plain};
 
 /// How wide the bars are together.
 const BAR: u64 = 40;
@@ -29,12 +29,7 @@ fn one(operation: &Operation) -> String {
             Who::Child => "child",
         };
         let (start, took) = (micros(step.start_ns), micros(step.took_ns));
-        let _ = writeln!(
-            text,
-            "{start:>10} {took:>10}  {who:5}  {:50} {}",
-            step.step.escape_debug().to_string(),
-            bar(step, operation)
-        );
+        let _ = writeln!(text, "{start:>10} {took:>10}  {who:5}  {:50} {}", plain(&step.step), bar(step, operation));
     }
     if short != 0 {
         let bound = micros(SHORT);

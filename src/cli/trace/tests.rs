@@ -78,6 +78,9 @@ fn a_table_has_a_line_for_a_step_and_sums() {
     );
     let waiting = format!("{:50} {}{}", "waiting for the child", " ".repeat(12), "-".repeat(24));
     assert_eq!(lines[4], format!("{:>10} {:>10}  shim   {waiting}", "3.0", "6.0"));
+    let mut quoted = usual();
+    quoted.steps[0].step = "the container's \"own\"".into();
+    assert!(table::of(&[quoted]).contains("the container's \"own\" "));
     assert!(text.contains("2 steps of less than 1.0 µs each"), "{text}");
     assert!(text.contains("9 %  nobody"), "{text}");
 }
