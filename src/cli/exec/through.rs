@@ -67,11 +67,11 @@ pub async fn run(
             return Err(e);
         }
     };
-    if let Some(path) = pid_file {
-        if let Err(e) = write_pid(path, pid).context(|| "--pid-file") {
-            let _ = client.kill(id, &exec, libc::SIGKILL as u32, false).await;
-            return Err(e);
-        }
+    if let Some(path) = pid_file
+        && let Err(e) = write_pid(path, pid).context(|| "--pid-file")
+    {
+        let _ = client.kill(id, &exec, libc::SIGKILL as u32, false).await;
+        return Err(e);
     }
     let raw = if terminal { Raw::of_ours()? } else { None };
     let status = relay(client, (id, &exec), &fifos, signals).await;
