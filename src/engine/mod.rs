@@ -5,7 +5,8 @@
 //! to die, holds up no other and not even questions about itself.
 //!
 //! [`lifecycle`] says what may happen when; [`create`], [`exec`], [`signal`] and [`delete`] do it; [`place`] is where
-//! it is among cgroups, by [`systemd`] if need be; [`pause`] and [`update`] change it while it runs; [`hooks`] are run on its way; [`reaper`] is the only one who waits for children, [`oom`] hears of lack of memory; [`remains`] takes away what is left of a container, whoever made it; [`state`] is what of
+//! it is among cgroups, by [`systemd`] if need be; [`adopt`] takes over what another process has made, [`fifo`] holds what its
+//! creator leaves, [`handed`] is what a process has of its caller, and [`host`] what an engine's own process is; [`pause`] and [`update`] change it while it runs; [`hooks`] are run on its way; [`reaper`] is the only one who waits for children, [`oom`] hears of lack of memory; [`remains`] takes away what is left of a container, whoever made it; [`state`] is what of
 //! it is on disk; [`trace`] tells where the time of all that went.
 
 pub mod adopt;
