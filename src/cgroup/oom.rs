@@ -7,6 +7,7 @@
 //! rings, before the kill, and also for a cgroup above that is out of memory and may kill elsewhere.
 
 mod limit;
+mod others;
 
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -21,12 +22,14 @@ use super::hierarchy::Version;
 use super::{Cgroup, file, tree};
 use crate::error::{Os, Result};
 pub use limit::{Limit, Limits};
+use others::Others;
 
 /// Watches one cgroup for the OOM killer.
 #[derive(Debug)]
 pub struct OomWatch {
     counter: Counter,
     limits: Limits,
+    others: Others,
 }
 
 #[derive(Debug)]
@@ -76,7 +79,7 @@ impl Cgroup {
                 }
             }
         };
-        Ok(Some(OomWatch { counter, limits: self.memory_limits()? }))
+        Ok(Some(OomWatch { counter, limits: self.memory_limits()?, others: Others::of(self) }))
     }
 }
 
@@ -147,6 +150,31 @@ impl OomWatch {
     /// It rang, and for no kill here: that is not to be taken for the next one's reason.
     pub fn forget(&self) {
         self.limits.forget();
+    }
+
+    /// Takes note of what has been killed elsewhere, where `own` is what has been seen here: the nearer to the cgroup's end that
+    /// is, the surer is [`OomWatch::missed`].
+    pub fn note_others(&self, own: u64) {
+        let others = self.others.look(own);
+        // One that comes in between would be taken for another's, for ever. (On v1 the look is a walk, which a container makes
+        // as long as it likes: there it is only that of a kill which has not been told and never will be.)
+        let unchanged = match &self.counter {
+            Counter::V1(..) => true,
+            Counter::V2(_) => matches!(self.look(), Ok(Some(seen)) if seen.kills == own),
+        };
+        if unchanged {
+            self.others.note(others);
+        }
+    }
+
+    /// Of a cgroup that is gone, which had counted `own` kills when it was last looked at: how many more were probably its own,
+    /// and whose limit was met.
+    pub fn missed(&self, own: u64) -> Result<(u64, Limit)> {
+        let limit = match self.limit_met()? {
+            Limit::Host => Limit::Unknown,
+            limit => limit,
+        };
+        Ok((self.others.missed(own), limit))
     }
 }
 

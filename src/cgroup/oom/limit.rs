@@ -29,6 +29,8 @@ pub enum Limit {
     Above(PathBuf),
     /// The host's memory.
     Host,
+    /// None above it, of a cgroup that is gone.
+    Unknown,
 }
 
 impl fmt::Display for Limit {
@@ -38,6 +40,7 @@ impl fmt::Display for Limit {
             Limit::Below => write!(f, "the limit of a cgroup made in it"),
             Limit::Above(path) => write!(f, "the limit of {}, above its own", path.display()),
             Limit::Host => write!(f, "the host's memory"),
+            Limit::Unknown => write!(f, "its own limit or the host's memory"),
         }
     }
 }
@@ -73,7 +76,7 @@ impl Cgroup {
 }
 
 /// A cgroup and those above it but for the root: path and directory.
-fn line(cgroup: &Cgroup) -> impl Iterator<Item = (&Path, PathBuf)> {
+pub(super) fn line(cgroup: &Cgroup) -> impl Iterator<Item = (&Path, PathBuf)> {
     let hierarchy = cgroup.hierarchies.of("memory");
     let line = cgroup.path.ancestors().filter(|path| path.parent().is_some());
     hierarchy.into_iter().flat_map(move |hierarchy| line.clone().map(|path| (path, hierarchy.dir(path))))
