@@ -73,20 +73,13 @@ impl Oom {
         (kills, seen)
     }
 
-    /// How many kills probably were its own of which nothing could be seen, as its cgroup is gone.
-    fn missed(&self) -> Result<(u64, cgroup::Limit)> {
-        match self.watch.look()? {
-            Some(_) => Ok((0, cgroup::Limit::Unknown)),
-            None => self.watch.missed(self.told.get()),
-        }
-    }
-
-    /// Takes note of those, once; true when there were some. Others in the same limits may have been the ones: it is for the
-    /// caller to know that something of this container has died that way.
+    /// Takes note of kills, once, that probably were here and could not be seen, as the cgroup is gone; true when there were
+    /// some. They may have been in another one that has the same above it: it is for the caller to know that something of this
+    /// container has died that way.
     fn look_back(&self, id: &str) -> bool {
-        let (kills, whose) = match self.missed() {
-            Ok((0, _)) => return false,
-            Ok((kills, limit)) => (kills, limit.to_string()),
+        let (kills, whose) = match self.watch.missed(self.told.get()) {
+            Ok(None) => return false,
+            Ok(Some((kills, limit))) => (kills, limit.to_string()),
             Err(e) => {
                 log::warn!("container {id}: {e}");
                 return false;
@@ -116,9 +109,9 @@ impl Oom {
     /// An error, with the kill that may be why; of an operation that has begun at `mark`.
     pub fn explain(&self, id: &str, mark: u64, error: Error) -> Error {
         self.look(id);
-        let why = match self.missed() {
+        let why = match self.watch.missed(self.told.get()) {
             _ if self.told.get() > mark => self.whose.borrow().clone(),
-            Ok((1.., limit)) => limit.to_string(),
+            Ok(Some((_, limit))) => limit.to_string(),
             _ => return error,
         };
         error.context(format!("possibly killed for lack of memory ({why})"))

@@ -48,7 +48,7 @@ impl fmt::Display for Limit {
 /// What tells them apart.
 #[derive(Debug)]
 pub struct Limits {
-    cgroup: Cgroup,
+    pub(super) cgroup: Cgroup,
     marks: Marks,
 }
 
@@ -122,7 +122,7 @@ impl Limits {
         let counts = line(&self.cgroup).map(|(_, dir)| ooms_in(&dir, LOCAL)).collect::<Result<Vec<_>>>()?;
         // memory.events has them all, those of cgroups that are gone among them: no walk, which a container makes as long as it
         // likes. (Mounted with memory_localevents, a host has nothing that tells.)
-        let all = line(&self.cgroup).next().map_or(Ok(0), |(_, dir)| ooms_in(&dir, "memory.events"))?;
+        let all = line(&self.cgroup).next().map_or(Ok(0), |(_, dir)| ooms_in(&dir, super::EVENTS))?;
         let below = all.saturating_sub(counts.first().copied().unwrap_or(0));
         let (counts_before, below_before) = seen.replace((counts.clone(), below));
         // The lowest: what it killed for was within it.

@@ -6,9 +6,9 @@
 //! their own alone: the last to ask is the whole host.
 
 use std::cell::RefCell;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use rustix::fs::CWD;
+use rustix::fs::{CWD, stat};
 
 use super::limit::line;
 use crate::cgroup::hierarchy::Version;
@@ -17,41 +17,67 @@ use crate::cgroup::{Cgroup, file};
 /// The counts of those above a cgroup.
 #[derive(Debug)]
 pub(super) struct Others {
+    /// The cgroup's own count, where a look at it is one read.
+    own: Option<PathBuf>,
     /// From the parent's to the host's.
     files: Vec<PathBuf>,
     /// What each had counted when it was last looked at, without the cgroup's own.
-    kills: RefCell<Vec<Option<u64>>>,
+    kills: RefCell<Vec<Option<Count>>>,
+}
+
+/// What a file has counted, and which one of its name that was: one above may have been removed and made again.
+#[derive(Clone, Copy, Debug)]
+struct Count {
+    inode: u64,
+    kills: u64,
 }
 
 impl Others {
     /// Of a cgroup in which nothing has been killed.
     pub(super) fn of(cgroup: &Cgroup) -> Self {
-        let above = line(cgroup).skip(1).filter(|_| cgroup.hierarchies.version() == Version::V2);
-        let files = above.map(|(_, dir)| dir.join("memory.events")).chain(["/proc/vmstat".into()]).collect();
-        let others = Self { files, kills: RefCell::default() };
-        others.kills.replace(others.look(0));
+        let mut counts = line(cgroup)
+            .filter(|_| cgroup.hierarchies.version() == Version::V2)
+            .map(|(_, dir)| dir.join(super::EVENTS));
+        let others = Self {
+            own: counts.next(),
+            files: counts.chain(["/proc/vmstat".into()]).collect(),
+            kills: RefCell::default(),
+        };
+        others.note(0);
         others
     }
 
-    /// What each has counted now, without the `own` kills of the cgroup.
-    pub(super) fn look(&self, own: u64) -> Vec<Option<u64>> {
-        let mut buf = Vec::new();
-        let mut count = |path| file::number(file::read(CWD, path, &mut buf).ok()?, "oom_kill");
-        self.files.iter().map(|path| count(path)?.checked_sub(own)).collect()
+    /// Takes note of what has been counted elsewhere, where `own` is what has been seen of the cgroup's own.
+    pub(super) fn note(&self, own: u64) {
+        let kills = self.look(own);
+        // One that comes in between would be taken for another's, for ever. (On v1 the look is a walk, which a container makes
+        // as long as it likes: there it may be, if it is the last.) By a file of our own: who reads the watch's stops its bell.
+        if self.own.as_ref().is_none_or(|path| count(path).is_some_and(|count| count.kills == own)) {
+            self.kills.replace(kills);
+        }
     }
 
-    /// That is what has been counted elsewhere.
-    pub(super) fn note(&self, kills: Vec<Option<u64>>) {
-        self.kills.replace(kills);
+    /// What each has counted now, without the `own` kills of the cgroup.
+    fn look(&self, own: u64) -> Vec<Option<Count>> {
+        let without = |count: Count| Some(Count { kills: count.kills.checked_sub(own)?, ..count });
+        self.files.iter().map(|path| count(path).and_then(without)).collect()
     }
 
     /// How many kills more than the `own` that are known may have been the cgroup's, which is gone. The nearest that is still
     /// there knows best.
     pub(super) fn missed(&self, own: u64) -> u64 {
         let (before, now) = (self.kills.borrow(), self.look(own));
-        let mut both = before.iter().zip(now).filter_map(|(before, now)| now?.checked_sub((*before)?));
-        both.next().unwrap_or(0)
+        let both = before.iter().zip(now).filter_map(|(before, now)| (*before).zip(now));
+        let mut same = both.filter(|(before, now)| before.inode == now.inode);
+        same.next().map_or(0, |(before, now)| now.kills.saturating_sub(before.kills))
     }
+}
+
+/// `None` where the file is gone.
+fn count(path: &Path) -> Option<Count> {
+    let inode = stat(path).ok()?.st_ino;
+    let kills = file::number(file::read(CWD, path, &mut Vec::new()).ok()?, "oom_kill")?;
+    Some(Count { inode, kills })
 }
 
 #[cfg(test)]
@@ -72,6 +98,10 @@ mod tests {
             std::fs::write(&path, format!("oom 7\noom_kill {kills}\noom_group_kill 9\n")).unwrap();
             path
         }
+
+        fn replace(&self, name: &str, kills: u64) {
+            std::fs::rename(self.write("new", kills), self.0.join(name)).unwrap();
+        }
     }
 
     impl Drop for Counts {
@@ -84,13 +114,17 @@ mod tests {
     fn what_has_been_counted_elsewhere_is_not_the_cgroups() {
         let counts = Counts::new("elsewhere");
         let files = vec![counts.write("parent", 3), counts.write("host", 10)];
-        let others = Others { files, kills: RefCell::default() };
-        others.note(others.look(0));
+        let own = Some(counts.write("own", 0));
+        let others = Others { own, files, kills: RefCell::default() };
+        others.note(0);
         assert_eq!(others.missed(0), 0);
         // One of its own that it knows of, and two elsewhere; then one that it does not know of.
         counts.write("parent", 6);
         assert_eq!(others.missed(1), 2, "not noted yet");
-        others.note(others.look(1));
+        others.note(1);
+        assert_eq!(others.missed(1), 2, "it had counted another number");
+        counts.write("own", 1);
+        others.note(1);
         assert_eq!(others.missed(1), 0);
         counts.write("parent", 7);
         assert_eq!(others.missed(1), 1);
@@ -103,15 +137,15 @@ mod tests {
     fn the_nearest_that_is_there_is_asked() {
         let counts = Counts::new("nearest");
         let files = vec![counts.write("parent", 3), counts.write("above", 5), counts.write("host", 10)];
-        let others = Others { files: files.clone(), kills: RefCell::default() };
-        others.note(others.look(0));
+        let others = Others { own: None, files: files.clone(), kills: RefCell::default() };
+        others.note(0);
         counts.write("above", 6);
         counts.write("host", 12);
         assert_eq!(others.missed(0), 0);
         std::fs::remove_file(&files[0]).unwrap();
         assert_eq!(others.missed(0), 1);
-        // Made again meanwhile, under the same name: it has counted less than it had.
-        counts.write("above", 0);
+        // Made again meanwhile, under the same name.
+        counts.replace("above", 5);
         assert_eq!(others.missed(0), 2);
         std::fs::remove_file(&files[1]).unwrap();
         std::fs::remove_file(&files[2]).unwrap();
