@@ -98,6 +98,7 @@ fn plan(args: &[&str]) -> Plan {
         rlimits: Vec::new(),
         no_new_privileges: false,
         session_keyring: true,
+        handed: 0,
         treatment: Default::default(),
         console_size: None,
     };
@@ -108,7 +109,7 @@ fn plan(args: &[&str]) -> Plan {
 
 /// A child that has done all but become its program.
 fn parked(plan: &Plan) -> (Child, ParentEnd) {
-    let (child, sync) = dray::init::spawn(plan, None, None).unwrap();
+    let (child, sync) = dray::init::spawn(plan, None, None, None).unwrap();
     sync.go().unwrap();
     match hear(&sync) {
         Heard::Ready => (child, sync),
@@ -153,7 +154,7 @@ fn a_panic_in_a_forked_child_ends_it_alone() {
 /// A plan without arguments, which no validated specification has, makes a step of the child's panic.
 fn a_panic_in_a_step_becomes_an_error_record() {
     std::panic::set_hook(Box::new(|_| ()));
-    let (child, sync) = dray::init::spawn(&plan(&[]), None, None).unwrap();
+    let (child, sync) = dray::init::spawn(&plan(&[]), None, None, None).unwrap();
     sync.go().unwrap();
     let Heard::Failed(error) = hear(&sync) else { panic!("no failure") };
     let text = error.to_string();
@@ -182,6 +183,7 @@ fn a_panic_in_create_undoes_the_container() {
             rootfs: bundle.rootfs.iter().cloned().map(mount).collect(),
             stdio: StdioUris { stdout, ..StdioUris::default() },
             options: Default::default(),
+            command: None,
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let error = tokio::task::LocalSet::new().block_on(&runtime, async {
@@ -288,7 +290,7 @@ fn a_child_leaves_without_its_parents_destructors() {
         let child = fork(0, None, None, |_| if panics { panic!("on purpose") } else { exit_now(0) }).unwrap();
         status(&child);
     }
-    let (child, sync) = dray::init::spawn(&plan(&[]), None, None).unwrap();
+    let (child, sync) = dray::init::spawn(&plan(&[]), None, None, None).unwrap();
     sync.go().unwrap();
     assert!(matches!(hear(&sync), Heard::Failed(_)));
     status(&child);
@@ -579,7 +581,7 @@ fn unified() -> Option<String> {
 fn each_seal_holds_where_mfd_exec_is_missing() {
     seccomp::take_away(seccomp::OLD);
     // A directory that cannot be made leaves the memfd.
-    let sealed = dray::sys::seal::own_executable(std::path::Path::new("/proc/none")).unwrap();
+    let sealed = dray::sys::seal::own_executable(None).unwrap();
     let path = format!("/proc/self/fd/{}", sealed.as_raw_fd());
     assert!(fs::read_link(&path).unwrap().to_string_lossy().starts_with("/memfd:"));
     let written = fs::OpenOptions::new().write(true).open(&path).and_then(|mut file| file.write_all(b"x"));

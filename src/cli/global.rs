@@ -1,17 +1,36 @@
 //! What is said before the verb.
 
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use clap::{ArgAction, Args, ValueEnum};
 
 use crate::engine::state;
 use crate::error::{Error, Kind, Result};
+use crate::init::seccomp;
+use crate::spec::features::OCI_VERSIONS;
 
-/// After the name, as runc prints it.
-pub const VERSION: &str = concat!("version ", env!("CARGO_PKG_VERSION"));
+/// After the name, line by line as runc prints it: scripts take the first line apart.
+pub fn version() -> &'static str {
+    static TEXT: LazyLock<String> = LazyLock::new(|| {
+        let (own, spec) = (env!("CARGO_PKG_VERSION"), OCI_VERSIONS.1);
+        format!("version {own}\nspec: {spec}\nlibseccomp: {}", seccomp::library_version())
+    });
+    &TEXT
+}
+
+/// Under the help.
+pub const EXAMPLES: &str = "\
+Examples:
+  dray check                      what this host offers, and what to write into containerd's configuration
+  dray install --write            put the binary in place and tell containerd and Docker of it
+  dray spec && dray run -d web    a bundle of a directory with a rootfs/, and a container of it
+  dray list                       all containers, those of containerd among them
+  dray exec -t web sh             a further process
+
+One dash is as good as two, as in scripts written for runc. What went wrong is on stderr, and in --log.";
 
 /// The namespace of the containers that this command line makes, where `--root` does not say otherwise.
-#[allow(dead_code)]
 pub const NAMESPACE: &str = "cli";
 
 /// How the log is written.
@@ -43,7 +62,7 @@ pub struct Global {
     /// $XDG_RUNTIME_DIR/dray for who is not root]
     #[arg(long, value_name = "DIR")]
     pub root: Option<PathBuf>,
-    /// File that errors and warnings are appended to, beside stderr
+    /// File that is appended to: warnings instead of stderr, errors beside it
     #[arg(long, value_name = "FILE")]
     pub log: Option<PathBuf>,
     /// Format of the log
@@ -84,7 +103,8 @@ impl Global {
     }
 }
 
-fn default_root() -> Result<PathBuf> {
+/// Where states are, where nothing else is said.
+pub fn default_root() -> Result<PathBuf> {
     if rustix::process::geteuid().is_root() && !crate::sys::userns::own()?.rootless {
         return Ok(state::ROOT.into());
     }

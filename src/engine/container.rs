@@ -9,9 +9,9 @@ use std::rc::Rc;
 
 use tokio::sync::{Notify, watch};
 
-use crate::cgroup::Cgroup;
 use crate::cgroup::resctrl::Resctrl;
 use crate::cgroup::stats::Source;
+use crate::cgroup::{Below, Cgroup};
 use crate::error::{Error, Kind, Os, Result};
 use crate::init::plan::Process as ProcessPlan;
 use crate::init::sync::ParentEnd;
@@ -20,9 +20,11 @@ use crate::spec::id_map::IdMaps;
 use crate::sys::fork::Child;
 use crate::sys::pidfd;
 use crate::sys::seccomp::Filter;
+use crate::sys::stamps::Stamps;
 use crate::sys::tty::Size;
 
 use super::events::{Exit, StdioUris};
+use super::handed::HandedStreams;
 use super::hooks::Hooks;
 use super::lifecycle::{Event, FreezerState, State};
 use super::listener::Listener;
@@ -31,6 +33,7 @@ use super::options::Options;
 use super::place::Scope;
 use super::remains::Remains;
 use super::stdio::Stdio;
+use super::trace::{Step, UnderWay};
 use tokio::io::unix::AsyncFd;
 
 /// A container.
@@ -79,6 +82,8 @@ pub struct Container {
     pub stats: OnceCell<Source>,
     /// Its watch for the OOM killer, where the host has one.
     pub oom: Option<Rc<Oom>>,
+    /// What it is held by until it is started, where its creator has exited.
+    pub fifo: Option<PathBuf>,
     /// Its hooks, until it has been started: their environment may hold secrets.
     pub hooks: RefCell<Option<Box<Hooks>>>,
     /// A delete is under way.
@@ -150,12 +155,22 @@ pub struct Process {
     killed: Cell<bool>,
     /// Its streams, from birth to delete.
     pub stdio: RefCell<Option<Rc<Stdio>>>,
+    /// Its streams, where nothing is relayed.
+    pub handed: RefCell<Option<HandedStreams>>,
+    /// The cgroup below the container's that it is to be in.
+    pub below: RefCell<Option<Below>>,
+    /// It may be started in a container that is paused.
+    pub even_if_paused: Cell<bool>,
     /// The size that its terminal has been given.
     pub size: Cell<Option<Size>>,
     /// The way to the child until it is the program.
     pub sync: RefCell<Option<Rc<AsyncFd<ParentEnd>>>>,
     /// What an exec will be, until it is started. Its environment may hold secrets: it is dropped then.
     pub planned: RefCell<Option<(ProcessPlan, Option<i32>)>>,
+    /// What is under way with it, up to its program.
+    pub trace: RefCell<Option<Rc<UnderWay>>>,
+    /// Where the child leaves the moments of its steps, until it is the program.
+    pub stamps: RefCell<Option<Rc<Stamps>>>,
 }
 
 impl Process {
@@ -173,9 +188,14 @@ impl Process {
             exit: watch::Sender::new(None),
             killed: Cell::default(),
             stdio: RefCell::default(),
+            handed: RefCell::default(),
+            below: RefCell::default(),
+            even_if_paused: Cell::default(),
             size: Cell::default(),
             sync: RefCell::default(),
             planned: RefCell::default(),
+            trace: RefCell::default(),
+            stamps: RefCell::default(),
         })
     }
 
@@ -191,6 +211,13 @@ impl Process {
     pub fn advance(&self, event: Event) -> Result<()> {
         self.state.set(self.state.get().after(event).map_err(|e| e.context(self.to_string()))?);
         Ok(())
+    }
+
+    /// What is under way with it has come to this step.
+    pub fn at(&self, step: Step) {
+        if let Some(trace) = &*self.trace.borrow() {
+            trace.at(step);
+        }
     }
 
     /// Its pid in the shim's pid namespace; 0 before its birth.
@@ -224,6 +251,13 @@ impl Process {
     pub fn born(&self, child: Child) {
         self.pid.set(child.pid as u32);
         let _ = self.pidfd.set(child.pidfd);
+    }
+
+    /// It has ended before we knew of it.
+    pub fn has_ended(&self, pid: u32, exit: Exit) {
+        self.pid.set(pid);
+        self.reaped.set(Some(exit));
+        self.set_exit(exit);
     }
 
     /// Its pidfd.

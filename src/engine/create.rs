@@ -1,5 +1,6 @@
 //! Create: from a request to a container whose init is parked right before its execve.
 
+use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
@@ -37,6 +38,8 @@ use super::console;
 use super::container::{Container, Process};
 use super::events::{Event, RootfsMount, StdioUris};
 use super::exec::BirthUnderWay;
+use super::fifo;
+use super::handed::{Handed, HandedStreams};
 use super::helper::Child;
 use super::hooks::Hooks;
 use super::lifecycle::{self, State};
@@ -47,7 +50,8 @@ use super::place::{Making, Site};
 use super::ready::watch;
 use super::remains::{KILL_BOUND, Remains, Unmount, remove_saved};
 use super::rootfs;
-use super::state::{Identity, Saved, StateDir, Taken};
+use super::state::{FIFO, Identity, Saved, StateDir, Taken};
+use super::trace::{self, Step, UnderWay};
 use super::userns::{self, Outside};
 
 /// How long a child may take to be created or to reach its execve: mounts of the user's choice are among it, and one of
@@ -72,12 +76,27 @@ pub struct Request {
     pub stdio: StdioUris,
     /// What else is asked for.
     pub options: Options,
+    /// What the command line asks for, where that is who does.
+    pub command: Option<ByCommand>,
+}
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub struct ByCommand {
+    /// What the container's init is handed; its streams, where that is told, instead of what the request says of them.
+    pub handed: Handed,
+    /// Its creator exits: it is held by a fifo in its state directory.
+    pub fifo: bool,
 }
 
 /// The request after everything that can be judged about it without an effect.
 struct Judged {
     request: Request,
     spec: Spec,
+    /// The document of it.
+    config: Vec<u8>,
+    /// What init is handed.
+    handed: Option<HandedStreams>,
     /// The root file system: `root.path`.
     rootfs: PathBuf,
     /// The request's mounts.
@@ -92,6 +111,8 @@ struct Judged {
     id_maps: Option<IdMaps>,
     /// The namespaces that it joins, open: their paths may lead to others by the time.
     joined: Vec<(Namespace, OwnedFd)>,
+    /// How far the create is.
+    trace: Rc<UnderWay>,
 }
 
 /// A child about to be born.
@@ -135,14 +156,19 @@ impl Engine {
     pub async fn create(self: Rc<Self>, request: Request) -> Result<u32> {
         let id = request.id.clone();
         let name = |e: Error| e.context(format!("container {id}"));
+        let trace = self.traces.begin(trace::Kind::Create, &id, "", Step::Judging);
         let reservation = self.reserve(&id).map_err(name)?;
-        let (judged, process) = self.judge(request).map_err(name)?;
+        let (judged, process) = self.judge(request, trace.clone()).map_err(name)?;
+        let mut judged = judged;
         let saved = self.first_state(&judged).map_err(name)?;
-        self.take_directory(&judged, &saved).await.map_err(name)?;
+        trace.at(Step::Taking);
+        let lock = self.take_directory(&judged, &saved).await.map_err(name)?;
+        // A shim's is nobody else's as long as it lives.
+        let _lock = judged.request.command.is_some().then_some(lock);
         let mut remains = Remains { state: Some(judged.state.clone()), ..Remains::default() };
         let (mut init, mut oom) = (None, None);
         let made = {
-            let make = self.make(&judged, process, saved, &mut remains, &mut init, &mut oom);
+            let make = self.make(&mut judged, process, saved, &mut remains, &mut init, &mut oom);
             let make = AssertUnwindSafe(make).catch_unwind();
             match select(pin!(make), pin!(reservation.creating.given_up.notified())).await {
                 Either::Left((made, _)) => made,
@@ -152,7 +178,10 @@ impl Engine {
         let error = match made {
             Ok(Ok(container)) => {
                 drop(reservation);
-                return Ok(self.created(container, judged.request));
+                trace.at(Step::Announcing);
+                let pid = self.created(container, judged.request);
+                trace.done();
+                return Ok(pid);
             }
             Ok(Err(error)) => match &oom {
                 Some(oom) => oom.explain(&id, 0, error),
@@ -160,6 +189,7 @@ impl Engine {
             },
             Err(_) => Error::panicked(),
         };
+        trace.at(Step::GivingUp);
         self.undo(init, &mut remains).await.unwrap_or_else(|e| log::error!("container {id}: undoing create: {e}"));
         Err(name(error))
     }
@@ -179,7 +209,7 @@ impl Engine {
 
     /// Gives up the create of `id`, if there is one under way, and waits until nothing is left of it. containerd asks for
     /// a Delete when its own client has given up waiting, which for a hook without a timeout is the only end.
-    pub(super) async fn give_up_create(&self, id: &str) {
+    pub async fn give_up_create(&self, id: &str) {
         let creating = self.creating.borrow().get(id).cloned();
         if let Some(creating) = creating {
             let ended = creating.ended.notified();
@@ -188,10 +218,10 @@ impl Engine {
         }
     }
 
-    fn judge(&self, request: Request) -> Result<(Judged, plan::Process)> {
+    fn judge(&self, request: Request, trace: Rc<UnderWay>) -> Result<(Judged, plan::Process)> {
         let state = StateDir::new(&self.state_root, &self.namespace, &request.id)?;
         let mut unknown = Vec::new();
-        let spec = load::load(&request.bundle, &mut unknown)?;
+        let (spec, config) = load::load_kept(&request.bundle, &mut unknown)?;
         warn_of_unknown(&format!("container {}", request.id), &unknown);
         let process = validate::validate(&spec)?;
         mounts::refuse_unknown(&spec)?;
@@ -211,11 +241,21 @@ impl Engine {
         self.take_ungrantable(&name, id_maps.as_ref(), &mut process.capabilities);
         self.leave_groups(&name, &mut process);
         process.session_keyring = !request.options.no_new_keyring;
+        let mut request = request;
+        let handed = request.command.as_mut().map(|command| command.handed.take(&mut process)).transpose()?;
+        if request.command.as_ref().is_some_and(|command| command.fifo)
+            && Listener::of(&request.id, &request.bundle, &spec).is_some()
+        {
+            let text = "linux.seccomp.listenerPath: by create and start, which are two processes: run does it";
+            return Err(Error::new(Kind::Unimplemented, text));
+        }
         let rootfs = load::rootfs(&request.bundle, &spec);
         let mount_point = request.bundle.join("rootfs");
         let judged = Judged {
             request,
             spec,
+            config,
+            handed: handed.flatten(),
             rootfs,
             rootfs_mounts,
             mount_point,
@@ -225,6 +265,7 @@ impl Engine {
             seccomp,
             id_maps,
             joined,
+            trace,
         };
         Ok((judged, process))
     }
@@ -233,21 +274,23 @@ impl Engine {
     fn first_state(&self, judged: &Judged) -> Result<Saved> {
         let request = &judged.request;
         let mut saved = Saved::new(&request.id, &request.bundle)?;
-        saved.shim = self.shim.get().cloned();
+        (saved.shim, saved.socket) = self.shim.get().cloned().unzip();
         judged.site.note(&mut saved);
         saved.rootfs = (!request.rootfs.is_empty()).then(|| judged.mount_point.clone());
+        saved.by_command = request.command.is_some();
+        saved.options = request.options;
         saved.resctrl = judged.resctrl.as_ref().map(Resctrl::own).unwrap_or_default();
         Ok(saved)
     }
 
     /// Makes the state directory. One that is there already is a living container's, or the leftover of one whose shim
     /// died: that is removed first.
-    async fn take_directory(&self, judged: &Judged, saved: &Saved) -> Result<()> {
+    async fn take_directory(&self, judged: &Judged, saved: &Saved) -> Result<File> {
         let exists = || format!("already exists, in {}", judged.state.path().display());
         let deadline = Instant::now() + TAKE_BOUND;
         loop {
             match judged.state.take(saved)? {
-                Taken::Ours => return Ok(()),
+                Taken::Ours(lock) => return Ok(lock),
                 Taken::Busy if Instant::now() >= deadline => {
                     return Err(Error::new(Kind::AlreadyExists, "another process is making or removing it"))
                         .context(exists);
@@ -255,6 +298,7 @@ impl Engine {
                 // Not by a lock that waits: the delete of another shim's container may take its time.
                 Taken::Busy => tokio::time::sleep(TAKE_PAUSE).await,
                 Taken::Theirs(_lock) => {
+                    refuse_made(&judged.state).context(exists)?;
                     let removed = remove_saved(&self.hierarchies, &judged.state, Unmount::Beside(self)).await;
                     let living = |e: Error| match e.kind() {
                         Kind::FailedPrecondition => e.with_kind(Kind::AlreadyExists),
@@ -269,16 +313,22 @@ impl Engine {
     /// Every effect, each in `remains` before it is made.
     async fn make(
         self: &Rc<Self>,
-        judged: &Judged,
+        judged: &mut Judged,
         process: plan::Process,
         mut saved: Saved,
         remains: &mut Remains,
         init: &mut Option<Rc<Process>>,
         oom: &mut Option<Rc<Oom>>,
     ) -> Result<Rc<Container>> {
+        let handed = judged.handed.take();
+        let judged = &*judged;
         let request = &judged.request;
+        if request.command.is_some() {
+            judged.state.keep_config(&judged.config)?;
+        }
         let listener = Listener::of(&request.id, &request.bundle, &judged.spec);
         if let Some(listener) = &listener {
+            judged.trace.at(Step::Listener);
             self.look_for(listener).await?;
         }
         remains.rootfs = saved.rootfs.clone();
@@ -291,8 +341,12 @@ impl Engine {
             saved.mounting = Some(Identity::of(pid)?);
             judged.state.save(&saved)
         };
+        judged.trace.at(Step::Mounting);
         self.mount_rootfs(&judged.rootfs_mounts, &judged.mount_point, &mut note).await?;
         let child = Process::new(&request.id, "", request.stdio.clone(), State::Creating);
+        child.trace.replace(Some(judged.trace.clone()));
+        child.at(Step::Stdio);
+        child.handed.replace(handed);
         let (stdio, streams) = console::open_streams(
             self,
             &child,
@@ -302,14 +356,21 @@ impl Engine {
         .await?;
         *child.stdio.borrow_mut() = Some(Rc::new(stdio));
 
+        child.at(Step::Cgroup);
         let mut making = self.make_cgroup(&judged.site, &judged.state, &mut saved, remains).await?;
         let cgroup = making.cgroup.clone();
         judged.resctrl.as_ref().map_or(Ok(()), |resctrl| resctrl.make(&mut remains.resctrl))?;
 
+        child.at(Step::Planning);
         let treatment = process.treatment.clone();
         let hooks = Hooks::of(&request.id, &request.bundle, &judged.spec)?;
         let mut unborn = plan_init(self.own, judged, process, streams, &making, hooks.as_ref().map(Hooks::plan))?;
         unborn.plan.seccomp = judged.seccomp.clone();
+        let held = request.command.as_ref().is_some_and(|command| command.fifo);
+        if held {
+            unborn.plan.hold = Hold::Fifo(fifo::make(&judged.state.path().join(FIFO))?);
+            child.stamps.replace(trace::stamps_for(&unborn.plan, judged.state.path()));
+        }
         let outside = Outside::of(&unborn.plan, judged.id_maps.as_ref());
         let sources = unborn.plan.sources();
         let net_devices = unborn.plan.net_devices().to_vec();
@@ -319,6 +380,7 @@ impl Engine {
         self.birth(&child, &unborn)?;
         drop(unborn);
         *init = Some(child.clone());
+        child.at(if making.is_by_systemd() { Step::Settling } else { Step::Joining });
         self.settle(&judged.site, &mut making, &request.id, child.child_pid(), remains).await?;
         if let Some(owner) = owner_of_cgroup(judged) {
             cgroup.delegate(owner)?;
@@ -327,23 +389,30 @@ impl Engine {
         *oom = cgroup.watch_oom()?.map(Oom::new).map(Rc::new);
         judged.resctrl.as_ref().map_or(Ok(()), |resctrl| resctrl.join(child.child_pid()))?;
         let oom_score_adj = judged.spec.process().as_ref().and_then(|process| process.oom_score_adj());
+        child.at(Step::Adjusting);
         self.go(&child, oom_score_adj, &outside)?;
+        child.at(Step::Waiting);
         let failed = || "OCI runtime create failed: unable to start container process";
         let mut heard = self.heard(&child, Some(SET_UP_BOUND)).await.context(failed)?;
         if let Heard::WantsDevices = heard {
             let joins = judged.joined.iter().any(|(kind, _)| *kind == Namespace::Network);
             let owner = if joins { Owner::Others } else { Owner::Container };
+            child.at(Step::Devices);
             self.move_devices(&child, &net_devices, owner).await.context(failed)?;
+            child.at(Step::Waiting);
             heard = self.heard(&child, Some(SET_UP_BOUND)).await.context(failed)?;
         }
         if let (Heard::WantsSources, Some(sources)) = (&heard, sources) {
+            child.at(Step::Sources);
             self.send_sources(&child, &sources).await.context(failed)?;
+            child.at(Step::Waiting);
             heard = self.heard(&child, Some(SET_UP_BOUND)).await.context(failed)?;
         }
         let poststop = hooks.as_ref().and_then(Hooks::poststop);
         if let (Heard::Hooks, Some(hooks)) = (&heard, &hooks) {
             // From the first of them on there may be something to undo, and more processes than the child.
             saved.poststop = poststop.clone();
+            child.at(Step::Saving);
             note_child(&child, &cgroup, judged, &mut saved, remains)?;
             heard = self.run_create_hooks(hooks, &child).await.context(failed)?;
         }
@@ -354,7 +423,15 @@ impl Engine {
         }
 
         saved.poststop = poststop;
+        child.at(Step::Saving);
         note_child(&child, &cgroup, judged, &mut saved, remains)?;
+        if held {
+            // With this process its tie to it would end, and by that it.
+            sync_of(&child)?.get_ref().release()?;
+            let Heard::Alone = self.heard(&child, Some(SET_UP_BOUND)).await.context(failed)? else {
+                return Err(Error::new(Kind::Internal, "it was killed")).context(failed);
+            };
+        }
         Ok(Rc::new(Container {
             id: request.id.clone(),
             bundle: request.bundle.clone(),
@@ -378,6 +455,7 @@ impl Engine {
             resumed: Default::default(),
             stats: Default::default(),
             oom: oom.take(),
+            fifo: held.then(|| judged.state.path().join(FIFO)),
             hooks: std::cell::RefCell::new(hooks.map(Box::new)),
             deleting: Default::default(),
             remains: std::cell::RefCell::new(std::mem::take(remains)),
@@ -386,9 +464,16 @@ impl Engine {
 
     /// Forks, and takes note of the child in the same breath: no exit can come between. One that hops is not yet the process.
     pub(super) fn birth(&self, process: &Rc<Process>, unborn: &Unborn) -> Result<()> {
+        process.at(Step::Forking);
+        let stamps = process.stamps.take().or_else(|| self.traces.stamps(&process.container, &unborn.plan));
         let place = unborn.place.as_ref();
         let place = place.map(|(target, flags)| Birthplace { target: target.as_fd(), flags: *flags, home: &self.home });
-        let (child, sync) = crate::init::spawn(&unborn.plan, place, unborn.cgroup.as_ref().map(AsFd::as_fd))?;
+        let cgroup = unborn.cgroup.as_ref().map(AsFd::as_fd);
+        let (child, sync) = crate::init::spawn(&unborn.plan, place, cgroup, stamps.as_deref())?;
+        if let Some(trace) = &*process.trace.borrow() {
+            trace.child(stamps.clone());
+        }
+        process.stamps.replace(stamps);
         if unborn.plan.hops() {
             self.children.borrow_mut().insert(child.pid, Child::Maker);
             process.maker.replace(Some(child));
@@ -419,7 +504,7 @@ impl Engine {
                 match sync.get_ref().receive()? {
                     Heard::Nothing => ready.clear_ready(),
                     Heard::Console(master) => console::connect(process, master)?,
-                    Heard::Born { by, child } => self.adopt(process, by, child)?,
+                    Heard::Born { by, child } => self.note_birth(process, by, child)?,
                     Heard::Failed(error) => return Err(error),
                     other => return Ok(other),
                 }
@@ -461,6 +546,7 @@ impl Engine {
         }
         // It may have been killed between its word and ours.
         self.exited(&init);
+        init.trace.take();
         init.pid()
     }
 
@@ -475,6 +561,16 @@ impl Engine {
             }
         }
         remains.remove(Unmount::Beside(self)).await
+    }
+}
+
+/// Refuses the id of a container that the command line has made, until it is deleted; also one that has stopped, as runc does.
+fn refuse_made(state: &StateDir) -> Result<()> {
+    match state.load()? {
+        Some(saved) if saved.by_command && saved.init.is_some() => {
+            Err(Error::new(Kind::AlreadyExists, "container with given ID already exists"))
+        }
+        _ => Ok(()),
     }
 }
 

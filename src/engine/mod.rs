@@ -6,8 +6,9 @@
 //!
 //! [`lifecycle`] says what may happen when; [`create`], [`exec`], [`signal`] and [`delete`] do it; [`place`] is where
 //! it is among cgroups, by [`systemd`] if need be; [`pause`] and [`update`] change it while it runs; [`hooks`] are run on its way; [`reaper`] is the only one who waits for children, [`oom`] hears of lack of memory; [`remains`] takes away what is left of a container, whoever made it; [`state`] is what of
-//! it is on disk.
+//! it is on disk; [`trace`] tells where the time of all that went.
 
+pub mod adopt;
 mod capabilities;
 mod console;
 pub mod container;
@@ -15,9 +16,12 @@ pub mod create;
 pub mod delete;
 pub mod events;
 pub mod exec;
+pub mod fifo;
 mod filters;
+pub mod handed;
 mod helper;
 pub mod hooks;
+pub mod host;
 pub mod lifecycle;
 mod listener;
 mod net_devices;
@@ -36,12 +40,13 @@ pub mod state;
 pub mod stats;
 pub mod stdio;
 pub mod systemd;
+pub mod trace;
 pub mod update;
 mod userns;
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use crate::cgroup::Hierarchies;
@@ -55,8 +60,8 @@ use events::{Event, Exit};
 pub struct Engine {
     /// containerd's namespace.
     namespace: String,
-    /// The shim's id, by which containerd asks for its removal; none where no shim is.
-    shim: OnceCell<String>,
+    /// The shim's id, by which containerd asks for its removal, and its socket; none where no shim is.
+    shim: OnceCell<(String, PathBuf)>,
     /// Where state is kept ([`state::ROOT`], elsewhere in tests).
     state_root: PathBuf,
     hierarchies: Hierarchies,
@@ -80,6 +85,8 @@ pub struct Engine {
     filters: filters::Filters,
     /// The capabilities that we have to grant, from the first container on.
     capabilities: OnceCell<u64>,
+    /// Where the time of its last operations went.
+    traces: trace::Traces,
 }
 
 impl Engine {
@@ -88,12 +95,25 @@ impl Engine {
     /// # Errors
     /// When the host has no cgroups that can be used.
     pub fn new(namespace: &str, state_root: PathBuf, publish: Box<dyn Fn(Event)>) -> Result<Rc<Self>> {
+        Self::new_with(namespace, state_root, publish, None)
+    }
+
+    /// The same where it is said, and not to be found out, whether it goes without the cgroups that are not its to write to.
+    ///
+    /// # Errors
+    /// As [`Engine::new`].
+    pub fn new_with(
+        namespace: &str,
+        state_root: PathBuf,
+        publish: Box<dyn Fn(Event)>,
+        without_cgroups: Option<bool>,
+    ) -> Result<Rc<Self>> {
         let own = crate::sys::userns::own()?;
         Ok(Rc::new(Self {
             namespace: namespace.to_owned(),
             shim: OnceCell::new(),
             state_root,
-            hierarchies: Hierarchies::discover()?.rootless(own.rootless),
+            hierarchies: Hierarchies::discover()?.rootless(without_cgroups.unwrap_or(own.rootless)),
             own,
             home: Home::here()?,
             publish,
@@ -105,12 +125,18 @@ impl Engine {
             strangers: RefCell::default(),
             filters: filters::Filters::default(),
             capabilities: OnceCell::new(),
+            traces: trace::Traces::default(),
         }))
     }
 
-    /// Writes the id of the shim that this is into the state of every container to come.
-    pub fn serve_as(&self, shim: &str) {
-        let _ = self.shim.set(shim.to_owned());
+    /// Writes the id of the shim that this is, and where it listens, into the state of every container to come.
+    pub fn serve_as(&self, shim: &str, socket: &Path) {
+        let _ = self.shim.set((shim.to_owned(), socket.to_owned()));
+    }
+
+    /// The host's cgroups, as this process may use them.
+    pub fn hierarchies(&self) -> &Hierarchies {
+        &self.hierarchies
     }
 
     /// The container `id`.

@@ -3,10 +3,12 @@
 //! containerd executes the binary with an action: [`bootstrap`] answers `start` and `delete`; without an action it is the
 //! server, [`daemon`], which `start` has left behind with a listening socket. `service` decodes what comes over that
 //! socket and hands it to the engine; [`publisher`] sends the engine's events back, [`logger`] the log. `dialect` and
-//! `options` know what the versions of containerd say, and `info` what this one is.
+//! `options` know what the versions of containerd say, and `info` what this one is. [`client`] is for the command line, which
+//! asks a living shim for what is to be done to its containers.
 
 mod address;
 pub mod bootstrap;
+pub mod client;
 pub mod daemon;
 pub mod dialect;
 mod flags;
@@ -19,6 +21,7 @@ pub mod options;
 pub mod publisher;
 mod service;
 pub mod toml;
+pub mod trace;
 
 use std::io::Write;
 use std::process::ExitCode;
