@@ -152,6 +152,7 @@ pub struct Process {
     /// An exit that the reaper has seen, before it may be told.
     pub reaped: Cell<Option<Exit>>,
     exit: watch::Sender<Option<Exit>>,
+    killed: Cell<bool>,
     /// Its streams, from birth to delete.
     pub stdio: RefCell<Option<Rc<Stdio>>>,
     /// Its streams, where nothing is relayed.
@@ -185,6 +186,7 @@ impl Process {
             pidfd: OnceCell::new(),
             reaped: Cell::new(None),
             exit: watch::Sender::new(None),
+            killed: Cell::default(),
             stdio: RefCell::default(),
             handed: RefCell::default(),
             below: RefCell::default(),
@@ -283,7 +285,14 @@ impl Process {
         pidfd::kill(pidfd, signal).map_err(|e| match e.kind() {
             Kind::NotFound => gone(),
             _ => e.context(self.to_string()),
-        })
+        })?;
+        self.killed.update(|killed| killed || signal == libc::SIGKILL as u32);
+        Ok(())
+    }
+
+    /// It has been sent SIGKILL from here.
+    pub fn was_killed(&self) -> bool {
+        self.killed.get()
     }
 
     /// How it ended, once that may be told.

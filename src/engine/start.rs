@@ -74,6 +74,9 @@ impl Engine {
                     Some(oom) => oom.explain(&id, kills, error),
                     None => error,
                 };
+                if exec.is_empty() {
+                    self.tell_missed_oom(&container);
+                }
                 self.start_failed(&container, &process).await?;
                 Err(error.context(process.to_string()))
             }
