@@ -35,6 +35,7 @@ use super::oom::Oom;
 use super::ready::watch;
 use super::remains::{self, Remains};
 use super::state::{FIFO, Identity, Saved, StateDir};
+use super::trace;
 
 /// How a process that was no child of ours is said to have ended.
 const UNKNOWN: u32 = 255;
@@ -139,7 +140,8 @@ impl Engine {
     fn container_of(&self, state: &StateDir, saved: &Saved, spec: &Spec) -> Result<Rc<Container>> {
         let process = validate::validate(spec)?;
         let linux = spec.linux().as_ref();
-        let (init, living) = adopted_init(state, saved);
+        let flags = plan::namespace_flags(spec);
+        let (init, living) = adopted_init(state, saved, flags);
         let mut remains = Remains { state: Some(state.clone()), ..Remains::default() };
         remains.of_saved(&self.hierarchies, saved)?;
         let cgroup = match remains::cgroup_of(&self.hierarchies, saved)? {
@@ -154,7 +156,7 @@ impl Engine {
         Ok(Rc::new(Container {
             id: saved.id.clone(),
             bundle: saved.bundle.clone(),
-            namespaces: plan::namespace_flags(spec),
+            namespaces: flags,
             id_maps: id_maps(spec, living)?,
             private_pid_ns: namespaces::has_private_pid_ns(spec),
             oom_score_adj: process.oom_score_adj(),
@@ -200,7 +202,7 @@ fn unknown_exit() -> Exit {
 }
 
 /// Its init, and the pid of that where it lives.
-fn adopted_init(state: &StateDir, saved: &Saved) -> (Rc<Process>, Option<i32>) {
+fn adopted_init(state: &StateDir, saved: &Saved, namespaces: u64) -> (Rc<Process>, Option<i32>) {
     let found = saved.init.and_then(|init| Some((init, init.open()?)));
     let Some((init, pidfd)) = found.filter(|(_, pidfd)| !pidfd::has_exited(pidfd)) else {
         let process = Process::new(&saved.id, "", StdioUris::default(), State::Stopped);
@@ -210,6 +212,9 @@ fn adopted_init(state: &StateDir, saved: &Saved) -> (Rc<Process>, Option<i32>) {
     let at = if is_held(state, saved, init) { State::Created } else { State::Running };
     let process = Process::new(&saved.id, "", StdioUris::default(), at);
     process.born(Child { pid: init.pid, pidfd });
+    if at == State::Created {
+        process.stamps.replace(trace::stamps_in(state.path(), namespaces));
+    }
     (process, Some(init.pid))
 }
 

@@ -20,6 +20,7 @@ use crate::spec::id_map::IdMaps;
 use crate::sys::fork::Child;
 use crate::sys::pidfd;
 use crate::sys::seccomp::Filter;
+use crate::sys::stamps::Stamps;
 use crate::sys::tty::Size;
 
 use super::events::{Exit, StdioUris};
@@ -32,6 +33,7 @@ use super::options::Options;
 use super::place::Scope;
 use super::remains::Remains;
 use super::stdio::Stdio;
+use super::trace::{Step, UnderWay};
 use tokio::io::unix::AsyncFd;
 
 /// A container.
@@ -164,6 +166,10 @@ pub struct Process {
     pub sync: RefCell<Option<Rc<AsyncFd<ParentEnd>>>>,
     /// What an exec will be, until it is started. Its environment may hold secrets: it is dropped then.
     pub planned: RefCell<Option<(ProcessPlan, Option<i32>)>>,
+    /// What is under way with it, up to its program.
+    pub trace: RefCell<Option<Rc<UnderWay>>>,
+    /// Where the child leaves the moments of its steps, until it is the program.
+    pub stamps: RefCell<Option<Rc<Stamps>>>,
 }
 
 impl Process {
@@ -186,6 +192,8 @@ impl Process {
             size: Cell::default(),
             sync: RefCell::default(),
             planned: RefCell::default(),
+            trace: RefCell::default(),
+            stamps: RefCell::default(),
         })
     }
 
@@ -201,6 +209,13 @@ impl Process {
     pub fn advance(&self, event: Event) -> Result<()> {
         self.state.set(self.state.get().after(event).map_err(|e| e.context(self.to_string()))?);
         Ok(())
+    }
+
+    /// What is under way with it has come to this step.
+    pub fn at(&self, step: Step) {
+        if let Some(trace) = &*self.trace.borrow() {
+            trace.at(step);
+        }
     }
 
     /// Its pid in the shim's pid namespace; 0 before its birth.

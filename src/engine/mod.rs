@@ -6,7 +6,7 @@
 //!
 //! [`lifecycle`] says what may happen when; [`create`], [`exec`], [`signal`] and [`delete`] do it; [`place`] is where
 //! it is among cgroups, by [`systemd`] if need be; [`pause`] and [`update`] change it while it runs; [`hooks`] are run on its way; [`reaper`] is the only one who waits for children, [`oom`] hears of lack of memory; [`remains`] takes away what is left of a container, whoever made it; [`state`] is what of
-//! it is on disk.
+//! it is on disk; [`trace`] tells where the time of all that went.
 
 pub mod adopt;
 mod capabilities;
@@ -40,6 +40,7 @@ pub mod state;
 pub mod stats;
 pub mod stdio;
 pub mod systemd;
+pub mod trace;
 pub mod update;
 mod userns;
 
@@ -84,6 +85,8 @@ pub struct Engine {
     filters: filters::Filters,
     /// The capabilities that we have to grant, from the first container on.
     capabilities: OnceCell<u64>,
+    /// Where the time of its last operations went.
+    traces: trace::Traces,
 }
 
 impl Engine {
@@ -122,6 +125,7 @@ impl Engine {
             strangers: RefCell::default(),
             filters: filters::Filters::default(),
             capabilities: OnceCell::new(),
+            traces: trace::Traces::default(),
         }))
     }
 

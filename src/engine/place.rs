@@ -151,6 +151,11 @@ fn limit(id: &str, cgroup: &Cgroup, resources: &LinuxResources) -> Result<()> {
 }
 
 impl Making {
+    /// systemd is to make it, with the process.
+    pub fn is_by_systemd(&self) -> bool {
+        self.manager.is_some()
+    }
+
     /// How the process joins: not at all where it is moved.
     pub fn joins(&self) -> Result<Joins> {
         if self.manager.is_some() { Ok(Joins::default()) } else { self.cgroup.joins() }

@@ -21,6 +21,7 @@ pub mod options;
 pub mod publisher;
 mod service;
 pub mod toml;
+pub mod trace;
 
 use std::io::Write;
 use std::process::ExitCode;

@@ -28,6 +28,7 @@ use super::super::console::{CHUNK, Ours, Raw, ours};
 use super::super::making::write_pid;
 use super::super::runtime::Signals;
 use super::super::target::Found;
+use super::super::trace::Tracing;
 
 /// Between two looks at whether more comes from a process that has ended.
 const LOOK: Duration = Duration::from_millis(100);
@@ -44,6 +45,7 @@ pub async fn run(
     found: &Found,
     mut process: Value,
     pid_file: Option<&Path>,
+    tracing: &Tracing,
     signals: Signals,
 ) -> Result<ExitCode> {
     let id = found.saved.id.as_str();
@@ -56,7 +58,9 @@ pub async fn run(
     }
     client.exec(id, &exec, process.to_string().into_bytes(), &fifos.streams()).await?;
     // The wait is asked for when it runs: an exit stays known until the delete below.
-    let pid = match client.start(id, &exec).await {
+    let started = client.start(id, &exec).await;
+    tracing.show_last(client, id, &exec).await;
+    let pid = match started {
         Ok(pid) => pid,
         Err(e) => {
             let _ = client.delete(id, &exec).await;
