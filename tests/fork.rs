@@ -346,7 +346,7 @@ fn parent_and_child(uid: u32, go: bool) -> (Child, OwnedFd, OwnedFd) {
     let mut plan = plan(&["sleep", "1000"]);
     plan.process.uid = uid;
     let parent = fork(0, None, None, |_| {
-        let (child, sync) = if go { parked(&plan) } else { dray::init::spawn(&plan, None, None).unwrap() };
+        let (child, sync) = if go { parked(&plan) } else { dray::init::spawn(&plan, None, None, None).unwrap() };
         (&writer).write_all(&[child.pid.to_le_bytes(), sync.as_raw_fd().to_le_bytes()].concat()).unwrap();
         loop {
             std::thread::sleep(SOON);
