@@ -473,13 +473,13 @@ fn all_that_an_exec_says_comes_out_and_all_that_it_is_told_goes_in() {
         assert_eq!(got.len(), sent.len() + 4);
         assert!(got.starts_with(&sent) && got.ends_with(b"end\n"));
         // Much at its very end, and a reader who comes after that.
-        let mut command = dray.command(&["exec", "one", "sh", "-c", "head -c 150000 /dev/zero"]);
+        let mut command = dray.command(&["exec", "one", "sh", "-c", "head -c 190000 /dev/zero"]);
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         std::thread::sleep(Duration::from_secs(3));
         let mut got = Vec::new();
         child.stdout.take().unwrap().read_to_end(&mut got).unwrap();
         assert!(child.wait().unwrap().success());
-        assert_eq!(got.len(), 150_000);
+        assert_eq!(got.len(), 190_000);
         // One that leaves something behind which has its streams is over all the same.
         let done = finish(
             dray.command(&["exec", "one", "sh", "-c", "sleep 1000 & echo x"]).stdout(Stdio::piped()).spawn().unwrap(),

@@ -67,10 +67,12 @@ pub async fn run(
             return Err(e);
         }
     };
-    if let Some(path) = pid_file
-        && let Err(e) = write_pid(path, pid).context(|| "--pid-file")
-    {
+    let told = pid_file.map_or(Ok(()), |path| write_pid(path, pid)).context(|| "--pid-file");
+    if let Err(e) = told {
+        // Nobody will ask for it any more.
         let _ = client.kill(id, &exec, libc::SIGKILL as u32, false).await;
+        let _ = client.wait(id, &exec).await;
+        let _ = client.delete(id, &exec).await;
         return Err(e);
     }
     let raw = if terminal { Raw::of_ours()? } else { None };
