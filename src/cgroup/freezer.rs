@@ -36,6 +36,12 @@ impl Cgroup {
         }
     }
 
+    /// The directory by which it is frozen, where there is a freezer.
+    pub fn freezer(&self) -> Option<PathBuf> {
+        let unified = || self.hierarchies.unified.as_deref().map(|unified| unified.dir(&self.path));
+        self.v1_freezer().or_else(unified)
+    }
+
     /// Takes [`Cgroup::freeze`] back, and leaves alone what is frozen by itself below: a container may have its own
     /// reasons.
     pub fn unfreeze(&self) -> Result<()> {

@@ -33,6 +33,7 @@ use crate::sys::userns::Own;
 
 use super::Engine;
 use super::capabilities::warn_of_unknown;
+use super::checkpoint;
 use super::console;
 use super::container::{Container, Process};
 use super::events::{Event, RootfsMount, StdioUris};
@@ -46,6 +47,7 @@ use super::options::Options;
 use super::place::{Making, Site};
 use super::ready::watch;
 use super::remains::{KILL_BOUND, Remains, Unmount, remove_saved};
+use super::restore::{self, Prepared};
 use super::rootfs;
 use super::state::{Identity, Saved, StateDir, Taken};
 use super::userns::{self, Outside};
@@ -72,26 +74,28 @@ pub struct Request {
     pub stdio: StdioUris,
     /// What else is asked for.
     pub options: Options,
+    /// Its processes are to be made of a checkpoint.
+    pub restore: Option<restore::Request>,
 }
 
 /// The request after everything that can be judged about it without an effect.
-struct Judged {
-    request: Request,
-    spec: Spec,
+pub(super) struct Judged {
+    pub(super) request: Request,
+    pub(super) spec: Spec,
     /// The root file system: `root.path`.
-    rootfs: PathBuf,
+    pub(super) rootfs: PathBuf,
     /// The request's mounts.
     rootfs_mounts: Vec<rootfs::Planned>,
     /// Where they go: always the bundle's own directory (containerd: runc.NewContainer), for what is
     /// mounted there is taken away until nothing is, and `root.path` may be any path of the host's.
     mount_point: PathBuf,
-    site: Site,
-    state: StateDir,
-    resctrl: Option<Resctrl>,
-    seccomp: Option<Rc<Filter>>,
-    id_maps: Option<IdMaps>,
+    pub(super) site: Rc<Site>,
+    pub(super) state: StateDir,
+    pub(super) resctrl: Option<Resctrl>,
+    pub(super) seccomp: Option<Rc<Filter>>,
+    pub(super) id_maps: Option<IdMaps>,
     /// The namespaces that it joins, open: their paths may lead to others by the time.
-    joined: Vec<(Namespace, OwnedFd)>,
+    pub(super) joined: Vec<(Namespace, OwnedFd)>,
 }
 
 /// A child about to be born.
@@ -211,6 +215,9 @@ impl Engine {
         self.take_ungrantable(&name, id_maps.as_ref(), &mut process.capabilities);
         self.leave_groups(&name, &mut process);
         process.session_keyring = !request.options.no_new_keyring;
+        if let Some(checkpoint) = &request.restore {
+            restore::judge(self, checkpoint, &spec, &request.bundle)?;
+        }
         let rootfs = load::rootfs(&request.bundle, &spec);
         let mount_point = request.bundle.join("rootfs");
         let judged = Judged {
@@ -219,7 +226,7 @@ impl Engine {
             rootfs,
             rootfs_mounts,
             mount_point,
-            site,
+            site: Rc::new(site),
             resctrl,
             state,
             seccomp,
@@ -308,6 +315,11 @@ impl Engine {
 
         let treatment = process.treatment.clone();
         let hooks = Hooks::of(&request.id, &request.bundle, &judged.spec)?;
+        if let Some(checkpoint) = &request.restore {
+            let prepared = Prepared { init: child, streams, making, saved, hooks, treatment };
+            return self.restorable(judged, checkpoint, prepared, remains);
+        }
+        saved.descriptors = checkpoint::names_of(&streams);
         let mut unborn = plan_init(self.own, judged, process, streams, &making, hooks.as_ref().map(Hooks::plan))?;
         unborn.plan.seccomp = judged.seccomp.clone();
         let outside = Outside::of(&unborn.plan, judged.id_maps.as_ref());
@@ -358,7 +370,7 @@ impl Engine {
         Ok(Rc::new(Container {
             id: request.id.clone(),
             bundle: request.bundle.clone(),
-            namespaces: plan::namespace_flags(&judged.spec),
+            namespaces: plan::namespace_flags(&judged.spec).into(),
             id_maps: judged.id_maps.clone(),
             private_pid_ns: namespaces::has_private_pid_ns(&judged.spec),
             oom_score_adj,
@@ -376,6 +388,8 @@ impl Engine {
             init_reaped: Default::default(),
             freezer: Default::default(),
             resumed: Default::default(),
+            in_checkpoint: Default::default(),
+            restore: Default::default(),
             stats: Default::default(),
             oom: oom.take(),
             hooks: std::cell::RefCell::new(hooks.map(Box::new)),
@@ -580,7 +594,7 @@ fn owner_of_cgroup(judged: &Judged) -> Option<u32> {
 }
 
 /// The hierarchies as a mount of type cgroup shows them.
-fn cgroup_views(cgroup: &Cgroup) -> plan::Cgroups {
+pub(super) fn cgroup_views(cgroup: &Cgroup) -> plan::Cgroups {
     let view = |view: cgroup::View| plan::CgroupHierarchy {
         links: view.controllers.iter().filter(|name| **name != view.directory_name).cloned().collect(),
         options: Some(view.options),

@@ -34,6 +34,12 @@ impl Engine {
         }
         container.refuse_if_ending().map_err(name)?;
         container.refuse_if_paused().map_err(name)?;
+        if container.init.pid() == 0 {
+            return Err(name(Error::new(
+                Kind::FailedPrecondition,
+                "cannot exec in a container that is to be restored",
+            )));
+        }
         let mut unknown = Vec::new();
         let mut spec = load::load_process(spec, &mut unknown).map_err(name)?;
         // Whatever it says itself (containerd: process.Init.exec).
@@ -64,7 +70,8 @@ impl Engine {
         stdio.start();
         *process.stdio.borrow_mut() = Some(Rc::new(stdio));
         let init = container.init.pidfd()?;
-        let work = Work::Exec(plan::Exec { init: init.try_clone().os(|| "dup")?, namespaces: container.namespaces });
+        let work =
+            Work::Exec(plan::Exec { init: init.try_clone().os(|| "dup")?, namespaces: container.namespaces.get() });
         let mut unborn = unborn(work, planned, streams, Joins::default(), None)?;
         unborn.plan.seccomp = container.seccomp.clone();
         let outside = Outside::of(&unborn.plan, container.id_maps.as_ref());

@@ -151,6 +151,11 @@ fn limit(id: &str, cgroup: &Cgroup, resources: &LinuxResources) -> Result<()> {
 }
 
 impl Making {
+    /// Whether the process joins by itself.
+    pub fn joins_itself(&self) -> bool {
+        self.manager.is_none()
+    }
+
     /// How the process joins: not at all where it is moved.
     pub fn joins(&self) -> Result<Joins> {
         if self.manager.is_some() { Ok(Joins::default()) } else { self.cgroup.joins() }

@@ -32,6 +32,7 @@ impl Engine {
         let kills = container.oom.as_ref().map_or(0, |oom| oom.mark());
         let starting = async {
             match exec.as_str() {
+                "" if container.init.pid() == 0 => self.restore(&container).await,
                 "" => self.release(&container).await,
                 _ => self.start_exec(&container, &process).await,
             }

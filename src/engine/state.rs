@@ -69,6 +69,9 @@ pub struct Saved {
     /// The hooks to be run when all of it is gone, once there is something that they may have to undo.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub poststop: Option<Poststop>,
+    /// What CRIU calls the standard streams that its init was given; none where it has a terminal.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub descriptors: Vec<String>,
 }
 
 /// A process, for all time: the pid with the time of its start.
@@ -116,6 +119,7 @@ impl Saved {
             scope: None,
             resctrl: Vec::new(),
             poststop: None,
+            descriptors: Vec::new(),
         })
     }
 }

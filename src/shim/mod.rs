@@ -7,6 +7,7 @@
 
 mod address;
 pub mod bootstrap;
+mod checkpoint;
 pub mod daemon;
 pub mod dialect;
 mod flags;

@@ -26,6 +26,8 @@ pub struct Options {
     pub container: Container,
     /// The cgroup in which the shim itself is to run.
     pub shim_cgroup: Option<PathBuf>,
+    /// Where CRIU's log of a restore goes.
+    pub criu_work: Option<PathBuf>,
 }
 
 /// Type names, without the host that some put before them.
@@ -70,7 +72,7 @@ fn invalid(why: impl Into<String>) -> Error {
 
 /// What each asks for. The rest changes nothing that a container sees:
 /// - `root` is where runc keeps its state; ours is below /run/dray, by namespace and id;
-/// - `criu_image_path` and `criu_work_path` are for checkpoints, and a request for one is refused itself;
+/// - `criu_image_path` is containerd's: what it is of, a Create with a checkpoint, says it itself;
 /// - `task_api_address` and `task_api_version` tell containerd, not the shim, to use one that runs already.
 fn judge(options: oci::Options) -> Result<Options> {
     if !matches!(options.binary_name.as_str(), "" | "runc" | "crun") {
@@ -93,6 +95,7 @@ fn judge(options: oci::Options) -> Result<Options> {
             io_gid: id(options.io_gid),
         },
         shim_cgroup: (!options.shim_cgroup.is_empty()).then(|| options.shim_cgroup.into()),
+        criu_work: (!options.criu_work_path.is_empty()).then(|| options.criu_work_path.into()),
     })
 }
 
@@ -152,7 +155,8 @@ fn set(options: &mut oci::Options, key: &str, value: Value) -> Result<()> {
         ("IoUid", Value::Integer(value)) => options.io_uid = id(key, value)?,
         ("IoGid", Value::Integer(value)) => options.io_gid = id(key, value)?,
         // See `judge`.
-        ("Root" | "CriuPath" | "CriuImagePath" | "CriuWorkPath" | "TaskApiAddress", Value::String(_)) => {}
+        ("CriuWorkPath", Value::String(value)) => options.criu_work_path = value,
+        ("Root" | "CriuPath" | "CriuImagePath" | "TaskApiAddress", Value::String(_)) => {}
         ("TaskApiVersion", Value::Integer(_)) => {}
         ("TypeUrl", Value::String(_)) => {}
         (key, value) => return Err(invalid(format!("not an option: {key} = {value:?}"))),

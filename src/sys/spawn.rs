@@ -48,7 +48,15 @@ pub struct Spawned {
 /// # Errors
 /// As [`fork::fork`]. That it cannot be executed is told by [`Spawned::refused`].
 pub fn spawn(program: &Program) -> Result<Spawned> {
-    start(program, |tell, us| fork::fork(0, None, None, |_| become_program(program, tell, us, || Ok(()))))
+    spawn_after(program, || Ok(()))
+}
+
+/// The same; `last` is done right before the program is executed.
+///
+/// # Errors
+/// As [`spawn`].
+pub fn spawn_after(program: &Program, last: impl FnOnce() -> Result<()>) -> Result<Spawned> {
+    start(program, |tell, us| fork::fork(0, None, None, |_| become_program(program, tell, us, last)))
 }
 
 /// The same in a child of ours, in its namespaces and as its user. `last` is done right before the program is executed.
@@ -66,6 +74,11 @@ fn start(program: &Program, fork: impl FnOnce(&OwnedFd, Pid) -> Result<Child>) -
 }
 
 impl Spawned {
+    /// Becomes readable when it is known whether the program is executed: then [`Spawned::refused`] says so.
+    pub fn verdict(&self) -> BorrowedFd<'_> {
+        self.failure.as_fd()
+    }
+
     /// Why the program was not executed, once its process has ended; `None` where it was.
     pub fn refused(&self) -> Option<Error> {
         let mut errno = [0; 4];
