@@ -98,6 +98,7 @@ fn plan(args: &[&str]) -> Plan {
         rlimits: Vec::new(),
         no_new_privileges: false,
         session_keyring: true,
+        handed: 0,
         treatment: Default::default(),
         console_size: None,
     };
@@ -182,6 +183,8 @@ fn a_panic_in_create_undoes_the_container() {
             rootfs: bundle.rootfs.iter().cloned().map(mount).collect(),
             stdio: StdioUris { stdout, ..StdioUris::default() },
             options: Default::default(),
+            command: None,
+            restore: None,
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let error = tokio::task::LocalSet::new().block_on(&runtime, async {
@@ -579,7 +582,7 @@ fn unified() -> Option<String> {
 fn each_seal_holds_where_mfd_exec_is_missing() {
     seccomp::take_away(seccomp::OLD);
     // A directory that cannot be made leaves the memfd.
-    let sealed = dray::sys::seal::own_executable(std::path::Path::new("/proc/none")).unwrap();
+    let sealed = dray::sys::seal::own_executable(None).unwrap();
     let path = format!("/proc/self/fd/{}", sealed.as_raw_fd());
     assert!(fs::read_link(&path).unwrap().to_string_lossy().starts_with("/memfd:"));
     let written = fs::OpenOptions::new().write(true).open(&path).and_then(|mut file| file.write_all(b"x"));

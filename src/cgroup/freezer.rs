@@ -42,6 +42,15 @@ impl Cgroup {
         self.v1_freezer().or_else(unified)
     }
 
+    /// Whether all of it stands still, by itself or by one above it.
+    pub fn is_frozen(&self) -> Result<bool> {
+        if let Some(freezer) = self.v1_freezer() {
+            let state = freezer.join("freezer.state");
+            return Ok(super::read_or_gone(&state, &mut Vec::new())?.trim_end() == "FROZEN");
+        }
+        self.hierarchies.unified.as_deref().map_or(Ok(false), |unified| frozen(unified, &self.path))
+    }
+
     /// Takes [`Cgroup::freeze`] back, and leaves alone what is frozen by itself below: a container may have its own
     /// reasons.
     pub fn unfreeze(&self) -> Result<()> {

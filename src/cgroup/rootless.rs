@@ -55,6 +55,11 @@ impl Unset {
 }
 
 impl Cgroup {
+    /// One that is no more: nobody is in it, whatever is at its path.
+    pub fn nowhere(hierarchies: &Hierarchies, path: &std::path::Path) -> Self {
+        Self { hierarchies: hierarchies.only(|_| false), path: path.to_owned() }
+    }
+
     /// In which hierarchies it is not.
     pub fn denied(&self) -> &Denied {
         &self.hierarchies.denied

@@ -4,20 +4,29 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::Global;
-use crate::error::{Error, Kind, Result};
+use super::making::Making;
+use super::{Global, runtime};
+use crate::error::Result;
 
 /// Makes a container, whose program waits for `start`.
 #[derive(Debug, Args)]
 pub struct Create {
-    /// The container.
+    #[command(flatten)]
+    making: Making,
+    /// The container's id.
     pub id: String,
 }
 
-/// Runs it.
+/// Runs it: the container's init is left behind, and waits at a fifo.
 ///
 /// # Errors
-/// `Unimplemented`.
-pub fn run(_global: &Global, _args: Create) -> Result<ExitCode> {
-    Err(Error::new(Kind::Unimplemented, "create is not there yet"))
+/// As [`crate::engine::Engine::create`]. Then nothing of the container is left.
+pub fn run(global: &Global, args: Create) -> Result<ExitCode> {
+    runtime::seal()?;
+    let (request, _) = args.making.request(global, &args.id, true, true)?;
+    let (root, namespace) = runtime::new_place(global)?;
+    runtime::run(global, (&root, &namespace), true, async |engine, mut signals| {
+        args.making.make(&engine, request, &mut signals).await?;
+        Ok(ExitCode::SUCCESS)
+    })
 }

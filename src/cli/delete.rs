@@ -1,15 +1,29 @@
 //! `dray delete`
 
 use std::process::ExitCode;
+use std::rc::Rc;
+use std::time::Duration;
 
 use clap::Args;
 
-use super::Global;
+use super::target::{self, Found, Owner};
+use super::{Global, runtime};
+use crate::engine::Engine;
+use crate::engine::adopt::{Status, status_of};
+use crate::engine::remains::{Unmount, remove_saved};
+use crate::engine::state::StateDir;
 use crate::error::{Error, Kind, Result};
+use crate::shim::client::{self, Client};
+
+/// How long a container of a shim's may take to die.
+const KILL_BOUND: Duration = Duration::from_secs(10);
 
 /// Removes a container that has stopped.
 #[derive(Debug, Args)]
 pub struct Delete {
+    /// Kill it if it runs; no error if there is none
+    #[arg(short, long)]
+    force: bool,
     /// The container.
     pub id: String,
 }
@@ -17,7 +31,103 @@ pub struct Delete {
 /// Runs it.
 ///
 /// # Errors
-/// `Unimplemented`.
-pub fn run(_global: &Global, _args: Delete) -> Result<ExitCode> {
-    Err(Error::new(Kind::Unimplemented, "delete is not there yet"))
+/// In runc's words for one that runs; what could not be removed.
+pub fn run(global: &Global, args: Delete) -> Result<ExitCode> {
+    let deleted = match target::find(global, &args.id) {
+        Ok(found) => delete(global, found, args.force),
+        Err(missing) if missing.kind() == Kind::NotFound => {
+            let aborted = remove_aborted(global, &args.id)?;
+            if aborted || args.force { Ok(()) } else { Err(missing) }
+        }
+        Err(error) => Err(error),
+    };
+    match deleted {
+        // Somebody else has deleted it meanwhile.
+        Err(e) if args.force && e.kind() == Kind::NotFound => Ok(ExitCode::SUCCESS),
+        deleted => deleted.map(|()| ExitCode::SUCCESS),
+    }
+}
+
+fn delete(global: &Global, found: Found, force: bool) -> Result<()> {
+    let (root, _) = global.place()?;
+    let namespace = found.namespace.clone();
+    runtime::run(global, (&root, &namespace), false, async |engine, _signals| {
+        let id = found.saved.id.clone();
+        if force {
+            end_creator(&found).await;
+        }
+        let target = found.open().await?;
+        match target.owner {
+            Owner::Shim(client) => by_shim(&client, &id, force).await,
+            Owner::Nobody(_lock) => {
+                let Found { state, saved, .. } = &target.found;
+                let status = status_of(engine.hierarchies(), state, saved);
+                let may = force || matches!(status, Status::Created | Status::Stopped | Status::Creating);
+                if !may {
+                    return Err(not_stopped(&id, status.name()));
+                }
+                remove(&engine, state).await.map_err(|e| e.context(format!("container {id}")))
+            }
+        }
+    })
+}
+
+async fn remove(engine: &Rc<Engine>, state: &StateDir) -> Result<()> {
+    remove_saved(engine.hierarchies(), state, Unmount::Beside(engine)).await.map(drop)
+}
+
+/// A create that hangs, in a hook of its, has the container locked until it ends.
+async fn end_creator(found: &Found) {
+    let saved = &found.saved;
+    let makes = saved.by_command && saved.owner.pid != std::process::id() as i32;
+    if !makes || found.state.lock_within(Duration::ZERO).await.is_ok() {
+        return;
+    }
+    if let Some(creator) = saved.owner.open() {
+        // It undoes what it has done.
+        let _ = crate::sys::pidfd::kill(&creator, libc::SIGTERM as u32);
+    }
+}
+
+/// What containerd would ask for: the shim tells it that the container is gone.
+async fn by_shim(client: &Client, id: &str, force: bool) -> Result<()> {
+    let status = client.state(id, "").await?.status;
+    match status {
+        client::Status::Stopped | client::Status::Created => {}
+        _ if force => {
+            match client.kill(id, "", libc::SIGKILL as u32, true).await {
+                Err(e) if e.kind() != Kind::NotFound => return Err(e),
+                _ => {}
+            }
+            let text = || Error::new(Kind::DeadlineExceeded, format!("container {id}: it does not end"));
+            tokio::time::timeout(KILL_BOUND, client.wait(id, "")).await.map_err(|_| text())??;
+        }
+        other => return Err(not_stopped(id, &format!("{other:?}").to_lowercase())),
+    }
+    client.delete(id, "").await.map(drop)
+}
+
+fn not_stopped(id: &str, status: &str) -> Error {
+    let text = format!("cannot delete container {id} that is not stopped: {status}");
+    Error::new(Kind::FailedPrecondition, text)
+}
+
+/// Removes what a create has left that did not come so far as to have a state; whether there was something.
+fn remove_aborted(global: &Global, id: &str) -> Result<bool> {
+    let (root, namespace) = global.place()?;
+    let namespaces = match namespace {
+        Some(namespace) => vec![namespace],
+        None => target::namespaces(&root)?,
+    };
+    let mut found = false;
+    for namespace in namespaces {
+        let state = StateDir::new(&root, &namespace, id)?;
+        if let Some(_lock) = state.lock()?
+            && state.load()?.is_none()
+        {
+            state.remove()?;
+            found = true;
+        }
+    }
+    Ok(found)
 }

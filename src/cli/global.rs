@@ -11,7 +11,6 @@ use crate::error::{Error, Kind, Result};
 pub const VERSION: &str = concat!("version ", env!("CARGO_PKG_VERSION"));
 
 /// The namespace of the containers that this command line makes, where `--root` does not say otherwise.
-#[allow(dead_code)]
 pub const NAMESPACE: &str = "cli";
 
 /// How the log is written.
@@ -84,7 +83,8 @@ impl Global {
     }
 }
 
-fn default_root() -> Result<PathBuf> {
+/// Where states are, where nothing else is said.
+pub fn default_root() -> Result<PathBuf> {
     if rustix::process::geteuid().is_root() && !crate::sys::userns::own()?.rootless {
         return Ok(state::ROOT.into());
     }

@@ -43,9 +43,10 @@ pub fn fail(error: &Error, status: u8) -> ExitCode {
 
 /// What clap says of arguments that cannot be, or for `--help` and `--version`.
 pub fn usage(error: &clap::Error) -> ExitCode {
+    let text = error.to_string();
     let _ = match error.use_stderr() {
-        true => write!(std::io::stderr(), "{}: {error}", super::NAME),
-        false => write!(std::io::stdout(), "{error}"),
+        true => write!(std::io::stderr(), "{}: {}", super::NAME, text.strip_prefix("error: ").unwrap_or(&text)),
+        false => write!(std::io::stdout(), "{text}"),
     };
     ExitCode::from(u8::from(error.use_stderr()))
 }

@@ -1,23 +1,116 @@
 //! `dray run`
 
 use std::process::ExitCode;
+use std::rc::Rc;
+use std::time::Duration;
 
 use clap::Args;
 
-use super::Global;
+use super::console::{Console, Raw};
+use super::making::{Making, Terminal};
+use super::{Global, runtime};
+use crate::engine::Engine;
+use crate::engine::container::Process;
+use crate::engine::state::{Identity, StateDir};
 use crate::error::{Error, Kind, Result};
+
+/// How long the removal of a container may have to wait for others who are at work on it.
+const LOCK_BOUND: Duration = Duration::from_secs(60);
 
 /// Makes a container and starts its program.
 #[derive(Debug, Args)]
 pub struct Run {
-    /// The container.
+    #[command(flatten)]
+    making: Making,
+    /// Leave the container behind, running
+    #[arg(short, long)]
+    detach: bool,
+    /// Do not delete the container when its program has ended
+    #[arg(long)]
+    keep: bool,
+    /// Leave the orphans of the container to the caller
+    #[arg(long)]
+    no_subreaper: bool,
+    /// The container's id.
     pub id: String,
 }
 
-/// Runs it.
+/// Runs it; the status is the program's, where that is waited for.
 ///
 /// # Errors
-/// `Unimplemented`.
-pub fn run(_global: &Global, _args: Run) -> Result<ExitCode> {
-    Err(Error::new(Kind::Unimplemented, "run is not there yet"))
+/// As [`Engine::create`] and [`Engine::start`]. Then nothing of the container is left.
+pub fn run(global: &Global, args: Run) -> Result<ExitCode> {
+    runtime::seal()?;
+    let (request, terminal) = args.making.request(global, &args.id, args.detach, false)?;
+    let (root, namespace) = runtime::new_place(global)?;
+    let state = StateDir::new(&root, &namespace, &args.id)?;
+    runtime::run(global, (&root, &namespace), !args.no_subreaper, async |engine, mut signals| {
+        let init = args.making.make(&engine, request, &mut signals).await?;
+        let foreground = foreground(terminal)?;
+        if let Err(error) = engine.clone().start(args.id.clone(), String::new()).await {
+            remove(&engine, &state, &init).await.unwrap_or_else(|e| log::error!("{e}"));
+            return Err(error);
+        }
+        if args.detach {
+            return Ok(ExitCode::SUCCESS);
+        }
+        let status = wait(&init, foreground, &mut signals).await;
+        if !args.keep {
+            remove(&engine, &state, &init).await?;
+        }
+        Ok(ExitCode::from(status))
+    })
+}
+
+/// The container's terminal, and the caller's.
+struct Foreground {
+    console: Rc<Console>,
+    raw: Option<Raw>,
+}
+
+fn foreground(terminal: Terminal) -> Result<Option<Foreground>> {
+    let Terminal::Ours(mut master) = terminal else { return Ok(None) };
+    let missing = |_| Error::new(Kind::Internal, "the container has not sent its terminal");
+    let console = Console::new(master.try_recv().map_err(missing)?)?;
+    Ok(Some(Foreground { console, raw: Raw::of_ours()? }))
+}
+
+/// Waits for the program's end; what this process is sent is the program's. Returns its exit status.
+async fn wait(init: &Process, foreground: Option<Foreground>, signals: &mut runtime::Signals) -> u8 {
+    let relays = foreground.as_ref().map(|foreground| {
+        tokio::task::spawn_local(foreground.console.clone().relay_input());
+        tokio::task::spawn_local(foreground.console.clone().relay_output())
+    });
+    let forward = async {
+        while let Some(signal) = signals.recv().await {
+            match (signal, &foreground) {
+                (libc::SIGWINCH, Some(foreground)) => foreground.console.follow_size(),
+                // Of our own, and none of the program's business.
+                (libc::SIGWINCH | libc::SIGPIPE | libc::SIGURG | libc::SIGTTOU | libc::SIGTTIN, _) => {}
+                // It may have ended meanwhile.
+                (signal, _) => drop(init.signal(signal as u32)),
+            }
+        }
+    };
+    let exit = match futures::future::select(std::pin::pin!(init.wait()), std::pin::pin!(forward)).await {
+        futures::future::Either::Left((exit, _)) => exit,
+        // They are read as long as there is a loop.
+        futures::future::Either::Right(((), exit)) => exit.await,
+    };
+    if let (Some(foreground), Some(output)) = (foreground, relays) {
+        foreground.console.finish(output).await;
+        drop(foreground.raw);
+    }
+    exit.status as u8
+}
+
+/// Deletes the container, unless somebody else has: its id may be another's by now.
+async fn remove(engine: &Rc<Engine>, state: &StateDir, init: &Process) -> Result<()> {
+    let Some(_lock) = state.lock_within(LOCK_BOUND).await? else { return Ok(()) };
+    let own = Identity::of(std::process::id() as i32)?;
+    match state.load()? {
+        Some(saved) if saved.owner == own => {}
+        _ => return Ok(()),
+    }
+    engine.clone().delete(init.container.clone(), String::new()).await.map(drop)
 }

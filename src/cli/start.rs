@@ -4,7 +4,9 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::Global;
+use super::target::{self, Owner};
+use super::{Global, runtime};
+use crate::engine::adopt::{Status, status_of};
 use crate::error::{Error, Kind, Result};
 
 /// Starts the program of a created container.
@@ -17,7 +19,32 @@ pub struct Start {
 /// Runs it.
 ///
 /// # Errors
-/// `Unimplemented`.
-pub fn run(_global: &Global, _args: Start) -> Result<ExitCode> {
-    Err(Error::new(Kind::Unimplemented, "start is not there yet"))
+/// In runc's words for a container that is not to be started now.
+pub fn run(global: &Global, args: Start) -> Result<ExitCode> {
+    let found = target::find(global, &args.id)?;
+    let (root, _) = global.place()?;
+    let namespace = found.namespace.clone();
+    runtime::run(global, (&root, &namespace), false, async |engine, _signals| {
+        let target = found.open().await?;
+        match target.owner {
+            Owner::Shim(client) => drop(client.start(&args.id, "").await?),
+            Owner::Nobody(_lock) => {
+                let status = status_of(engine.hierarchies(), &target.found.state, &target.found.saved);
+                refuse(status).map_err(|e| e.context(format!("container {}", args.id)))?;
+                engine.adopt(&target.found.state)?;
+                engine.clone().start(args.id.clone(), String::new()).await?;
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+fn refuse(status: Status) -> Result<()> {
+    let text = match status {
+        Status::Created => return Ok(()),
+        Status::Stopped => "cannot start a container that has stopped".to_owned(),
+        Status::Running => "cannot start an already running container".to_owned(),
+        other => format!("cannot start a container in the {} state", other.name()),
+    };
+    Err(Error::new(Kind::FailedPrecondition, text))
 }

@@ -9,6 +9,7 @@ use crate::sys::tty::Size;
 
 use super::Engine;
 use super::container::Process;
+use super::handed::{self, HandedStreams};
 use super::lifecycle::State;
 use super::stdio::{Stdio, await_readers};
 
@@ -22,6 +23,19 @@ pub(super) async fn open_streams(
     planned: &ProcessPlan,
     (uid, gid): (u32, u32),
 ) -> Result<(Stdio, Streams)> {
+    if let Some(handed) = process.handed.take() {
+        let streams = match handed {
+            HandedStreams::Own(streams) => {
+                handed::give(&streams, uid, gid)?;
+                Streams::Pipes(streams)
+            }
+            console @ HandedStreams::Console(_) => {
+                process.handed.replace(Some(console));
+                Streams::Terminal(process.size.get().or(planned.console_size))
+            }
+        };
+        return Ok((Stdio::nothing(), streams));
+    }
     let _until_opened = await_readers(&process.uris).await;
     if process.uris.terminal {
         let stdio = Stdio::open_terminal(&process.uris)?;
@@ -54,6 +68,9 @@ pub(super) fn agree(requested: bool, specified: Option<bool>) -> Result<()> {
 /// # Errors
 /// `Internal` when it had no reason to, or sent something else.
 pub(super) fn connect(process: &Process, master: OwnedFd) -> Result<()> {
+    if let Some(HandedStreams::Console(take)) = process.handed.take() {
+        return take(master);
+    }
     let stdio = process.stdio.borrow().clone();
     match stdio {
         Some(stdio) => stdio.connect(master, process.size.get()),

@@ -23,6 +23,7 @@ use crate::sys::seccomp::Filter;
 use crate::sys::tty::Size;
 
 use super::events::{Exit, StdioUris};
+use super::handed::HandedStreams;
 use super::hooks::Hooks;
 use super::lifecycle::{Event, FreezerState, State};
 use super::listener::Listener;
@@ -84,6 +85,8 @@ pub struct Container {
     pub stats: OnceCell<Source>,
     /// Its watch for the OOM killer, where the host has one.
     pub oom: Option<Rc<Oom>>,
+    /// What it is held by until it is started, where its creator has exited.
+    pub fifo: Option<PathBuf>,
     /// Its hooks, until it has been started: their environment may hold secrets.
     pub hooks: RefCell<Option<Box<Hooks>>>,
     /// A delete is under way.
@@ -154,6 +157,8 @@ pub struct Process {
     exit: watch::Sender<Option<Exit>>,
     /// Its streams, from birth to delete.
     pub stdio: RefCell<Option<Rc<Stdio>>>,
+    /// Its streams, where nothing is relayed.
+    pub handed: RefCell<Option<HandedStreams>>,
     /// The size that its terminal has been given.
     pub size: Cell<Option<Size>>,
     /// The way to the child until it is the program.
@@ -176,6 +181,7 @@ impl Process {
             reaped: Cell::new(None),
             exit: watch::Sender::new(None),
             stdio: RefCell::default(),
+            handed: RefCell::default(),
             size: Cell::default(),
             sync: RefCell::default(),
             planned: RefCell::default(),
@@ -227,6 +233,13 @@ impl Process {
     pub fn born(&self, child: Child) {
         self.pid.set(child.pid as u32);
         let _ = self.pidfd.set(child.pidfd);
+    }
+
+    /// It has ended before we knew of it.
+    pub fn has_ended(&self, pid: u32, exit: Exit) {
+        self.pid.set(pid);
+        self.reaped.set(Some(exit));
+        self.set_exit(exit);
     }
 
     /// Its pidfd.

@@ -1,5 +1,6 @@
 //! Create: from a request to a container whose init is parked right before its execve.
 
+use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
@@ -38,6 +39,8 @@ use super::console;
 use super::container::{Container, Process};
 use super::events::{Event, RootfsMount, StdioUris};
 use super::exec::BirthUnderWay;
+use super::fifo;
+use super::handed::{Handed, HandedStreams};
 use super::helper::Child;
 use super::hooks::Hooks;
 use super::lifecycle::{self, State};
@@ -49,7 +52,7 @@ use super::ready::watch;
 use super::remains::{KILL_BOUND, Remains, Unmount, remove_saved};
 use super::restore::{self, Prepared};
 use super::rootfs;
-use super::state::{Identity, Saved, StateDir, Taken};
+use super::state::{FIFO, Identity, Saved, StateDir, Taken};
 use super::userns::{self, Outside};
 
 /// How long a child may take to be created or to reach its execve: mounts of the user's choice are among it, and one of
@@ -76,12 +79,27 @@ pub struct Request {
     pub options: Options,
     /// Its processes are to be made of a checkpoint.
     pub restore: Option<restore::Request>,
+    /// What the command line asks for, where that is who does.
+    pub command: Option<ByCommand>,
+}
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub struct ByCommand {
+    /// What the container's init is handed; its streams, where that is told, instead of what the request says of them.
+    pub handed: Handed,
+    /// Its creator exits: it is held by a fifo in its state directory.
+    pub fifo: bool,
 }
 
 /// The request after everything that can be judged about it without an effect.
 pub(super) struct Judged {
     pub(super) request: Request,
     pub(super) spec: Spec,
+    /// The document of it.
+    config: Vec<u8>,
+    /// What init is handed.
+    handed: Option<HandedStreams>,
     /// The root file system: `root.path`.
     pub(super) rootfs: PathBuf,
     /// The request's mounts.
@@ -141,12 +159,15 @@ impl Engine {
         let name = |e: Error| e.context(format!("container {id}"));
         let reservation = self.reserve(&id).map_err(name)?;
         let (judged, process) = self.judge(request).map_err(name)?;
+        let mut judged = judged;
         let saved = self.first_state(&judged).map_err(name)?;
-        self.take_directory(&judged, &saved).await.map_err(name)?;
+        let lock = self.take_directory(&judged, &saved).await.map_err(name)?;
+        // A shim's is nobody else's as long as it lives.
+        let _lock = judged.request.command.is_some().then_some(lock);
         let mut remains = Remains { state: Some(judged.state.clone()), ..Remains::default() };
         let (mut init, mut oom) = (None, None);
         let made = {
-            let make = self.make(&judged, process, saved, &mut remains, &mut init, &mut oom);
+            let make = self.make(&mut judged, process, saved, &mut remains, &mut init, &mut oom);
             let make = AssertUnwindSafe(make).catch_unwind();
             match select(pin!(make), pin!(reservation.creating.given_up.notified())).await {
                 Either::Left((made, _)) => made,
@@ -183,7 +204,7 @@ impl Engine {
 
     /// Gives up the create of `id`, if there is one under way, and waits until nothing is left of it. containerd asks for
     /// a Delete when its own client has given up waiting, which for a hook without a timeout is the only end.
-    pub(super) async fn give_up_create(&self, id: &str) {
+    pub async fn give_up_create(&self, id: &str) {
         let creating = self.creating.borrow().get(id).cloned();
         if let Some(creating) = creating {
             let ended = creating.ended.notified();
@@ -195,7 +216,7 @@ impl Engine {
     fn judge(&self, request: Request) -> Result<(Judged, plan::Process)> {
         let state = StateDir::new(&self.state_root, &self.namespace, &request.id)?;
         let mut unknown = Vec::new();
-        let spec = load::load(&request.bundle, &mut unknown)?;
+        let (spec, config) = load::load_kept(&request.bundle, &mut unknown)?;
         warn_of_unknown(&format!("container {}", request.id), &unknown);
         let process = validate::validate(&spec)?;
         mounts::refuse_unknown(&spec)?;
@@ -218,11 +239,21 @@ impl Engine {
         if let Some(checkpoint) = &request.restore {
             restore::judge(self, checkpoint, &spec, &request.bundle)?;
         }
+        let mut request = request;
+        let handed = request.command.as_mut().map(|command| command.handed.take(&mut process)).transpose()?;
+        if request.command.as_ref().is_some_and(|command| command.fifo)
+            && Listener::of(&request.id, &request.bundle, &spec).is_some()
+        {
+            let text = "linux.seccomp.listenerPath: by create and start, which are two processes: run does it";
+            return Err(Error::new(Kind::Unimplemented, text));
+        }
         let rootfs = load::rootfs(&request.bundle, &spec);
         let mount_point = request.bundle.join("rootfs");
         let judged = Judged {
             request,
             spec,
+            config,
+            handed: handed.flatten(),
             rootfs,
             rootfs_mounts,
             mount_point,
@@ -240,21 +271,23 @@ impl Engine {
     fn first_state(&self, judged: &Judged) -> Result<Saved> {
         let request = &judged.request;
         let mut saved = Saved::new(&request.id, &request.bundle)?;
-        saved.shim = self.shim.get().cloned();
+        (saved.shim, saved.socket) = self.shim.get().cloned().unzip();
         judged.site.note(&mut saved);
         saved.rootfs = (!request.rootfs.is_empty()).then(|| judged.mount_point.clone());
+        saved.by_command = request.command.is_some();
+        saved.options = request.options;
         saved.resctrl = judged.resctrl.as_ref().map(Resctrl::own).unwrap_or_default();
         Ok(saved)
     }
 
     /// Makes the state directory. One that is there already is a living container's, or the leftover of one whose shim
     /// died: that is removed first.
-    async fn take_directory(&self, judged: &Judged, saved: &Saved) -> Result<()> {
+    async fn take_directory(&self, judged: &Judged, saved: &Saved) -> Result<File> {
         let exists = || format!("already exists, in {}", judged.state.path().display());
         let deadline = Instant::now() + TAKE_BOUND;
         loop {
             match judged.state.take(saved)? {
-                Taken::Ours => return Ok(()),
+                Taken::Ours(lock) => return Ok(lock),
                 Taken::Busy if Instant::now() >= deadline => {
                     return Err(Error::new(Kind::AlreadyExists, "another process is making or removing it"))
                         .context(exists);
@@ -262,6 +295,7 @@ impl Engine {
                 // Not by a lock that waits: the delete of another shim's container may take its time.
                 Taken::Busy => tokio::time::sleep(TAKE_PAUSE).await,
                 Taken::Theirs(_lock) => {
+                    refuse_made(&judged.state).context(exists)?;
                     let removed = remove_saved(&self.hierarchies, &judged.state, Unmount::Beside(self)).await;
                     let living = |e: Error| match e.kind() {
                         Kind::FailedPrecondition => e.with_kind(Kind::AlreadyExists),
@@ -276,14 +310,19 @@ impl Engine {
     /// Every effect, each in `remains` before it is made.
     async fn make(
         self: &Rc<Self>,
-        judged: &Judged,
+        judged: &mut Judged,
         process: plan::Process,
         mut saved: Saved,
         remains: &mut Remains,
         init: &mut Option<Rc<Process>>,
         oom: &mut Option<Rc<Oom>>,
     ) -> Result<Rc<Container>> {
+        let handed = judged.handed.take();
+        let judged = &*judged;
         let request = &judged.request;
+        if request.command.is_some() {
+            judged.state.keep_config(&judged.config)?;
+        }
         let listener = Listener::of(&request.id, &request.bundle, &judged.spec);
         if let Some(listener) = &listener {
             self.look_for(listener).await?;
@@ -300,6 +339,7 @@ impl Engine {
         };
         self.mount_rootfs(&judged.rootfs_mounts, &judged.mount_point, &mut note).await?;
         let child = Process::new(&request.id, "", request.stdio.clone(), State::Creating);
+        child.handed.replace(handed);
         let (stdio, streams) = console::open_streams(
             self,
             &child,
@@ -322,6 +362,10 @@ impl Engine {
         saved.descriptors = checkpoint::names_of(&streams);
         let mut unborn = plan_init(self.own, judged, process, streams, &making, hooks.as_ref().map(Hooks::plan))?;
         unborn.plan.seccomp = judged.seccomp.clone();
+        let held = request.command.as_ref().is_some_and(|command| command.fifo);
+        if held {
+            unborn.plan.hold = Hold::Fifo(fifo::make(&judged.state.path().join(FIFO))?);
+        }
         let outside = Outside::of(&unborn.plan, judged.id_maps.as_ref());
         let sources = unborn.plan.sources();
         let net_devices = unborn.plan.net_devices().to_vec();
@@ -367,6 +411,13 @@ impl Engine {
 
         saved.poststop = poststop;
         note_child(&child, &cgroup, judged, &mut saved, remains)?;
+        if held {
+            // With this process its tie to it would end, and by that it.
+            sync_of(&child)?.get_ref().release()?;
+            let Heard::Alone = self.heard(&child, Some(SET_UP_BOUND)).await.context(failed)? else {
+                return Err(Error::new(Kind::Internal, "it was killed")).context(failed);
+            };
+        }
         Ok(Rc::new(Container {
             id: request.id.clone(),
             bundle: request.bundle.clone(),
@@ -392,6 +443,7 @@ impl Engine {
             restore: Default::default(),
             stats: Default::default(),
             oom: oom.take(),
+            fifo: held.then(|| judged.state.path().join(FIFO)),
             hooks: std::cell::RefCell::new(hooks.map(Box::new)),
             deleting: Default::default(),
             remains: std::cell::RefCell::new(std::mem::take(remains)),
@@ -433,7 +485,7 @@ impl Engine {
                 match sync.get_ref().receive()? {
                     Heard::Nothing => ready.clear_ready(),
                     Heard::Console(master) => console::connect(process, master)?,
-                    Heard::Born { by, child } => self.adopt(process, by, child)?,
+                    Heard::Born { by, child } => self.note_birth(process, by, child)?,
                     Heard::Failed(error) => return Err(error),
                     other => return Ok(other),
                 }
@@ -489,6 +541,16 @@ impl Engine {
             }
         }
         remains.remove(Unmount::Beside(self)).await
+    }
+}
+
+/// Refuses the id of a container that the command line has made, until it is deleted; also one that has stopped, as runc does.
+fn refuse_made(state: &StateDir) -> Result<()> {
+    match state.load()? {
+        Some(saved) if saved.by_command && saved.init.is_some() => {
+            Err(Error::new(Kind::AlreadyExists, "container with given ID already exists"))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -14,6 +14,7 @@ use super::console;
 use super::container::{Container, Process};
 use super::create::{SET_UP_BOUND, unborn};
 use super::events::{Event, StdioUris};
+use super::handed::{Handed, HandedStreams};
 use super::lifecycle::State;
 use super::userns::Outside;
 
@@ -24,6 +25,19 @@ impl Engine {
     /// `AlreadyExists` for a taken exec id, `InvalidArgument` and `Unimplemented` for the specification,
     /// `FailedPrecondition` when the container has stopped.
     pub fn exec(&self, id: &str, exec: &str, spec: &[u8], uris: StdioUris) -> Result<()> {
+        self.record(id, exec, spec, uris, None)
+    }
+
+    /// The same, with streams that are not relayed.
+    ///
+    /// # Errors
+    /// As [`Engine::exec`].
+    pub fn exec_handed(&self, id: &str, exec: &str, spec: &[u8], handed: Handed) -> Result<()> {
+        let terminal = matches!(handed.streams, Some(HandedStreams::Console(_)));
+        self.record(id, exec, spec, StdioUris { terminal, ..StdioUris::default() }, Some(handed))
+    }
+
+    fn record(&self, id: &str, exec: &str, spec: &[u8], uris: StdioUris, mut handed: Option<Handed>) -> Result<()> {
         let container = self.container(id)?;
         let name = |e: Error| e.context(format!("container {id}: exec {exec}"));
         if exec.is_empty() || exec == id {
@@ -53,7 +67,9 @@ impl Engine {
         self.take_ungrantable(&of, container.id_maps.as_ref(), &mut planned.capabilities);
         self.leave_groups(&of, &mut planned);
         planned.session_keyring = !container.options.no_new_keyring;
+        let streams = handed.as_mut().map(|handed| handed.take(&mut planned)).transpose().map_err(name)?;
         let process = Process::new(id, exec, uris, State::Created);
+        process.handed.replace(streams.flatten());
         *process.planned.borrow_mut() = Some((planned, spec.oom_score_adj()));
         container.execs.borrow_mut().insert(exec.to_owned(), process);
         self.emit(Event::ExecAdded { container: id.to_owned(), exec: exec.to_owned() });

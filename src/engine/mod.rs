@@ -8,6 +8,7 @@
 //! it is among cgroups, by [`systemd`] if need be; [`pause`] and [`update`] change it while it runs; [`hooks`] are run on its way; [`reaper`] is the only one who waits for children, [`oom`] hears of lack of memory; [`remains`] takes away what is left of a container, whoever made it; [`state`] is what of
 //! it is on disk.
 
+pub mod adopt;
 mod capabilities;
 pub mod checkpoint;
 mod console;
@@ -17,9 +18,12 @@ pub mod criu;
 pub mod delete;
 pub mod events;
 pub mod exec;
+pub mod fifo;
 mod filters;
+pub mod handed;
 mod helper;
 pub mod hooks;
+pub mod host;
 pub mod lifecycle;
 mod listener;
 mod net_devices;
@@ -44,7 +48,7 @@ mod userns;
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use crate::cgroup::Hierarchies;
@@ -58,8 +62,8 @@ use events::{Event, Exit};
 pub struct Engine {
     /// containerd's namespace.
     namespace: String,
-    /// The shim's id, by which containerd asks for its removal; none where no shim is.
-    shim: OnceCell<String>,
+    /// The shim's id, by which containerd asks for its removal, and its socket; none where no shim is.
+    shim: OnceCell<(String, PathBuf)>,
     /// Where state is kept ([`state::ROOT`], elsewhere in tests).
     state_root: PathBuf,
     hierarchies: Hierarchies,
@@ -91,12 +95,25 @@ impl Engine {
     /// # Errors
     /// When the host has no cgroups that can be used.
     pub fn new(namespace: &str, state_root: PathBuf, publish: Box<dyn Fn(Event)>) -> Result<Rc<Self>> {
+        Self::new_with(namespace, state_root, publish, None)
+    }
+
+    /// The same where it is said, and not to be found out, whether it goes without the cgroups that are not its to write to.
+    ///
+    /// # Errors
+    /// As [`Engine::new`].
+    pub fn new_with(
+        namespace: &str,
+        state_root: PathBuf,
+        publish: Box<dyn Fn(Event)>,
+        without_cgroups: Option<bool>,
+    ) -> Result<Rc<Self>> {
         let own = crate::sys::userns::own()?;
         Ok(Rc::new(Self {
             namespace: namespace.to_owned(),
             shim: OnceCell::new(),
             state_root,
-            hierarchies: Hierarchies::discover()?.rootless(own.rootless),
+            hierarchies: Hierarchies::discover()?.rootless(without_cgroups.unwrap_or(own.rootless)),
             own,
             home: Home::here()?,
             publish,
@@ -111,9 +128,14 @@ impl Engine {
         }))
     }
 
-    /// Writes the id of the shim that this is into the state of every container to come.
-    pub fn serve_as(&self, shim: &str) {
-        let _ = self.shim.set(shim.to_owned());
+    /// Writes the id of the shim that this is, and where it listens, into the state of every container to come.
+    pub fn serve_as(&self, shim: &str, socket: &Path) {
+        let _ = self.shim.set((shim.to_owned(), socket.to_owned()));
+    }
+
+    /// The host's cgroups, as this process may use them.
+    pub fn hierarchies(&self) -> &Hierarchies {
+        &self.hierarchies
     }
 
     /// The container `id`.

@@ -1,10 +1,13 @@
 //! What a container is asked to be beside its specification.
 
+use serde::{Deserialize, Serialize};
+
 use crate::init::plan;
 use crate::spec::id_map::{IdMap, IdMaps};
 
 /// The choices that containerd's runtime options leave to whoever runs the container.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Options {
     /// Change the root by moving the mount and chroot(2): for a host whose root is the initramfs, which pivot_root(2)
     /// refuses to leave.

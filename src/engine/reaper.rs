@@ -42,7 +42,8 @@ impl Engine {
         }
     }
 
-    fn reaped(self: &Rc<Self>, process: &Rc<Process>, exit: Exit) {
+    /// Takes note of how a process has ended.
+    pub(super) fn reaped(self: &Rc<Self>, process: &Rc<Process>, exit: Exit) {
         process.reaped.set(Some(exit));
         if let Some(stdio) = &*process.stdio.borrow() {
             stdio.process_ended();
@@ -55,7 +56,7 @@ impl Engine {
     /// # Errors
     /// `Internal` where it is not the maker who tells: the process itself has the same socket, in reach of who can take it
     /// over in its container.
-    pub(super) fn adopt(self: &Rc<Self>, process: &Rc<Process>, by: i32, child: fork::Child) -> Result<()> {
+    pub(super) fn note_birth(self: &Rc<Self>, process: &Rc<Process>, by: i32, child: fork::Child) -> Result<()> {
         if process.maker.borrow().as_ref().is_none_or(|maker| maker.pid != by) {
             return Err(Error::new(
                 Kind::Internal,

@@ -140,6 +140,48 @@ impl Remains {
     }
 }
 
+impl Remains {
+    /// Takes what the state on disk tells of.
+    ///
+    /// # Errors
+    /// For a cgroup that cannot be looked at.
+    pub(super) fn of_saved(&mut self, hierarchies: &Hierarchies, saved: &Saved) -> Result<()> {
+        self.rootfs = saved.rootfs.clone();
+        self.mounting = saved.mounting.and_then(|mounting| mounting.open());
+        self.resctrl = saved.resctrl.clone();
+        self.poststop = saved.poststop.clone();
+        if let Some(cgroup) = cgroup_of(hierarchies, saved)? {
+            self.scope = saved.scope.clone().map(|scope| (scope, cgroup.clone()));
+            self.cgroup = Some(cgroup);
+            self.kill = true;
+            return Ok(());
+        }
+        // Create would have refused what cannot be opened, had it come so far.
+        let Some(Ok(cgroup)) = saved.cgroup.as_ref().map(|path| Cgroup::open(hierarchies, path)) else { return Ok(()) };
+        match (&saved.scope, saved.cgroup_inode) {
+            // Its unit may have stayed behind its cgroup, or have been asked for and not have come to be.
+            (Some(scope), ours) if ours.is_none() || cgroup.inode()?.is_none() => {
+                self.scope = Some((scope.clone(), cgroup));
+            }
+            // It may not have come to be; if it has, there is nothing in it.
+            (None, None) => self.cgroup = Some(cgroup),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// The cgroup that is sure to be a saved container's; none where it is gone. Another container may have been given the path
+/// since: its cgroup is another directory.
+///
+/// # Errors
+/// For one that cannot be looked at, or would be the runtime's own.
+pub fn cgroup_of(hierarchies: &Hierarchies, saved: &Saved) -> Result<Option<Cgroup>> {
+    let (Some(path), Some(ours)) = (&saved.cgroup, saved.cgroup_inode) else { return Ok(None) };
+    let cgroup = Cgroup::open(hierarchies, path)?;
+    Ok((cgroup.inode()? == Some(ours)).then_some(cgroup))
+}
+
 /// Removes what the state on disk tells of a container whose shim is dead: at containerd's `delete` action, and when its
 /// id is to be used again. Returns the pid that its init had. The caller has the state locked.
 ///
@@ -151,8 +193,9 @@ pub async fn remove_saved(hierarchies: &Hierarchies, state: &StateDir, unmount: 
         state.remove()?;
         return Ok(None);
     };
-    // Our own entry is that of a create in this very process: the caller decides before it comes here.
-    if saved.owner.pid != std::process::id() as i32 {
+    // Our own entry is that of a create in this very process: the caller decides before it comes here. One that the command
+    // line has made is nobody's.
+    if saved.owner.pid != std::process::id() as i32 && !saved.by_command {
         refuse_living(&saved.owner, &unmount).await?;
     }
     let init = saved.init.and_then(|init| init.open());
@@ -160,36 +203,11 @@ pub async fn remove_saved(hierarchies: &Hierarchies, state: &StateDir, unmount: 
         Some(Err(e)) if e.kind() != Kind::NotFound => return Err(e),
         _ => {}
     }
+    let mut remains = Remains { state: Some(state.clone()), ..Remains::default() };
+    remains.of_saved(hierarchies, &saved)?;
     // It has been killed with its shim, or is now.
-    let mounting = saved.mounting.and_then(|mounting| mounting.open());
-    if let Some(mounting) = &mounting {
+    if let Some(mounting) = &remains.mounting {
         let _ = pidfd::kill(mounting, libc::SIGKILL as u32);
-    }
-    let mut remains = Remains {
-        rootfs: saved.rootfs,
-        mounting,
-        resctrl: saved.resctrl,
-        poststop: saved.poststop,
-        state: Some(state.clone()),
-        ..Remains::default()
-    };
-    let cgroup = saved.cgroup.as_ref().map(|path| Cgroup::open(hierarchies, path)).transpose();
-    match (cgroup, saved.cgroup_inode) {
-        // Another container may have been given the path since: its cgroup is another directory.
-        (Ok(Some(cgroup)), Some(ours)) if cgroup.inode()? == Some(ours) => {
-            remains.scope = saved.scope.map(|scope| (scope, cgroup.clone()));
-            remains.cgroup = Some(cgroup);
-            remains.kill = true;
-        }
-        // Its unit may have stayed behind its cgroup, or have been asked for and not have come to be.
-        (Ok(Some(cgroup)), ours) if saved.scope.is_some() && (ours.is_none() || cgroup.inode()?.is_none()) => {
-            remains.scope = saved.scope.map(|scope| (scope, cgroup));
-        }
-        // It may not have come to be; if it has, there is nothing in it.
-        (Ok(Some(cgroup)), None) => remains.cgroup = Some(cgroup),
-        (Err(e), Some(_)) => return Err(e),
-        // Create would have refused it, had it come so far.
-        (Err(_), None) | (Ok(_), _) => {}
     }
     if let Some(init) = init {
         // It may have been paused, and in the v1 freezer it would not die.

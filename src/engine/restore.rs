@@ -196,6 +196,7 @@ impl Engine {
             restore: RefCell::new(Some(Box::new(pending))),
             stats: Default::default(),
             oom,
+            fifo: None,
             hooks: RefCell::new(hooks.map(Box::new)),
             deleting: Default::default(),
             remains: RefCell::new(std::mem::take(remains)),
@@ -412,7 +413,7 @@ fn joined(judged: &Judged) -> Result<Vec<(String, String)>> {
 
 /// CLONE_NEWTIME where the process is in a time namespace that is not ours: CRIU makes one, so that its clocks go on where
 /// they were.
-fn own_time_namespace(pid: i32) -> u64 {
+pub(super) fn own_time_namespace(pid: i32) -> u64 {
     let of = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/time")).ok();
     if of(&pid.to_string()) == of("self") { 0 } else { Namespace::Time.flag() }
 }

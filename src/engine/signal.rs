@@ -1,6 +1,7 @@
 //! Kill: whom a signal reaches.
 
 use crate::error::{Error, Kind, Result};
+use crate::sys::pidfd;
 
 use super::Engine;
 use super::container::{Container, Process};
@@ -25,6 +26,30 @@ impl Engine {
         let container = self.container(id)?;
         let process = container.process(exec)?;
         Self::kill_process(&container, &process, signal)
+    }
+
+    /// Sends `signal` to every process of a container; none is no error. One that is born meanwhile may go without.
+    ///
+    /// # Errors
+    /// `NotFound` for the container; what kill(2) says.
+    pub fn kill_everyone(&self, id: &str, signal: u32) -> Result<()> {
+        let container = self.container(id)?;
+        let name = |e: Error| e.context(format!("container {id}: kill"));
+        if signal == SIGKILL && container.cgroup.is_anywhere() {
+            return container.cgroup.kill().and_then(|_| container.thaw_to_die()).map_err(name);
+        }
+        let mut sent = container.init.signal(signal);
+        for pid in container.cgroup.procs().map_err(name)?.into_iter().filter(|pid| *pid != container.init.pid()) {
+            let Ok(pidfd) = pidfd::open(pid as i32) else { continue };
+            // The number may be another's by now: whose the pidfd is, is in the cgroup, or was.
+            if container.cgroup.procs().map_err(name)?.contains(&pid) && signal != 0 {
+                sent = sent.and(pidfd::kill(&pidfd, signal));
+            }
+        }
+        match sent {
+            Err(e) if e.kind() != Kind::NotFound => Err(name(e)),
+            _ => Ok(()),
+        }
     }
 
     /// The same, of a process of this container.

@@ -13,6 +13,7 @@ use super::Engine;
 use super::container::{Container, Process};
 use super::create::SET_UP_BOUND;
 use super::events::Event;
+use super::fifo;
 use super::lifecycle::{self, State};
 
 impl Engine {
@@ -66,6 +67,10 @@ impl Engine {
     async fn release(self: &Rc<Self>, container: &Container) -> Result<()> {
         let init = &container.init;
         let bound = container.hooks.borrow().as_ref().map_or(Some(SET_UP_BOUND), |hooks| hooks.start_bound());
+        if let Some(fifo) = &container.fifo {
+            let released = fifo::release(fifo, bound).await;
+            return released.context(|| "OCI runtime start failed: unable to start container process");
+        }
         let sync = init.sync.borrow().clone();
         let sync = sync.ok_or_else(|| Error::new(Kind::Internal, "no child to talk to"))?;
         sync.get_ref().release()?;

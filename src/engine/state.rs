@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
@@ -16,6 +17,7 @@ use crate::error::{Error, Kind, Os, Result};
 use crate::sys::pidfd;
 
 use super::hooks::Poststop;
+use super::options::Options;
 use super::place::Scope;
 
 /// Where the state of all containers is kept.
@@ -29,6 +31,15 @@ const VERSION: u32 = 1;
 const TRIES: usize = 1000;
 
 const FILE: &str = "state.json";
+
+/// A copy of the specification, of a container that the command line has made: the bundle may change, or go.
+pub const CONFIG: &str = "config.json";
+
+/// By which a created container of the command line's is let go.
+pub const FIFO: &str = "exec.fifo";
+
+/// Between two looks at a lock that another has.
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
 /// One container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +55,12 @@ pub struct Saved {
     /// The id under which containerd knows the shim: that of the pod's first container, where there are several.
     #[serde(default)]
     pub shim: Option<String>,
+    /// The socket of the shim's task service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub socket: Option<PathBuf>,
+    /// When it was begun to be made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created: Option<SystemTime>,
     /// Its init, from `created` on.
     #[serde(default)]
     pub init: Option<Identity>,
@@ -72,6 +89,17 @@ pub struct Saved {
     /// What CRIU calls the standard streams that its init was given; none where it has a terminal.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub descriptors: Vec<String>,
+    /// The command line has made it: nobody owns it once it is made, whoever has the directory locked may do with it what is
+    /// to be done, and its specification is beside this document.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub by_command: bool,
+    /// What it was asked to be beside its specification.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub options: Options,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// A process, for all time: the pid with the time of its start.
@@ -111,6 +139,8 @@ impl Saved {
             bundle: bundle.to_owned(),
             owner: Identity::of(std::process::id() as i32)?,
             shim: None,
+            socket: None,
+            created: Some(SystemTime::now()),
             init: None,
             rootfs: None,
             mounting: None,
@@ -120,15 +150,22 @@ impl Saved {
             resctrl: Vec::new(),
             poststop: None,
             descriptors: Vec::new(),
+            by_command: false,
+            options: Options::default(),
         })
+    }
+
+    /// Whether the shim that has made it lives: then all that is to be done with it is that one's to do.
+    pub fn has_living_shim(&self) -> bool {
+        !self.by_command && self.owner.is_alive()
     }
 }
 
 /// What became of an attempt to make a container's directory.
 #[derive(Debug)]
 pub enum Taken {
-    /// It is made, with the state given.
-    Ours,
+    /// It is made, with the state given. Locked until this is dropped.
+    Ours(File),
     /// It has a state already. Locked until this is dropped: what is a dead shim's may be removed.
     Theirs(File),
     /// Somebody makes or removes it at this moment.
@@ -159,7 +196,7 @@ impl StateDir {
                 // Removed before it was locked.
                 Ok(None) => {}
                 Ok(Some(lock)) if self.0.join(FILE).exists() => return Ok(Taken::Theirs(lock)),
-                Ok(Some(_lock)) => return self.save(saved).map(|()| Taken::Ours),
+                Ok(Some(lock)) => return self.save(saved).map(|()| Taken::Ours(lock)),
                 Err(e) => return Err(e),
             }
         }
@@ -225,6 +262,26 @@ impl StateDir {
         self.lock_by(FlockOperation::LockExclusive)
     }
 
+    /// The same for who has a loop to go on with, at most for `bound`.
+    ///
+    /// # Errors
+    /// `Unavailable` at the bound.
+    pub async fn lock_within(&self, bound: Duration) -> Result<Option<File>> {
+        let deadline = Instant::now() + bound;
+        loop {
+            match self.lock_by(FlockOperation::NonBlockingLockExclusive) {
+                Err(e) if e.errno() == Some(libc::EWOULDBLOCK) && Instant::now() < deadline => {
+                    tokio::time::sleep(LOCK_PAUSE).await;
+                }
+                Err(e) if e.errno() == Some(libc::EWOULDBLOCK) => {
+                    let text = format!("{}: another process is at work on it", self.0.display());
+                    return Err(Error::new(Kind::Unavailable, text));
+                }
+                locked => return locked,
+            }
+        }
+    }
+
     fn lock_by(&self, lock: FlockOperation) -> Result<Option<File>> {
         loop {
             let file = match File::open(&self.0) {
@@ -250,6 +307,15 @@ impl StateDir {
             let _ = std::fs::remove_dir(parent);
         }
         Ok(())
+    }
+
+    /// Keeps a copy of the specification.
+    pub fn keep_config(&self, text: &[u8]) -> Result<()> {
+        use std::os::unix::fs::OpenOptionsExt;
+        let path = self.0.join(CONFIG);
+        let mut file = File::options().write(true).create_new(true).mode(0o600).open(&path);
+        let written = file.as_mut().map_err(|e| std::io::Error::from(e.kind())).and_then(|file| file.write_all(text));
+        written.os(|| format!("write {}", path.display()))
     }
 
     /// Where it is.
@@ -286,7 +352,7 @@ mod tests {
         let dir = StateDir::new(&root, "default", "a").unwrap();
         assert_eq!(dir.load().unwrap(), None);
         let saved = Saved { cgroup: Some("/a".into()), ..Saved::new("a", Path::new("/b")).unwrap() };
-        assert!(matches!(dir.take(&saved).unwrap(), Taken::Ours));
+        assert!(matches!(dir.take(&saved).unwrap(), Taken::Ours(_)));
         assert_eq!(dir.load().unwrap(), Some(saved.clone()));
         let theirs = dir.take(&saved).unwrap();
         assert!(matches!(theirs, Taken::Theirs(_)));
@@ -309,7 +375,7 @@ mod tests {
         std::fs::write(dir.path().join(".state.json.new"), "half").unwrap();
         assert_eq!(dir.load().unwrap(), None);
         let saved = Saved::new("a", Path::new("/b")).unwrap();
-        assert!(matches!(dir.take(&saved).unwrap(), Taken::Ours));
+        assert!(matches!(dir.take(&saved).unwrap(), Taken::Ours(_)));
         assert_eq!(dir.load().unwrap(), Some(saved));
         std::fs::remove_dir_all(root).unwrap();
     }
@@ -324,7 +390,8 @@ mod tests {
             let saved = Saved { shim: Some(number.to_string()), ..Saved::new("a", Path::new("/b")).unwrap() };
             while taken < 200 {
                 match dir.take(&saved).unwrap() {
-                    Taken::Ours => {
+                    Taken::Ours(lock) => {
+                        drop(lock);
                         assert_eq!(dir.load().unwrap().as_ref(), Some(&saved), "{number}");
                         // As a delete of another process does, which finds its owner dead.
                         let lock = dir.lock().unwrap();

@@ -35,6 +35,8 @@ pub struct Kept {
     pub scheduler: Option<Attributes>,
     /// Its resource limits.
     pub limits: Vec<Rlimit>,
+    /// How many descriptors behind 0 to 2 it is handed.
+    pub handed: u32,
     /// Its stdin is its terminal.
     pub terminal: bool,
     /// The program's path, from `finding the program` on.
@@ -71,6 +73,7 @@ impl Kept {
             },
             scheduler: treatment::last(born.plan).copied(),
             limits: process.rlimits.clone(),
+            handed: process.handed,
             terminal: matches!(born.plan.streams, Streams::Terminal(_)),
             program: born.program.clone(),
             args: process.args.clone(),

@@ -51,7 +51,7 @@ pub struct Plan {
 /// What becomes descriptors 0, 1 and 2.
 #[derive(Debug)]
 pub enum Streams {
-    /// These.
+    /// These: pipes, mostly.
     Pipes([OwnedFd; 3]),
     /// A terminal, which the child makes, of this size.
     Terminal(Option<Size>),
@@ -317,6 +317,8 @@ pub struct Process {
     pub session_keyring: bool,
     /// How the kernel is to treat it.
     pub treatment: Treatment,
+    /// How many descriptors, from 3 on, it has of whoever has started us.
+    pub handed: u32,
     /// The size that its terminal is to have; `None` for that of a new one, 0 by 0.
     pub console_size: Option<Size>,
 }
@@ -646,6 +648,7 @@ pub fn process(spec: &SpecProcess, linux: Option<&Linux>) -> Result<Process> {
         rlimits: identity_plan::rlimits(spec.rlimits().as_deref().unwrap_or_default()),
         no_new_privileges: spec.no_new_privileges().unwrap_or(false),
         session_keyring: true,
+        handed: 0,
         treatment: Treatment::of(spec, linux)?,
         console_size: spec.console_size().map(|size| Size { width: size.width() as u16, height: size.height() as u16 }),
     })

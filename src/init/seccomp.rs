@@ -58,6 +58,7 @@ pub fn is_early(plan: &Plan) -> bool {
         libc::SYS_pipe2,
         libc::SYS_write,
         libc::SYS_close,
+        libc::SYS_dup3,
         libc::SYS_sendmsg,
         libc::SYS_sendto,
         libc::SYS_recvfrom,

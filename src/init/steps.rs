@@ -220,12 +220,12 @@ fn start_session(born: &mut Born<'_>) -> Result<()> {
 }
 
 fn close_descriptors(born: &mut Born<'_>) -> Result<()> {
-    fd::close_all_but(&super::kept(born.plan, born.sync))
+    fd::close_all_behind(born.plan.process.handed, &super::kept(born.plan, born.sync))
 }
 
 /// Closed rather than marked close-on-exec, which close_range(2) can do from Linux 5.11 on only. The way to the shim stays
 /// open until execve, and is close-on-exec from its birth.
 fn leave(kept: &mut Kept) -> Result<()> {
     cred::die_with_parent(false)?;
-    fd::close_all_but(&[std::os::fd::AsFd::as_fd(&kept.sync)])
+    fd::close_all_behind(kept.handed, &[std::os::fd::AsFd::as_fd(&kept.sync)])
 }

@@ -33,6 +33,9 @@
 //!    |  state is saved, Create answered    |  waits; ends if the shim does           } only
 //!    |  Release -------------------------->|                                         }
 //!    |                                     |
+//!    |<------------------------------ Alone|  lives on without its creator, which   } held by a
+//!    |  exits                              |  exits; waits for the fifo             } fifo
+//!    |                                     |
 //!    |<---------------- Listener + a memfd |  it is about to load its filter        } with a
 //!    |  connects to the listener           |                                        } seccomp
 //!    |  Load ----------------------------->|  loads it; makes no call from here on  } listener
@@ -49,7 +52,8 @@
 //! over in the container: so the shim asks the kernel who it is that says `Born`.
 //!
 //! At any point the child may send `Failed` with the step, the errno and the text, and exit instead. A created init can
-//! also be held by a fifo ([`Hold::Fifo`]): for a creator that exits, whoever opens the fifo and writes a byte releases.
+//! also be held by a fifo ([`Hold::Fifo`]): for a creator that exits. Whoever opens the fifo and writes a byte releases it,
+//! and learns by the end of the fifo that it is its program; what fails until then is told there.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -83,6 +87,7 @@ const DEVICES: u8 = b'M';
 const LISTENER: u8 = b'N';
 const LOAD: u8 = b'L';
 const FAILED: u8 = b'E';
+const ALONE: u8 = b'A';
 
 /// How many descriptors a message takes (SCM_MAX_FD is 253).
 const MAX_DESCRIPTORS: usize = 250;
@@ -93,8 +98,24 @@ pub enum Hold {
     /// `Release` on the socket; the end of the shim ends it.
     Socket,
     /// `Release` on the socket (its creator has saved the state), then one byte from this fifo, held open for reading
-    /// and writing so that it has no end.
+    /// and writing so that it has no end until execve(2) closes it.
     Fifo(OwnedFd),
+}
+
+/// What is written into the fifo.
+pub const FIFO_WORD: [u8; 1] = [RELEASE];
+
+/// What a child that was held by a fifo has left there when it has let go of it: nothing where it is its program.
+///
+/// # Errors
+/// Why it is not.
+pub fn heard_of_fifo(record: &[u8]) -> Result<()> {
+    match record {
+        [] => Ok(()),
+        [RELEASE] => Err(Error::new(Kind::Internal, "it was killed before it could start")),
+        [FAILED, record @ ..] => Err(decode(record)),
+        _ => Err(no_message()),
+    }
 }
 
 impl Hold {
@@ -139,6 +160,8 @@ pub enum Heard {
     Hooks,
     /// It is created, and waits; a helper is done.
     Ready,
+    /// It lives on without us, and waits for its fifo.
+    Alone,
     /// It is the container's program now (or has died: waitpid tells).
     Executed,
     /// It could not go on; it exits.
@@ -236,6 +259,7 @@ impl ParentEnd {
             ([], None) => Ok(Heard::Executed),
             ([HOOKS], None) => Ok(Heard::Hooks),
             ([READY], None) => Ok(Heard::Ready),
+            ([ALONE], None) => Ok(Heard::Alone),
             ([WANT_DEVICES], None) => Ok(Heard::WantsDevices),
             ([WANT_SOURCES], None) => Ok(Heard::WantsSources),
             ([FAILED, record @ ..], None) => Ok(Heard::Failed(decode(record))),
@@ -353,8 +377,11 @@ impl ChildEnd {
             Hold::Fifo(fifo) => {
                 // Released by its creator, which exits now: it is on its own until the fifo speaks.
                 cred::die_with_parent(false)?;
+                self.say(ALONE)?;
                 let mut byte = [0];
-                rustix::io::retry_on_intr(|| rustix::io::read(fifo, &mut byte)).map(drop).os(|| "read exec fifo")
+                rustix::io::retry_on_intr(|| rustix::io::read(fifo, &mut byte)).os(|| "read exec fifo")?;
+                // Who is at its other end is told from here on, and nobody is at the socket's.
+                fd::replace(self.as_fd(), fifo.as_fd())
             }
         }
     }
@@ -385,7 +412,9 @@ impl ChildEnd {
         record.push(encode_kind(error.kind()));
         record.extend(format!("{step}: {error}").as_bytes());
         record.truncate(MAX);
-        let _ = send(self.0.as_raw_fd(), &record, MsgFlags::MSG_NOSIGNAL);
+        if send(self.0.as_raw_fd(), &record, MsgFlags::MSG_NOSIGNAL) == Err(nix::errno::Errno::ENOTSOCK) {
+            let _ = rustix::io::write(&self.0, &record);
+        }
     }
 }
 
@@ -478,14 +507,29 @@ mod tests {
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
         let both = std::fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
         let (parent, child) = pair().unwrap();
-        let thread = std::thread::spawn(move || child.ready(&Hold::Fifo(both.into())).unwrap());
+        let thread = std::thread::spawn(move || {
+            child.ready(&Hold::Fifo(both.into())).unwrap();
+            child
+        });
         assert!(matches!(hear(&parent), Heard::Ready));
         parent.release().unwrap();
+        assert!(matches!(hear(&parent), Heard::Alone));
         drop(parent);
         std::thread::sleep(std::time::Duration::from_millis(50));
         assert!(!thread.is_finished(), "the creator's end must not release");
-        std::fs::write(&path, b"S").unwrap();
-        thread.join().unwrap();
+        std::fs::write(&path, FIFO_WORD).unwrap();
+        let child = thread.join().unwrap();
+        // The fifo has taken the socket's place.
+        let mut reader = std::fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
+        child.fail("late", &Error::os(libc::ENOEXEC, "execve"));
+        let mut record = [0; MAX];
+        let length = std::io::Read::read(&mut reader, &mut record).unwrap();
+        let error = heard_of_fifo(&record[..length]).unwrap_err();
+        assert_eq!(
+            (error.errno(), error.to_string().as_str()),
+            (Some(libc::ENOEXEC), "late: execve: exec format error")
+        );
+        assert!(heard_of_fifo(&[]).is_ok() && heard_of_fifo(&FIFO_WORD).is_err());
         std::fs::remove_file(path).unwrap();
     }
 

@@ -77,6 +77,11 @@ impl Address {
         uri.starts_with("unix:///").then(|| Self::at(uri.trim()))
     }
 
+    /// The socket.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
     /// As containerd wants it in a reply.
     pub fn uri(&self) -> String {
         format!("unix://{}", self.0.display())

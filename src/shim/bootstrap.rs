@@ -105,7 +105,7 @@ fn raise_oom_score() -> Result<()> {
 /// Forks the server. It runs from a sealed copy of the executable, and has nothing of ours but the socket.
 fn leave_server(flags: &Flags, call: &Call, listener: OwnedFd) -> Result<()> {
     let empty = Path::new(state::ROOT).join(".sealed");
-    let sealed = seal::own_executable(&empty)?;
+    let sealed = seal::own_executable(Some(&empty))?;
     let strings = |list: Vec<String>| list.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>();
     let nul = |_| Error::new(Kind::InvalidArgument, "an argument has a NUL byte");
     let args = strings(super::server_args(flags, call.debug)).map_err(nul)?;

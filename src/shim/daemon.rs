@@ -7,16 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use containerd_shim::Flags;
-use nix::sys::signal::{SigSet, Signal};
-use tokio::io::Interest;
+use nix::sys::signal::Signal;
 use tokio::net::UnixListener;
 use tokio::sync::Notify;
-use tokio::task::LocalSet;
 
-use crate::engine::ready::watch;
-use crate::engine::{Engine, state};
+use crate::engine::{Engine, host, state};
 use crate::error::{Context, Error, Kind, Os, Result};
-use crate::sys::{cred, fd, memory, seal, signal};
+use crate::sys::{cred, fd, seal};
 
 use super::address::Address;
 use super::listener::connections;
@@ -35,10 +32,7 @@ const ANSWER_BOUND: Duration = Duration::from_millis(20);
 /// # Errors
 /// When it was not started by the action `start`, and so has no socket.
 pub fn run(flags: &Flags) -> Result<()> {
-    // Signals first: from here on they are read, never handled (a child would inherit the handler).
-    signal::block_all()?;
-    // Before there is anything in it that a container's process is to forget.
-    memory::in_one_heap()?;
+    host::begin()?;
     if !seal::is_sealed()? {
         return Err(Error::new(
             Kind::FailedPrecondition,
@@ -47,26 +41,17 @@ pub fn run(flags: &Flags) -> Result<()> {
     }
     let number = std::env::var(LISTENER).ok().and_then(|number| number.parse().ok()).unwrap_or(-1);
     let socket = fd::inherited(number).context(|| "no socket from the action start")?;
-    // The memory of this process has seen every container's environment: no process of a container looks into it.
-    cred::not_dumpable()?;
-    cred::become_subreaper()?;
+    host::guard(true)?;
     cred::set_name(c"dray-shim")?;
     log_to(flags);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().os(|| "epoll_create")?;
-    LocalSet::new().block_on(&runtime, serve(flags, socket))
+    host::block_on(serve(flags, socket))
 }
 
 /// The log goes to the fifo in the bundle that containerd reads, and so does a panic's place.
 fn log_to(flags: &Flags) {
     let bundle = std::env::var(BUNDLE).unwrap_or_default();
     Logger::open(&Path::new(&bundle).join("log"), &flags.id, flags.debug).install();
-    let own_pid = std::process::id();
-    std::panic::set_hook(Box::new(move |panic| {
-        // In a forked child the log is closed, and the panic becomes an error record (init/mod.rs).
-        if std::process::id() == own_pid {
-            log::error!("{panic}");
-        }
-    }));
+    host::log_panics();
 }
 
 /// The environment variable in which `start` passes the number of the descriptor of the listening socket.
@@ -83,13 +68,14 @@ async fn serve(flags: &Flags, socket: OwnedFd) -> Result<()> {
     tokio::task::spawn_local(publishing);
     let events = publisher.clone();
     let engine = Engine::new(&flags.namespace, state::ROOT.into(), Box::new(move |event| events.publish(event)))?;
-    engine.serve_as(&flags.id);
-
     let listener = std::os::unix::net::UnixListener::from(socket);
-    let end = Arc::new(End::new(Address::of_listener(&listener)?));
+    let address = Address::of_listener(&listener)?;
+    engine.serve_as(&flags.id, address.path());
+    let end = Arc::new(End::new(address));
     let (task, requests) = Task::new(end.clone());
     tokio::task::spawn_local(service::run(requests, engine.clone()));
-    tokio::task::spawn_local(signals(engine, end.clone())?);
+    let ending = end.clone();
+    tokio::task::spawn_local(host::read_signals(engine, move |engine, number| on_signal(engine, &ending, number))?);
 
     listener.set_nonblocking(true).os(|| "fcntl F_SETFL")?;
     let listener = UnixListener::from_std(listener).os(|| "epoll_ctl")?;
@@ -128,23 +114,9 @@ impl End {
     }
 }
 
-/// Reads signals: children's ends, and an operator's wishes.
-fn signals(engine: Rc<Engine>, end: Arc<End>) -> Result<impl Future<Output = ()>> {
-    let signals = watch(signal::signalfd(&SigSet::all())?, Interest::READABLE)?;
-    Ok(async move {
-        loop {
-            let Ok(mut ready) = signals.readable().await else { return };
-            while let Ok(Some(info)) = signals.get_ref().read_signal() {
-                on_signal(&engine, &end, info.ssi_signo as i32);
-            }
-            ready.clear_ready();
-        }
-    })
-}
-
+/// An operator's wishes.
 fn on_signal(engine: &Rc<Engine>, end: &End, number: i32) {
     match Signal::try_from(number) {
-        Ok(Signal::SIGCHLD) => engine.reap(),
         Ok(signal @ (Signal::SIGTERM | Signal::SIGINT)) if engine.is_empty() => {
             log::info!("{signal}, and no container: ending");
             end.unless_used(engine);

@@ -3,11 +3,13 @@
 //! containerd executes the binary with an action: [`bootstrap`] answers `start` and `delete`; without an action it is the
 //! server, [`daemon`], which `start` has left behind with a listening socket. `service` decodes what comes over that
 //! socket and hands it to the engine; [`publisher`] sends the engine's events back, [`logger`] the log. `dialect` and
-//! `options` know what the versions of containerd say, and `info` what this one is.
+//! `options` know what the versions of containerd say, and `info` what this one is. [`client`] is for the command line, which
+//! asks a living shim for what is to be done to its containers.
 
 mod address;
 pub mod bootstrap;
 mod checkpoint;
+pub mod client;
 pub mod daemon;
 pub mod dialect;
 mod flags;

@@ -222,6 +222,7 @@ mod tests {
             io_uid: 7,
             binary_name: "crun".into(),
             root: "/run/somewhere".into(),
+            criu_work_path: "/work".into(),
             ..Default::default()
         };
         let wanted = Options {
@@ -233,10 +234,11 @@ mod tests {
                 io_gid: None,
             },
             shim_cgroup: Some("/shims".into()),
+            criu_work: Some("/work".into()),
         };
         assert_eq!(runc(&all).unwrap(), wanted);
         let text = "NoPivotRoot = true\nNoNewKeyring = true\nShimCgroup = \"/shims\"\nIoUid = 7\nIoGid = 0\n\
-                    BinaryName = \"crun\"\nRoot = \"/r\"\nSystemdCgroup = true\nCriuPath = \"\"";
+                    BinaryName = \"crun\"\nRoot = \"/r\"\nSystemdCgroup = true\nCriuPath = \"\"\nCriuWorkPath = \"/work\"";
         assert_eq!(toml(text).unwrap(), wanted);
         let mut legacy = vec![1 << 3, 1, 8 << 3, 1, 10 << 3, 7, 12 << 3 | 2, 1, b'x', 9 << 3 | 2, 6];
         legacy.extend(b"/shims");

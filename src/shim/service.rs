@@ -110,7 +110,7 @@ pub fn register(server: Server, task: Task) -> Server {
 }
 
 /// The gRPC status that containerd and its clients interpret.
-fn status(error: Error) -> ttrpc::Error {
+pub(super) fn status(error: Error) -> ttrpc::Error {
     let code = match error.kind() {
         Kind::InvalidArgument => Code::INVALID_ARGUMENT,
         Kind::NotFound => Code::NOT_FOUND,
@@ -140,6 +140,7 @@ impl containerd_shim_protos::shim_async::Task for Task {
             options: options.container,
             restore: checkpoint::restore(request.checkpoint, options.criu_work),
             id: request.id,
+            command: None,
         };
         name_binary(&request.bundle).map_err(status)?;
         let pid = self.engine(move |engine| engine.create(request)).await?;

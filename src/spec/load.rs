@@ -26,12 +26,20 @@ pub const MAX_CONFIG_BYTES: u64 = 16 << 20;
 /// Capabilities that nobody knows are left out, and in `unknown`: they are to be warned of, the specification says
 /// (config.md, "capabilities"), and not an error.
 pub fn load(bundle: &Path, unknown: &mut Vec<String>) -> Result<Spec> {
+    load_kept(bundle, unknown).map(|(spec, _)| spec)
+}
+
+/// The same with the document itself, for who keeps a copy.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_kept(bundle: &Path, unknown: &mut Vec<String>) -> Result<(Spec, Vec<u8>)> {
     let path = bundle.join("config.json");
     let json = read(bundle, &path)?;
     let name = path.to_string_lossy();
     let spec = parse(&json, &name).or_else(|error| amended(&json, &name, "/process", unknown, error))?;
     refuse_what_the_types_drop(&json)?;
-    Ok(spec)
+    Ok((spec, json))
 }
 
 /// Parses the process document of an exec: the `process` object of `config.json`, as JSON. `unknown` is as for [`load`].

@@ -21,9 +21,17 @@ pub fn same(fd: BorrowedFd<'_>) -> OwnedFd {
 /// # Errors
 /// Only where neither close_range(2) nor /proc/self/fd is to be had.
 pub fn close_all_but(keep: &[BorrowedFd<'_>]) -> Result<()> {
-    let mut keep: Vec<RawFd> = keep.iter().map(AsRawFd::as_raw_fd).filter(|&fd| fd > 2).collect();
+    close_all_behind(0, keep)
+}
+
+/// The same, but for the first `handed` of them behind 0 to 2: who has started us wants the program to have those.
+///
+/// # Errors
+/// As [`close_all_but`].
+pub fn close_all_behind(handed: u32, keep: &[BorrowedFd<'_>]) -> Result<()> {
+    let mut first = 3 + handed as RawFd;
+    let mut keep: Vec<RawFd> = keep.iter().map(AsRawFd::as_raw_fd).filter(|&fd| fd >= first).collect();
     keep.sort_unstable();
-    let mut first = 3;
     for &fd in &keep {
         if fd > first {
             close_range(first as u32, fd as u32 - 1)?;
@@ -72,6 +80,22 @@ fn listed() -> rustix::io::Result<Vec<u32>> {
         all.extend(entry?.file_name().to_str().ok().and_then(|name| name.parse::<u32>().ok()));
     }
     Ok(all)
+}
+
+/// Makes the number of `fd` another name of `by`, close-on-exec (dup3(2)). Its owner owns that then.
+pub fn replace(fd: BorrowedFd<'_>, by: BorrowedFd<'_>) -> Result<()> {
+    // SAFETY: dup3 touches no memory, and both are open. `fd` stays an open descriptor of its owner's.
+    match unsafe { libc::dup3(by.as_raw_fd(), fd.as_raw_fd(), libc::O_CLOEXEC) } {
+        -1 => Err(std::io::Error::last_os_error()).os(|| "dup3"),
+        _ => Ok(()),
+    }
+}
+
+/// Whether whoever has started this program has given it the descriptor `number`: what we open ourselves is close-on-exec.
+pub fn is_inherited(number: RawFd) -> bool {
+    // SAFETY: F_GETFD touches no memory and tells whether the descriptor is open.
+    let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
+    flags != -1 && flags & libc::FD_CLOEXEC == 0
 }
 
 /// Lets `fd` survive execve(2), for a program that is told its number.

@@ -21,12 +21,12 @@ use crate::sys::mount::FileSystem;
 const SEALS: SealFlags = SealFlags::SEAL.union(SealFlags::SHRINK).union(SealFlags::GROW).union(SealFlags::WRITE);
 
 /// The executable of this process behind a seal, to be given to execveat(2). `empty` is a directory of ours that stays
-/// empty; it is made where missing.
+/// empty; it is made where missing. Without one it is a copy.
 ///
 /// # Errors
 /// When neither form of seal is to be had.
-pub fn own_executable(empty: &Path) -> Result<OwnedFd> {
-    overlay(empty).or_else(|_| memfd())
+pub fn own_executable(empty: Option<&Path>) -> Result<OwnedFd> {
+    empty.and_then(|empty| overlay(empty).ok()).map_or_else(memfd, Ok)
 }
 
 /// Is the executable that this process runs behind a seal?

@@ -10,6 +10,7 @@ pub mod cri;
 pub mod docker;
 pub mod docker_cli;
 pub mod docker_scenarios;
+pub mod dray;
 pub mod driver;
 pub mod events;
 pub mod floor;

@@ -203,6 +203,11 @@ impl Stdio {
         Ok(())
     }
 
+    /// Of a process whose streams are not ours.
+    pub fn nothing() -> Self {
+        Self::new(Vec::new(), None, None, Vec::new())
+    }
+
     fn new(
         relays: Vec<Relay>,
         stdin_hold: Option<OwnedFd>,
