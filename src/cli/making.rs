@@ -175,7 +175,7 @@ fn judge_id(id: &str) -> Result<()> {
 }
 
 /// By rename: who waits for the file finds all of it.
-fn write_pid(path: &Path, pid: u32) -> Result<()> {
+pub(super) fn write_pid(path: &Path, pid: u32) -> Result<()> {
     let name = path
         .file_name()
         .ok_or_else(|| Error::new(Kind::InvalidArgument, format!("{} is no file's name", path.display())))?;

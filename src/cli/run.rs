@@ -63,12 +63,12 @@ pub fn run(global: &Global, args: Run) -> Result<ExitCode> {
 }
 
 /// The container's terminal, and the caller's.
-struct Foreground {
+pub(super) struct Foreground {
     console: Rc<Console>,
     raw: Option<Raw>,
 }
 
-fn foreground(terminal: Terminal) -> Result<Option<Foreground>> {
+pub(super) fn foreground(terminal: Terminal) -> Result<Option<Foreground>> {
     let Terminal::Ours(mut master) = terminal else { return Ok(None) };
     let missing = |_| Error::new(Kind::Internal, "the container has not sent its terminal");
     let console = Console::new(master.try_recv().map_err(missing)?)?;
@@ -76,7 +76,7 @@ fn foreground(terminal: Terminal) -> Result<Option<Foreground>> {
 }
 
 /// Waits for the program's end; what this process is sent is the program's. Returns its exit status.
-async fn wait(init: &Process, foreground: Option<Foreground>, signals: &mut runtime::Signals) -> u8 {
+pub(super) async fn wait(init: &Process, foreground: Option<Foreground>, signals: &mut runtime::Signals) -> u8 {
     let relays = foreground.as_ref().map(|foreground| {
         tokio::task::spawn_local(foreground.console.clone().relay_input());
         tokio::task::spawn_local(foreground.console.clone().relay_output())
@@ -105,7 +105,7 @@ async fn wait(init: &Process, foreground: Option<Foreground>, signals: &mut runt
 }
 
 /// Deletes the container, unless somebody else has: its id may be another's by now.
-async fn remove(engine: &Rc<Engine>, state: &StateDir, init: &Process) -> Result<()> {
+pub(super) async fn remove(engine: &Rc<Engine>, state: &StateDir, init: &Process) -> Result<()> {
     let Some(_lock) = state.lock_within(LOCK_BOUND).await? else { return Ok(()) };
     let own = Identity::of(std::process::id() as i32)?;
     match state.load()? {

@@ -56,11 +56,35 @@ fn decode(any: Option<&Any>) -> Result<CheckpointOptions> {
 }
 
 /// `parent_path`, of containerd's later versions, which the protos crate has not.
+const PARENT_PATH: u32 = 10;
+
 fn parent_path(options: &CheckpointOptions) -> Option<String> {
-    match options.special_fields.unknown_fields().get(10) {
+    match options.special_fields.unknown_fields().get(PARENT_PATH) {
         Some(UnknownValueRef::LengthDelimited(path)) => Some(String::from_utf8_lossy(path).into_owned()),
         _ => None,
     }
+}
+
+/// The message that asks a shim for a checkpoint.
+pub fn message(request: Request) -> CheckpointTaskRequest {
+    let text = |path: std::path::PathBuf| path.to_string_lossy().into_owned();
+    let mut options = CheckpointOptions {
+        exit: request.exit,
+        open_tcp: request.open_tcp,
+        external_unix_sockets: request.external_unix_sockets,
+        terminal: request.terminal,
+        file_locks: request.file_locks,
+        cgroups_mode: request.cgroups.name().to_owned(),
+        work_path: request.work.map(text).unwrap_or_default(),
+        ..CheckpointOptions::default()
+    };
+    if let Some(parent) = request.parent {
+        options.special_fields.mut_unknown_fields().add_length_delimited(PARENT_PATH, parent.into_bytes());
+    }
+    // Into memory: it does not fail.
+    let value = options.write_to_bytes().unwrap_or_default();
+    let options = Some(Any { type_url: TYPES[0].to_owned(), value, ..Any::default() }).into();
+    CheckpointTaskRequest { id: request.id, path: text(request.images), options, ..Default::default() }
 }
 
 /// A request for a restore, of a Create that names a checkpoint. What the processes may have beside them was allowed, or
@@ -121,6 +145,23 @@ mod tests {
         bad(&none, TYPES[0], "", "no path");
         bad(&CheckpointOptions { cgroups_mode: "odd".into(), ..none.clone() }, TYPES[0], "/p", "odd");
         bad(&CheckpointOptions { empty_namespaces: vec!["ipc".into()], ..none }, TYPES[0], "/p", "ipc");
+    }
+
+    #[test]
+    fn what_is_asked_of_a_shim_is_what_it_reads() {
+        let asked = Request {
+            id: "one".into(),
+            images: "/images".into(),
+            work: Some("/work".into()),
+            parent: Some("../before".into()),
+            exit: true,
+            open_tcp: true,
+            file_locks: true,
+            cgroups: CgroupsMode::Full,
+            ..Request::default()
+        };
+        let words = format!("{asked:?}");
+        assert_eq!(format!("{:?}", request(message(asked)).unwrap()), words);
     }
 
     #[test]

@@ -48,6 +48,19 @@ impl CgroupsMode {
     }
 }
 
+impl CgroupsMode {
+    /// The same name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Default => "",
+            Self::Soft => "soft",
+            Self::Full => "full",
+            Self::Strict => "strict",
+            Self::Ignore => "ignore",
+        }
+    }
+}
+
 /// What is to be done how (`criu_opts`).
 #[derive(Debug, Default)]
 pub struct Options {
