@@ -115,7 +115,7 @@ fn a_container_goes_on_where_it_was_with_other_pipes() {
         assert!(world.pids("one").await.unwrap().contains(&pid));
         // In its namespaces, its time among them, and in its cgroup; lo is up, though its network was not written.
         let (status, seen) =
-            exec(&world, &bundle, "look", "readlink /proc/1/ns/time /proc/self/ns/time; ifconfig lo").await;
+            exec(&world, &bundle, "look", "readlink /proc/1/ns/time; readlink /proc/self/ns/time; ifconfig lo").await;
         let lines: Vec<_> = seen.lines().collect();
         assert_eq!((status, lines[0]), (0, lines[1]), "{seen}");
         assert!(seen.contains("UP"), "{seen}");
@@ -249,22 +249,23 @@ fn a_failure_leaves_the_container_and_says_why() {
         return;
     }
     block_on(async {
-        // A lock on a file is something that CRIU takes along only where it is told to.
-        let script = "exec 9>/tmp/lock; flock 9; echo locked; while :; do sleep 1; done";
+        // A connection is something that CRIU takes along only where it is told to.
+        let script = "(sleep 1000 | nc -l -p 7000) & sleep 1; (sleep 1000 | nc 127.0.0.1 7000) &
+            until grep -q ' 01 ' /proc/net/tcp; do sleep 0.1; done; echo connected; wait";
         let (world, bundle) = World::with("one", |bundle| bundle.script(script)).await;
         let mut io = Io::fifos(&world.scratch, "first");
         world.create(&bundle, &io).await.unwrap();
         world.start("one", "").await.unwrap();
-        io.stdout_with("locked", SOON).await.unwrap();
+        io.stdout_with("connected", SOON).await.unwrap();
         let failed = world.within(LONG).checkpoint_with("one", &images(&world), exit()).await;
-        refused(failed, Code::INTERNAL, &["container one", "criu-dump.log", "Error (criu/", "lock"]);
+        refused(failed, Code::INTERNAL, &["container one", "criu-dump.log", "Error (criu/", "--tcp-established"]);
         assert!(fs::read_to_string(bundle.dir().join("criu-dump.log")).unwrap().contains("Error"));
         assert_eq!(world.status("one", "").await.unwrap(), Status::RUNNING);
         assert_eq!(exec(&world, &bundle, "look", "echo here").await, (0, "here\n".to_owned()));
         assert!(!world.sink.topics("one").contains(&"checkpointed".to_owned()));
         // A second time it is told.
-        let with_locks = CheckpointOptions { file_locks: true, ..exit() };
-        dump_and_delete(&world, &bundle, with_locks).await;
+        let with_tcp = CheckpointOptions { open_tcp: true, ..exit() };
+        dump_and_delete(&world, &bundle, with_tcp).await;
 
         // What is not there is told at Create, what is not right at Start; and then there is nothing of it.
         fs::rename(images(&world), world.scratch.dir().join("away")).unwrap();

@@ -85,7 +85,11 @@ fn a_container_is_written_and_made_again() {
     // In the foreground, to its end.
     let again = images.join("again");
     let args = ["restore", "--image-path", path(&again), "one"];
-    let mut child = dray.command(&args).current_dir(bundle.dir()).stdout(Stdio::null()).spawn().unwrap();
+    // Files, as its streams were: CRIU puts nothing else in their place.
+    let file = |name: &str| fs::File::create(dray.scratch().dir().join(name)).unwrap();
+    let mut command = dray.command(&args);
+    command.current_dir(bundle.dir()).stdout(file("out")).stderr(file("err"));
+    let mut child = command.spawn().unwrap();
     counts_beyond(&bundle, count(&bundle));
     ok(&dray.run(&["kill", "one", "KILL"]));
     assert_eq!(child.wait().unwrap().code(), Some(137));

@@ -436,6 +436,5 @@ fn mount_root(rootfs: &Path, at: &Path, points: &Points) -> Result<()> {
     let tree = Mount::clone_path(None, rootfs, true)?;
     tree.attach(Root::open(at)?.as_fd())?;
     let root = Root::from_fd(tree.into());
-    points.make(&root).context(|| "mount points")?;
-    rustix::process::chdir("/").os(|| "chdir /")
+    points.make(&root).context(|| "mount points")
 }

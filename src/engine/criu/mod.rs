@@ -146,7 +146,7 @@ impl Criu {
     /// # Errors
     /// What could not be done.
     pub(super) async fn executed(&mut self) -> Result<()> {
-        self.running.executed().await.context(|| "criu")
+        self.running.executed().await
     }
 
     /// Asks for something, answers the notifications by `on`, and waits for the answer and for its end.

@@ -242,7 +242,7 @@ impl Points {
             };
             drop(target);
         }
-        bound.iter().rev().try_for_each(mount::detach_root)
+        bound.iter().rev().try_for_each(mount::detach_mount)
     }
 }
 
