@@ -42,7 +42,7 @@ pub struct Global {
     /// $XDG_RUNTIME_DIR/dray for who is not root]
     #[arg(long, value_name = "DIR")]
     pub root: Option<PathBuf>,
-    /// File that errors and warnings are appended to, beside stderr
+    /// File that is appended to: warnings instead of stderr, errors beside it
     #[arg(long, value_name = "FILE")]
     pub log: Option<PathBuf>,
     /// Format of the log

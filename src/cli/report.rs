@@ -17,7 +17,7 @@ struct Logger {
     file: Option<(File, LogFormat)>,
 }
 
-/// Opens `--log`. Warnings go to it and to stderr.
+/// Opens `--log`. Warnings go there, or to stderr.
 ///
 /// # Errors
 /// That it cannot be opened.
@@ -62,9 +62,11 @@ impl Log for Logger {
         }
         let level = record.level();
         let text = record.args().to_string();
-        let _ = match level {
-            Level::Error => writeln!(std::io::stderr(), "{}: {text}", super::NAME),
-            _ => writeln!(std::io::stderr(), "{}: {}: {text}", super::NAME, logrus::name(level)),
+        // Errors go to both, all else to one, as with runc.
+        let _ = match (level, &self.file) {
+            (Level::Error, _) => writeln!(std::io::stderr(), "{}: {text}", super::NAME),
+            (_, None) => writeln!(std::io::stderr(), "{}: {}: {text}", super::NAME, logrus::name(level)),
+            _ => Ok(()),
         };
         if let Some((file, format)) = &self.file {
             let _ = (&*file).write_all(line(*format, level, &text).as_bytes());

@@ -14,11 +14,18 @@ impl Engine {
     pub(super) fn take_ungrantable(&self, name: &str, maps: Option<&IdMaps>, wanted: &mut Capabilities) {
         let ours = || *self.capabilities.get_or_init(|| cred::permitted().unwrap_or(u64::MAX));
         let (granted, lost) = grantable(wanted, if maps.is_some() { u64::MAX } else { ours() });
+        // The default of `runc spec` has ambient ones that are not inheritable, which no kernel gives: nobody misses them.
+        let unheard_of = wanted.ambient & !wanted.inheritable;
+        let told = lost_of(&Capabilities { ambient: wanted.ambient & !unheard_of, ..*wanted }, &granted);
         *wanted = granted;
-        if lost != 0 {
-            let names = CAPABILITIES.iter().enumerate().filter(|(number, _)| lost & (1 << number) != 0);
-            let names: Vec<_> = names.map(|(_, capability)| format!("CAP_{capability}")).collect();
-            log::warn!("{name}: capabilities that cannot be granted: {}", names.join(" "));
+        let names = |lost: u64| {
+            let names = CAPABILITIES.iter().enumerate().filter(move |(number, _)| lost & (1 << number) != 0);
+            names.map(|(_, capability)| format!("CAP_{capability}")).collect::<Vec<_>>().join(" ")
+        };
+        if told != 0 {
+            log::warn!("{name}: capabilities that cannot be granted: {}", names(told));
+        } else if lost != 0 {
+            log::debug!("{name}: ambient capabilities that are not inheritable: {}", names(lost));
         }
     }
 }
@@ -57,9 +64,12 @@ fn grantable(wanted: &Capabilities, ours: u64) -> (Capabilities, u64) {
         inheritable,
         ambient: wanted.ambient & permitted & inheritable,
     };
+    (granted, lost_of(wanted, &granted))
+}
+
+fn lost_of(wanted: &Capabilities, granted: &Capabilities) -> u64 {
     let sets = |all: &Capabilities| [all.bounding, all.effective, all.permitted, all.inheritable, all.ambient];
-    let lost = sets(wanted).into_iter().zip(sets(&granted)).fold(0, |lost, (wanted, granted)| lost | wanted & !granted);
-    (granted, lost)
+    sets(wanted).into_iter().zip(sets(granted)).fold(0, |lost, (wanted, granted)| lost | wanted & !granted)
 }
 
 #[cfg(test)]
