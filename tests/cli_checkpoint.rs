@@ -2,15 +2,21 @@
 
 mod common;
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use common::bundle::Bundle;
 use common::criu::usable;
-use common::dray::{Dray, fails, ok, wait_until};
+use common::dray::{Dray, fails, ok, text, wait_until};
 use common::world::World;
 use common::{block_on, patience};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use serde_json::json;
 
 /// Counts in a file that can be read from outside.
 const COUNT: &str = "i=0; while :; do i=$((i+1)); echo $i > /tmp/new; mv /tmp/new /tmp/count; sleep 0.1; done";
@@ -194,4 +200,50 @@ fn a_container_of_a_shim_is_written_by_the_shim() {
         assert_eq!(world.end("one").await, 137);
         world.close().await;
     });
+}
+
+/// The one descriptor that comes.
+fn receive(listener: &UnixListener) -> OwnedFd {
+    let (stream, _) = listener.accept().unwrap();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut name = [0; 256];
+    recvmsg(&stream, &mut [IoSliceMut::new(&mut name)], &mut control, RecvFlags::CMSG_CLOEXEC).unwrap();
+    let rights = control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut all) => all.next(),
+        _ => None,
+    });
+    rights.expect("a terminal")
+}
+
+/// Waits until it answers what is typed.
+fn answers(master: OwnedFd, typed: &str, answer: &str) {
+    let mut master = File::from(master);
+    master.write_all(typed.as_bytes()).unwrap();
+    let mut seen = String::new();
+    wait_until(answer, || {
+        let mut buffer = [0; 256];
+        let length = master.read(&mut buffer).unwrap();
+        seen.push_str(&text(&buffer[..length]));
+        seen.contains(answer)
+    });
+}
+
+#[test]
+fn a_terminal_is_sent_to_whoever_restores_it() {
+    if !usable("a_terminal_is_sent_to_whoever_restores_it") {
+        return;
+    }
+    let dray = Dray::new();
+    let bundle = dray.bundle("one").script("n=0; while read line; do n=$((n+1)); echo \"<$n $line>\"; done");
+    let bundle = bundle.edit(|spec| spec["process"]["terminal"] = json!(true));
+    let (socket, images) = (dray.scratch().dir().join("tty"), dray.scratch().dir().join("images"));
+    let listener = UnixListener::bind(&socket).unwrap();
+    done(&dray, &bundle, &["run", "-d", "--console-socket", path(&socket), "one"]);
+    let master = receive(&listener);
+    answers(master.try_clone().unwrap(), "a\n", "<1 a>");
+    done(&dray, &bundle, &["checkpoint", "--image-path", path(&images), "one"]);
+    drop(master);
+    done(&dray, &bundle, &["restore", "-d", "--console-socket", path(&socket), "--image-path", path(&images), "one"]);
+    answers(receive(&listener), "b\n", "<2 b>");
 }

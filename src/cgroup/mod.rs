@@ -8,6 +8,7 @@
 //! busy) is one round for each call, and the engine decides when to call again.
 
 mod adopt;
+mod below;
 mod controllers;
 mod create;
 mod delegate;
@@ -51,6 +52,7 @@ use hierarchy::Hierarchy;
 use knobs::Knob;
 
 pub use adopt::Before;
+pub use below::Below;
 pub use hierarchy::{Hierarchies, Version};
 pub use kill::Killed;
 pub use oom::{Bell, Limit, Oom, OomWatch};
@@ -296,16 +298,21 @@ impl Cgroup {
     /// # Errors
     /// When a directory is missing: a cgroup is joined in all hierarchies or not at all.
     pub fn joins(&self) -> Result<Joins> {
+        self.joins_at(|_| self.path.clone())
+    }
+
+    /// The same, at a path that each hierarchy has for it.
+    fn joins_at(&self, path: impl Fn(&Hierarchy) -> PathBuf) -> Result<Joins> {
         let mut tasks = Vec::with_capacity(self.hierarchies.v1.len());
         for hierarchy in self.hierarchies.v1.iter() {
-            let path = hierarchy.dir(&self.path).join("tasks");
+            let path = hierarchy.dir(&path(hierarchy)).join("tasks");
             let fd = file::open_write(CWD, &path).os(|| format!("open {}", path.display()))?;
             tasks.push((path.to_string_lossy().into_owned(), fd));
         }
         let unified = match &self.hierarchies.unified {
             None => None,
             Some(hierarchy) => {
-                let dir = hierarchy.dir(&self.path);
+                let dir = hierarchy.dir(&path(hierarchy));
                 let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 Some(open(&dir, flags, Mode::empty()).os(|| format!("open {}", dir.display()))?)
             }

@@ -102,11 +102,7 @@ impl Resctrl {
             return Ok(());
         }
         let lines: String = self.schemata.iter().flat_map(|line| [line, "\n"]).collect();
-        file::write(&self.group, "schemata", &lines).map_err(|e| match e.errno() {
-            // What was wrong with it, the kernel tells beside the mount's root.
-            Some(libc::EINVAL) => e.with_kind(Kind::InvalidArgument),
-            _ => e,
-        })
+        write_schemata(&self.group, &lines)
     }
 
     /// Puts a process with one thread into the groups.
@@ -116,11 +112,63 @@ impl Resctrl {
     }
 }
 
+/// Other schemata for a container that has a class of its own.
+#[derive(Debug)]
+pub struct Change {
+    group: PathBuf,
+    lines: String,
+}
+
+impl Change {
+    /// What these flags of an update ask for, of a container whose groups are `own` ([`Resctrl::own`]).
+    ///
+    /// # Errors
+    /// `FailedPrecondition`, in runc's words, where the host has not what they are about; and for a container without a
+    /// class of its own: one with a name has other members.
+    pub fn plan(own: &[PathBuf], l3: Option<&str>, bandwidth: Option<&str>) -> Result<Self> {
+        let mountinfo = std::fs::read_to_string("/proc/self/mountinfo").os(|| "read /proc/self/mountinfo")?;
+        Self::plan_in(mountinfo.lines().find_map(mount_point).as_deref(), own, l3, bandwidth)
+    }
+
+    fn plan_in(mount: Option<&Path>, own: &[PathBuf], l3: Option<&str>, bandwidth: Option<&str>) -> Result<Self> {
+        let refused = |why: &str| Error::new(Kind::FailedPrecondition, why);
+        let offers = |resource: &str| mount.is_some_and(|mount| mount.join("info").join(resource).is_dir());
+        if l3.is_some() && !offers("L3") {
+            return Err(refused("Intel RDT/CAT: l3 cache schema is not enabled"));
+        }
+        if bandwidth.is_some() && !offers("MB") {
+            return Err(refused("Intel RDT/MBA: memory bandwidth schema is not enabled"));
+        }
+        let group = own.iter().find(|group| group.parent() == mount);
+        let group = group.ok_or_else(|| refused("Intel RDT: the container has no class of its own"))?.clone();
+        let mut rdt = LinuxIntelRdt::default();
+        rdt.set_l3_cache_schema(l3.map(str::to_owned)).set_mem_bw_schema(bandwidth.map(str::to_owned));
+        let lines = schemata(&rdt).iter().flat_map(|line| [line, "\n"]).collect();
+        Ok(Self { group, lines })
+    }
+
+    /// Makes it.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a schema that the kernel refuses.
+    pub fn make(&self) -> Result<()> {
+        write_schemata(&self.group, &self.lines)
+    }
+}
+
 /// Removes groups, whose members are then of the default class again.
 pub fn remove(groups: &[PathBuf]) -> Result<()> {
     groups.iter().try_for_each(|group| match rmdir(group) {
         Err(Errno::NOENT) => Ok(()),
         removed => removed.os(|| format!("rmdir {}", group.display())),
+    })
+}
+
+fn write_schemata(group: &Path, lines: &str) -> Result<()> {
+    file::write(group, "schemata", lines).map_err(|e| match e.errno() {
+        // What was wrong with it, the kernel tells beside the mount's root.
+        Some(libc::EINVAL) => e.with_kind(Kind::InvalidArgument),
+        _ => e,
     })
 }
 
@@ -243,6 +291,21 @@ mod tests {
         remove(&empty).unwrap();
         assert!(!empty[1].exists());
         remove(&empty).unwrap();
+    }
+
+    #[test]
+    fn a_class_of_its_own_is_changed() {
+        let mount = Mount::new("change");
+        let plan = |own: &[PathBuf], l3, bandwidth| Change::plan_in(Some(&mount.0), own, l3, bandwidth);
+        let own = [mount.0.join("one/mon_groups/one"), mount.0.join("one")];
+        let error = |plan: Result<Change>| plan.unwrap_err().to_string();
+        assert_eq!(error(plan(&own, Some("L3:0=f"), None)), "Intel RDT/CAT: l3 cache schema is not enabled");
+        std::fs::create_dir_all(mount.0.join("info/L3")).unwrap();
+        assert_eq!(error(plan(&own, None, Some("MB:0=70"))), "Intel RDT/MBA: memory bandwidth schema is not enabled");
+        assert_eq!(error(plan(&[], Some("L3:0=f"), None)), "Intel RDT: the container has no class of its own");
+        mount.fill("one", "");
+        plan(&own, Some("L3:0=f"), None).unwrap().make().unwrap();
+        assert_eq!(mount.read("one/schemata"), "L3:0=f\n");
     }
 
     #[test]

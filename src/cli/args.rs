@@ -14,6 +14,10 @@ pub fn from_go(command: &Command, args: Vec<OsString>) -> Vec<OsString> {
     while let Some(arg) = args.next() {
         let Some(text) = arg.to_str().filter(|text| text.len() > 1 && text.starts_with('-') && *text != "--") else {
             let verb = arg.to_str().filter(|_| !in_verb).and_then(|name| command.find_subcommand(name));
+            // The program's words come behind it, whatever they look like.
+            if in_verb && arg != "--" && command.get_arguments().any(Arg::is_trailing_var_arg_set) {
+                all.push("--".into());
+            }
             all.push(arg);
             match verb {
                 Some(verb) => (command, in_verb) = (verb, true),
@@ -78,6 +82,23 @@ mod tests {
     fn a_flag_can_be_said_not_to_be() {
         assert_eq!(told("dray --debug=false run --detach=true x"), "dray run --detach x");
         assert_eq!(told("dray --debug=maybe run x"), "dray --debug=maybe run x");
+    }
+
+    #[test]
+    fn words_behind_the_first_are_a_programs() {
+        let words = Arg::new("words").num_args(0..).trailing_var_arg(true).allow_hyphen_values(true);
+        let flag = Arg::new("tty").long("tty").short('t').action(ArgAction::SetTrue);
+        let command = Command::new("dray").subcommand(Command::new("exec").arg(flag).arg(Arg::new("id")).arg(words));
+        for (args, wanted) in [("-t a ls -t", "-t -- a ls -t"), ("a --tty", "-- a --tty"), ("a -- b", "-- a -- b")] {
+            let line = format!("dray exec {args}");
+            let args = from_go(&command, line.split(' ').map(OsString::from).collect());
+            assert_eq!(args[2..].iter().map(|arg| arg.to_str().unwrap()).collect::<Vec<_>>().join(" "), wanted);
+            let matches = command.clone().try_get_matches_from(args).unwrap();
+            let matches = matches.subcommand_matches("exec").unwrap();
+            assert_eq!(matches.get_one::<String>("id").unwrap(), "a");
+            let words: Vec<_> = matches.get_many::<String>("words").unwrap().map(String::as_str).collect();
+            assert_eq!(words.join(" "), wanted.split_once("-- a ").unwrap().1);
+        }
     }
 
     #[test]

@@ -23,8 +23,8 @@ use crate::engine::ready::watch;
 use crate::error::{Os, Result};
 use crate::sys::tty::{self, Size};
 
-/// At a time. No more: a terminal takes as much without waiting when it is ready at all.
-const CHUNK: usize = 1024;
+/// How much is moved at a time. No more: a terminal takes as much without waiting when it is ready at all.
+pub const CHUNK: usize = 1024;
 
 /// Between two looks at a terminal that nobody has open.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -61,7 +61,8 @@ impl Drop for Raw {
     }
 }
 
-fn ours() -> Option<BorrowedFd<'static>> {
+/// The caller's terminal: the first of our streams that is one.
+pub fn ours() -> Option<BorrowedFd<'static>> {
     [rustix::stdio::stderr(), rustix::stdio::stdout(), rustix::stdio::stdin()].into_iter().find(|stream| isatty(stream))
 }
 
@@ -169,19 +170,21 @@ impl Console {
 }
 
 /// A descriptor of the caller's.
-struct Ours {
-    fd: BorrowedFd<'static>,
+pub struct Ours {
+    /// Itself.
+    pub fd: BorrowedFd<'static>,
     /// None for a file, which cannot be watched.
     watched: Option<AsyncFd<BorrowedFd<'static>>>,
 }
 
 impl Ours {
-    fn new(fd: BorrowedFd<'static>, interest: Interest) -> Self {
+    /// One of 0 to 2, to be read or to be written to.
+    pub fn new(fd: BorrowedFd<'static>, interest: Interest) -> Self {
         Self { fd, watched: watch(fd, interest).ok() }
     }
 
     /// Waits until it can be read or written without waiting, or has ended.
-    async fn ready(&self, what: PollFlags) {
+    pub async fn ready(&self, what: PollFlags) {
         let Some(watched) = &self.watched else { return };
         loop {
             let mut poll_fd = [PollFd::new(&self.fd, what)];
@@ -194,7 +197,11 @@ impl Ours {
         }
     }
 
-    async fn write(&self, mut bytes: &[u8]) -> rustix::io::Result<()> {
+    /// Writes all of it.
+    ///
+    /// # Errors
+    /// EPIPE, where nobody reads it any more, among others.
+    pub async fn write(&self, mut bytes: &[u8]) -> rustix::io::Result<()> {
         while !bytes.is_empty() {
             self.ready(PollFlags::OUT).await;
             match rustix::io::write(self.fd.as_fd(), bytes) {

@@ -4,6 +4,7 @@ use std::ffi::CString;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::rc::Rc;
@@ -71,7 +72,7 @@ impl Making {
         let bundle = std::path::absolute(bundle).os(|| format!("bundle {}", bundle.display()))?;
         let spec = load::load(&bundle, &mut Vec::new())?;
         let terminal = spec.process().as_ref().and_then(|process| process.terminal()).unwrap_or(false);
-        let (streams, of_terminal) = self.streams(terminal, detached)?;
+        let Streamed { streams, terminal: of_terminal } = streams(self.console_socket.as_deref(), terminal, detached)?;
         let (listening, env) = listening()?;
         let handed = Handed { streams: Some(streams), descriptors: listening + self.preserve_fds, env };
         let request = Request {
@@ -89,31 +90,6 @@ impl Making {
             command: Some(ByCommand { handed, fifo: held }),
         };
         Ok((request, of_terminal))
-    }
-
-    fn streams(&self, terminal: bool, detached: bool) -> Result<(HandedStreams, Terminal)> {
-        let wrong = |text: &str| Err(Error::new(Kind::InvalidArgument, text));
-        match (&self.console_socket, terminal, detached) {
-            (None, true, true) => wrong("cannot allocate tty if dray will detach without setting console socket"),
-            (Some(_), false, _) | (Some(_), _, false) => {
-                wrong("cannot use console socket if dray will not detach or allocate tty")
-            }
-            (None, false, _) => Ok((HandedStreams::ours()?, Terminal::None)),
-            (Some(path), true, true) => {
-                let socket = sockets::connect(path).context(|| "--console-socket")?;
-                let send = move |master: OwnedFd| sockets::send(&socket, "/dev/ptmx", master.as_fd());
-                Ok((HandedStreams::Console(Box::new(send)), Terminal::Sent))
-            }
-            (None, true, false) => {
-                let (sender, master) = oneshot::channel();
-                // Nobody hears of it when the create has been given up.
-                let keep = move |master| {
-                    drop(sender.send(master));
-                    Ok(())
-                };
-                Ok((HandedStreams::Console(Box::new(keep)), Terminal::Ours(master)))
-            }
-        }
     }
 
     /// Makes the container, and tells who wants to know of its init. Gives up at a signal that asks for it. On any error
@@ -135,7 +111,7 @@ impl Making {
             }
         }
         let init = engine.process(&id, "")?;
-        let told = self.tell(&init, pidfd_socket.as_ref());
+        let told = tell(&init, pidfd_socket.as_ref(), self.pid_file.as_deref());
         if told.is_err()
             && let Err(e) = engine.clone().delete(id, String::new()).await
         {
@@ -143,14 +119,58 @@ impl Making {
         }
         told.map(|()| init)
     }
+}
 
-    fn tell(&self, init: &Process, pidfd_socket: Option<&std::os::unix::net::UnixStream>) -> Result<()> {
-        if let Some(socket) = pidfd_socket {
-            // As runc names it, by who has opened it: the init of a container is "standard".
-            sockets::send(socket, "standard", init.pidfd()?.as_fd()).context(|| "--pidfd-socket")?;
+/// The streams of a process, and who has its terminal.
+pub struct Streamed {
+    /// For the engine.
+    pub streams: HandedStreams,
+    /// The terminal.
+    pub terminal: Terminal,
+}
+
+/// What becomes of the streams of a process, which may want a terminal, and may be left alone.
+///
+/// # Errors
+/// For a terminal that nobody would have, and a socket for none, in runc's words; that nobody listens at the socket.
+pub fn streams(console_socket: Option<&Path>, terminal: bool, detached: bool) -> Result<Streamed> {
+    let wrong = |text: &str| Err(Error::new(Kind::InvalidArgument, text));
+    let (streams, terminal) = match (console_socket, terminal, detached) {
+        (None, true, true) => {
+            return wrong("cannot allocate tty if dray will detach without setting console socket");
         }
-        self.pid_file.as_deref().map_or(Ok(()), |path| write_pid(path, init.pid())).context(|| "--pid-file")
+        (Some(_), false, _) | (Some(_), _, false) => {
+            return wrong("cannot use console socket if dray will not detach or allocate tty");
+        }
+        (None, false, _) => (HandedStreams::ours()?, Terminal::None),
+        (Some(path), true, true) => {
+            let socket = sockets::connect(path).context(|| "--console-socket")?;
+            let send = move |master: OwnedFd| sockets::send(&socket, "/dev/ptmx", master.as_fd());
+            (HandedStreams::Console(Box::new(send)), Terminal::Sent)
+        }
+        (None, true, false) => {
+            let (sender, master) = oneshot::channel();
+            // Nobody hears of it when the process has been given up.
+            let keep = move |master| {
+                drop(sender.send(master));
+                Ok(())
+            };
+            (HandedStreams::Console(Box::new(keep)), Terminal::Ours(master))
+        }
+    };
+    Ok(Streamed { streams, terminal })
+}
+
+/// Tells who wants to know of a process.
+///
+/// # Errors
+/// That it could not be told.
+pub fn tell(process: &Process, pidfd_socket: Option<&UnixStream>, pid_file: Option<&Path>) -> Result<()> {
+    if let Some(socket) = pidfd_socket {
+        // As runc names it, by who has opened it: of a container's init and of an exec alike "standard".
+        sockets::send(socket, "standard", process.pidfd()?.as_fd()).context(|| "--pidfd-socket")?;
     }
+    pid_file.map_or(Ok(()), |path| write_pid(path, process.pid())).context(|| "--pid-file")
 }
 
 /// The first signal that asks for an end.
@@ -175,7 +195,10 @@ fn judge_id(id: &str) -> Result<()> {
 }
 
 /// By rename: who waits for the file finds all of it.
-pub(super) fn write_pid(path: &Path, pid: u32) -> Result<()> {
+///
+/// # Errors
+/// That it cannot be written.
+pub fn write_pid(path: &Path, pid: u32) -> Result<()> {
     let name = path
         .file_name()
         .ok_or_else(|| Error::new(Kind::InvalidArgument, format!("{} is no file's name", path.display())))?;
@@ -189,7 +212,10 @@ pub(super) fn write_pid(path: &Path, pid: u32) -> Result<()> {
 
 /// The sockets that systemd has opened for the container, where it has started us for them (sd_listen_fds(3)): how many, and
 /// what their new owner is told.
-fn listening() -> Result<(u32, Vec<CString>)> {
+///
+/// # Errors
+/// For names that cannot be told.
+pub fn listening() -> Result<(u32, Vec<CString>)> {
     let variable = |name: &str| std::env::var(name).ok();
     let own = variable("LISTEN_PID").is_some_and(|pid| pid == std::process::id().to_string());
     let count = variable("LISTEN_FDS").and_then(|count| count.parse::<u32>().ok()).filter(|count| own && *count > 0);

@@ -1,7 +1,8 @@
 //! The operator's face: runc's command line over the same engine.
 //!
 //! A verb has a file. `global` has what is said before the verb, `args` lets Go's way of writing flags pass, [`report`] has
-//! the two places of an error, `target` finds a container that this program or a shim has made.
+//! the two places of an error, `target` finds a container that this program or a shim has made, `status` says what it is like,
+//! and `output` how that is printed.
 
 mod args;
 mod check;
@@ -20,6 +21,7 @@ mod kill;
 mod list;
 mod making;
 mod man;
+mod output;
 mod pause;
 mod ps;
 pub mod report;
@@ -31,6 +33,8 @@ mod sockets;
 mod spec;
 mod start;
 mod state;
+mod stats;
+mod status;
 mod target;
 mod trace;
 mod update;

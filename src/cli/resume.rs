@@ -5,6 +5,8 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::Global;
+use super::target::{self, Owner};
+use crate::engine::adopt::Status;
 use crate::error::{Error, Kind, Result};
 
 /// Lets a paused container go on.
@@ -17,7 +19,16 @@ pub struct Resume {
 /// Runs it.
 ///
 /// # Errors
-/// `Unimplemented`.
-pub fn run(_global: &Global, _args: Resume) -> Result<ExitCode> {
-    Err(Error::new(Kind::Unimplemented, "resume is not there yet"))
+/// "container not paused".
+pub fn run(global: &Global, args: Resume) -> Result<ExitCode> {
+    target::change(global, &args.id, async |target, engine, _| {
+        if target.found.status().await? != Status::Paused {
+            return Err(Error::new(Kind::FailedPrecondition, format!("container {}: container not paused", args.id)));
+        }
+        match target.owner {
+            Owner::Shim(shim) => shim.resume(&args.id).await,
+            Owner::Nobody(_) => engine.resume(&args.id),
+        }
+    })?;
+    Ok(ExitCode::SUCCESS)
 }

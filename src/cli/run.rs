@@ -63,12 +63,16 @@ pub fn run(global: &Global, args: Run) -> Result<ExitCode> {
 }
 
 /// The container's terminal, and the caller's.
-pub(super) struct Foreground {
+pub struct Foreground {
     console: Rc<Console>,
     raw: Option<Raw>,
 }
 
-pub(super) fn foreground(terminal: Terminal) -> Result<Option<Foreground>> {
+/// Of a process that has one, from its birth on.
+///
+/// # Errors
+/// When it is not there, or the caller's cannot be made raw.
+pub fn foreground(terminal: Terminal) -> Result<Option<Foreground>> {
     let Terminal::Ours(mut master) = terminal else { return Ok(None) };
     let missing = |_| Error::new(Kind::Internal, "the container has not sent its terminal");
     let console = Console::new(master.try_recv().map_err(missing)?)?;
@@ -76,7 +80,7 @@ pub(super) fn foreground(terminal: Terminal) -> Result<Option<Foreground>> {
 }
 
 /// Waits for the program's end; what this process is sent is the program's. Returns its exit status.
-pub(super) async fn wait(init: &Process, foreground: Option<Foreground>, signals: &mut runtime::Signals) -> u8 {
+pub async fn wait(init: &Process, foreground: Option<Foreground>, signals: &mut runtime::Signals) -> u8 {
     let relays = foreground.as_ref().map(|foreground| {
         tokio::task::spawn_local(foreground.console.clone().relay_input());
         tokio::task::spawn_local(foreground.console.clone().relay_output())

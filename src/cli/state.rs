@@ -4,8 +4,9 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::Global;
-use crate::error::{Error, Kind, Result};
+use super::{Global, output, target};
+use crate::engine::host;
+use crate::error::Result;
 
 /// Prints the state of a container, as the runtime specification has it.
 #[derive(Debug, Args)]
@@ -17,7 +18,11 @@ pub struct State {
 /// Runs it.
 ///
 /// # Errors
-/// `Unimplemented`.
-pub fn run(_global: &Global, _args: State) -> Result<ExitCode> {
-    Err(Error::new(Kind::Unimplemented, "state is not there yet"))
+/// `NotFound`.
+pub fn run(global: &Global, args: State) -> Result<ExitCode> {
+    let found = target::find(global, &args.id)?;
+    let status = host::block_on(found.status())?;
+    // As runc prints it: no line ends after it.
+    output::print(&output::pretty(&found.shown(status))?)?;
+    Ok(ExitCode::SUCCESS)
 }

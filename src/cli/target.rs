@@ -6,13 +6,16 @@
 
 use std::fs::File;
 use std::path::Path;
+use std::rc::Rc;
 use std::time::Duration;
 
+use crate::engine::Engine;
 use crate::engine::state::{Saved, StateDir};
 use crate::error::{Error, Kind, Os, Result};
 use crate::shim::client::Client;
 
 use super::Global;
+use super::runtime::{self, Signals};
 
 /// How long it is waited for others who are at work on a container: one who makes it may take its time.
 const LOCK_BOUND: Duration = Duration::from_secs(10);
@@ -93,12 +96,24 @@ pub fn all(global: &Global) -> Result<Vec<Found>> {
     Ok(all)
 }
 
-/// The container `id`, to be changed.
+/// Does `work` on the container `id`, which is in the engine where nobody owns it.
 ///
 /// # Errors
-/// As [`find`]'s; `Unavailable` when its shim lives and does not answer.
-pub async fn open(global: &Global, id: &str) -> Result<Target> {
-    find(global, id)?.open().await
+/// As [`find`]'s and [`Found::open`]'s; that it cannot be adopted; what `work` says.
+pub fn change<T>(
+    global: &Global,
+    id: &str,
+    work: impl AsyncFnOnce(Target, Rc<Engine>, Signals) -> Result<T>,
+) -> Result<T> {
+    let found = find(global, id)?;
+    let (root, namespace) = (global.place()?.0, found.namespace.clone());
+    runtime::run(global, (&root, &namespace), false, async move |engine, signals| {
+        let target = found.open().await?;
+        if let Owner::Nobody(_) = target.owner {
+            engine.adopt(&target.found.state)?;
+        }
+        work(target, engine, signals).await
+    })
 }
 
 impl Found {

@@ -110,11 +110,20 @@ impl Engine {
     /// specification.
     pub fn adopt(self: &Rc<Self>, state: &StateDir) -> Result<Rc<Container>> {
         let saved = state.load()?.ok_or_else(|| Error::new(Kind::NotFound, "container does not exist"))?;
-        let name = || format!("container {}", saved.id);
         if saved.has_living_shim() {
             let text = format!("its shim, process {}, is alive", saved.owner.pid);
-            return Err(Error::new(Kind::FailedPrecondition, text)).context(name);
+            return Err(Error::new(Kind::FailedPrecondition, text)).context(|| format!("container {}", saved.id));
         }
+        self.adopt_beside_owner(state)
+    }
+
+    /// The same of a container whose shim may be alive: for an exec that a shim cannot be asked for, and nothing else.
+    ///
+    /// # Errors
+    /// As [`Engine::adopt`]'s.
+    pub fn adopt_beside_owner(self: &Rc<Self>, state: &StateDir) -> Result<Rc<Container>> {
+        let saved = state.load()?.ok_or_else(|| Error::new(Kind::NotFound, "container does not exist"))?;
+        let name = || format!("container {}", saved.id);
         if saved.init.is_none() && saved.owner.is_alive() {
             return Err(Error::new(Kind::FailedPrecondition, "it is being created")).context(name);
         }

@@ -9,9 +9,9 @@ use std::rc::Rc;
 
 use tokio::sync::{Notify, watch};
 
-use crate::cgroup::Cgroup;
 use crate::cgroup::resctrl::Resctrl;
 use crate::cgroup::stats::Source;
+use crate::cgroup::{Below, Cgroup};
 use crate::error::{Error, Kind, Os, Result};
 use crate::init::plan::Process as ProcessPlan;
 use crate::init::sync::ParentEnd;
@@ -159,6 +159,10 @@ pub struct Process {
     pub stdio: RefCell<Option<Rc<Stdio>>>,
     /// Its streams, where nothing is relayed.
     pub handed: RefCell<Option<HandedStreams>>,
+    /// The cgroup below the container's that it is to be in.
+    pub below: RefCell<Option<Below>>,
+    /// It may be started in a container that is paused.
+    pub even_if_paused: Cell<bool>,
     /// The size that its terminal has been given.
     pub size: Cell<Option<Size>>,
     /// The way to the child until it is the program.
@@ -182,6 +186,8 @@ impl Process {
             exit: watch::Sender::new(None),
             stdio: RefCell::default(),
             handed: RefCell::default(),
+            below: RefCell::default(),
+            even_if_paused: Cell::default(),
             size: Cell::default(),
             sync: RefCell::default(),
             planned: RefCell::default(),

@@ -3,7 +3,7 @@
 
 use std::rc::Rc;
 
-use crate::cgroup::Joins;
+use crate::cgroup::{Below, Joins};
 use crate::error::{Context, Error, Kind, Os, Result};
 use crate::init::plan::{self, Work};
 use crate::spec::{load, validate};
@@ -18,6 +18,17 @@ use super::handed::{Handed, HandedStreams};
 use super::lifecycle::State;
 use super::userns::Outside;
 
+/// How an exec of the command line differs from those that containerd asks for.
+#[derive(Debug)]
+pub struct Apart {
+    /// Its streams and what else it is given.
+    pub handed: Handed,
+    /// Also in a container that is paused: it runs when that is resumed.
+    pub even_if_paused: bool,
+    /// A cgroup that somebody has made below the container's.
+    pub below: Option<Below>,
+}
+
 impl Engine {
     /// Records an exec: `spec` is the process's specification, a JSON document.
     ///
@@ -28,16 +39,16 @@ impl Engine {
         self.record(id, exec, spec, uris, None)
     }
 
-    /// The same, with streams that are not relayed.
+    /// The same, as the command line wants it.
     ///
     /// # Errors
     /// As [`Engine::exec`].
-    pub fn exec_handed(&self, id: &str, exec: &str, spec: &[u8], handed: Handed) -> Result<()> {
-        let terminal = matches!(handed.streams, Some(HandedStreams::Console(_)));
-        self.record(id, exec, spec, StdioUris { terminal, ..StdioUris::default() }, Some(handed))
+    pub fn exec_apart(&self, id: &str, exec: &str, spec: &[u8], apart: Apart) -> Result<()> {
+        let terminal = matches!(apart.handed.streams, Some(HandedStreams::Console(_)));
+        self.record(id, exec, spec, StdioUris { terminal, ..StdioUris::default() }, Some(apart))
     }
 
-    fn record(&self, id: &str, exec: &str, spec: &[u8], uris: StdioUris, mut handed: Option<Handed>) -> Result<()> {
+    fn record(&self, id: &str, exec: &str, spec: &[u8], uris: StdioUris, apart: Option<Apart>) -> Result<()> {
         let container = self.container(id)?;
         let name = |e: Error| e.context(format!("container {id}: exec {exec}"));
         if exec.is_empty() || exec == id {
@@ -47,12 +58,15 @@ impl Engine {
             return Err(name(Error::new(Kind::AlreadyExists, "already exists")));
         }
         container.refuse_if_ending().map_err(name)?;
-        container.refuse_if_paused().map_err(name)?;
+        container.refuse_in_checkpoint().map_err(name)?;
         if container.init.pid() == 0 {
             return Err(name(Error::new(
                 Kind::FailedPrecondition,
                 "cannot exec in a container that is to be restored",
             )));
+        }
+        if !apart.as_ref().is_some_and(|apart| apart.even_if_paused) {
+            container.refuse_if_paused().map_err(name)?;
         }
         let mut unknown = Vec::new();
         let mut spec = load::load_process(spec, &mut unknown).map_err(name)?;
@@ -67,9 +81,12 @@ impl Engine {
         self.take_ungrantable(&of, container.id_maps.as_ref(), &mut planned.capabilities);
         self.leave_groups(&of, &mut planned);
         planned.session_keyring = !container.options.no_new_keyring;
-        let streams = handed.as_mut().map(|handed| handed.take(&mut planned)).transpose().map_err(name)?;
         let process = Process::new(id, exec, uris, State::Created);
-        process.handed.replace(streams.flatten());
+        if let Some(mut apart) = apart {
+            process.handed.replace(apart.handed.take(&mut planned).map_err(name)?);
+            process.below.replace(apart.below);
+            process.even_if_paused.set(apart.even_if_paused);
+        }
         *process.planned.borrow_mut() = Some((planned, spec.oom_score_adj()));
         container.execs.borrow_mut().insert(exec.to_owned(), process);
         self.emit(Event::ExecAdded { container: id.to_owned(), exec: exec.to_owned() });
@@ -94,7 +111,13 @@ impl Engine {
         let _birth = BirthUnderWay::of(self);
         // A user's systemd has made the cgroup, perhaps where we may not move processes, as from a login session.
         let by_systemd = container.scope.as_ref().filter(|_| !container.cgroup.is_in_reach());
+        let below = process.below.take();
+        if below.is_some() && by_systemd.is_some() {
+            let text = "its cgroup is a user's systemd's: no process can be put into one below it";
+            return Err(Error::new(Kind::FailedPrecondition, text));
+        }
         container.cgroup.beside(container.init.child_pid(), |joins| {
+            let joins = below.as_ref().map_or(Ok(joins), |below| container.cgroup.joins_below(below))?;
             unborn.joins(if by_systemd.is_some() { Joins::default() } else { joins })?;
             if unborn.plan.process.treatment.initial_cpus.is_some() {
                 // It has to be out of the container's cgroup first: it moves itself.

@@ -78,7 +78,6 @@ impl Container {
     /// # Errors
     /// `FailedPrecondition`.
     pub fn refuse_if_paused(&self) -> Result<()> {
-        self.refuse_in_checkpoint()?;
         match self.freezer.get() {
             FreezerState::Thawed => Ok(()),
             _ => Err(Error::new(Kind::FailedPrecondition, "cannot start a process in a paused container")),

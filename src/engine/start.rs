@@ -28,7 +28,10 @@ impl Engine {
         let container = self.container(&id)?;
         let process = container.process(&exec)?;
         container.refuse_if_ending().map_err(|e| e.context(process.to_string()))?;
-        container.refuse_if_paused().map_err(|e| e.context(process.to_string()))?;
+        container.refuse_in_checkpoint().map_err(|e| e.context(process.to_string()))?;
+        if !process.even_if_paused.get() {
+            container.refuse_if_paused().map_err(|e| e.context(process.to_string()))?;
+        }
         process.advance(lifecycle::Event::Start)?;
         let kills = container.oom.as_ref().map_or(0, |oom| oom.mark());
         let starting = async {

@@ -70,7 +70,24 @@ fn network(container: &Container) -> Result<Vec<Interface>> {
         return Ok(Vec::new());
     }
     // Not kept open: that would keep the namespace. The pid is init's, for we have not reaped it.
-    let path = format!("/proc/{}/net/dev", container.init.pid());
+    interfaces_in(container.init.pid() as i32)
+}
+
+/// The interfaces of a process's network namespace, where that is not ours.
+///
+/// # Errors
+/// The system's.
+pub fn interfaces_of(pid: i32) -> Result<Option<Vec<Interface>>> {
+    let namespace = |of: &str| std::fs::read_link(format!("/proc/{of}/ns/net")).ok();
+    let theirs = namespace(&pid.to_string());
+    if theirs.is_none() || theirs == namespace("self") {
+        return Ok(None);
+    }
+    interfaces_in(pid).map(Some)
+}
+
+fn interfaces_in(pid: i32) -> Result<Vec<Interface>> {
+    let path = format!("/proc/{pid}/net/dev");
     let mut text = Vec::new();
     match File::open(&path).and_then(|file| file.take(ROOM).read_to_end(&mut text)) {
         // The container names its interfaces, and the kernel takes what is no UTF-8: that must not keep its numbers from us.

@@ -62,6 +62,23 @@ impl Cgroup {
     }
 }
 
+impl Cgroup {
+    /// A file of `controller` as it is; empty where this host or this cgroup has none.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn text(&self, controller: &str, name: &str) -> Result<String> {
+        let Some(dir) = self.dir_of(controller) else { return Ok(String::new()) };
+        let dir = match open(&dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+        {
+            Err(Errno::NOENT) => return Ok(String::new()),
+            dir => dir.os(|| format!("open {}", self.path.display()))?,
+        };
+        let mut files = Files { dir: dir.as_fd(), buf: &mut Vec::new(), found: false };
+        Ok(files.text(name)?.unwrap_or_default().to_owned())
+    }
+}
+
 impl Source {
     /// Reads them.
     ///

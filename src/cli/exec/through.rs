@@ -1,0 +1,254 @@
+//! An exec in a living shim's container: the shim gives birth to it, and relays its streams by fifos that are made for it
+//! here; between those and the caller's streams this process relays, and hands on signals and the size of the terminal.
+//!
+//! The fifos are in the container's state directory, which is root's alone and goes with the container: whatever end this
+//! process comes to, nothing stays.
+
+use std::cell::Cell;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
+
+use futures::future::{Either, select};
+use rustix::event::PollFlags;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::termios::tcgetwinsize;
+use serde_json::{Value, json};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::engine::ready::watch;
+use crate::error::{Context, Os, Result};
+use crate::shim::client::{Client, Streams};
+
+use super::super::console::{CHUNK, Ours, Raw, ours};
+use super::super::making::write_pid;
+use super::super::runtime::Signals;
+use super::super::target::Found;
+
+/// Between two looks at whether more comes from a process that has ended.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// After so many looks in which nothing came nothing will: what still has the streams open is not the exec.
+const LOOKS: u32 = 10;
+
+/// Runs the exec to its end; its exit status is the program's.
+///
+/// # Errors
+/// What keeps it from being started.
+pub async fn run(
+    client: &Client,
+    found: &Found,
+    mut process: Value,
+    pid_file: Option<&Path>,
+    signals: Signals,
+) -> Result<ExitCode> {
+    let id = found.saved.id.as_str();
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let exec = format!("dray-{}-{:x}", std::process::id(), since.as_nanos());
+    let terminal = process["terminal"] == json!(true);
+    let fifos = Fifos::make(&found.state.path().join(format!(".{exec}")), terminal)?;
+    if let Some((columns, rows)) = size().filter(|_| terminal) {
+        process["consoleSize"] = json!({ "width": columns, "height": rows });
+    }
+    client.exec(id, &exec, process.to_string().into_bytes(), &fifos.streams()).await?;
+    // The wait is asked for when it runs: an exit stays known until the delete below.
+    let pid = match client.start(id, &exec).await {
+        Ok(pid) => pid,
+        Err(e) => {
+            let _ = client.delete(id, &exec).await;
+            return Err(e);
+        }
+    };
+    if let Some(path) = pid_file {
+        if let Err(e) = write_pid(path, pid).context(|| "--pid-file") {
+            let _ = client.kill(id, &exec, libc::SIGKILL as u32, false).await;
+            return Err(e);
+        }
+    }
+    let raw = if terminal { Raw::of_ours()? } else { None };
+    let status = relay(client, (id, &exec), &fifos, signals).await;
+    drop(raw);
+    Ok(ExitCode::from(status? as u8))
+}
+
+async fn relay(client: &Client, (id, exec): (&str, &str), fifos: &Fifos, mut signals: Signals) -> Result<u32> {
+    let moved = Moved::default();
+    let input = async {
+        let ended = fifos.relay_stdin().await;
+        ended.unwrap_or_else(|e| log::debug!("stdin: {e}"));
+        // What it was given so far it may read; its terminal has no end.
+        if !fifos.terminal {
+            let _ = client.close_stdin(id, exec).await;
+        }
+        std::future::pending::<()>().await
+    };
+    let outputs = async {
+        futures::future::join(fifos.relay_stdout(&moved), fifos.relay_stderr(&moved)).await;
+        moved.ended.set(true);
+        std::future::pending::<()>().await
+    };
+    let hand_on = async {
+        while let Some(signal) = signals.recv().await {
+            match (signal, fifos.terminal) {
+                (libc::SIGWINCH, true) => {
+                    let Some((columns, rows)) = size() else { continue };
+                    let _ = client.resize(id, exec, columns.into(), rows.into()).await;
+                }
+                // Ours, of our own streams.
+                (libc::SIGWINCH | libc::SIGPIPE | libc::SIGURG | libc::SIGTTIN | libc::SIGTTOU, _) => {}
+                // It may have ended just now.
+                (signal, _) => drop(client.kill(id, exec, signal as u32, false).await),
+            }
+        }
+        std::future::pending::<()>().await
+    };
+    let ended = async {
+        let status = client.wait(id, exec).await?;
+        moved.until_idle().await;
+        // Now whatever else has its streams open loses them: the shim lets go of its ends.
+        client.delete(id, exec).await.map_err(|e| log::warn!("{e}")).ok();
+        moved.until_idle().await;
+        Ok(status)
+    };
+    let beside = pin!(futures::future::join3(input, outputs, hand_on));
+    match select(pin!(ended), beside).await {
+        Either::Left((status, _)) => status,
+        Either::Right((((), (), ()), ended)) => ended.await,
+    }
+}
+
+/// How far the outputs are.
+#[derive(Default)]
+struct Moved {
+    bytes: Cell<usize>,
+    /// How many of the outputs are being written to the caller, who takes his time.
+    writing: Cell<usize>,
+    ended: Cell<bool>,
+}
+
+impl Moved {
+    /// Waits until all is relayed that will come.
+    async fn until_idle(&self) {
+        let mut looks = 0;
+        let mut bytes = self.bytes.get();
+        while !self.ended.get() && looks < LOOKS {
+            tokio::time::sleep(if looks == 0 { Duration::from_millis(1) } else { LOOK }).await;
+            let now = self.bytes.get();
+            looks = if now == bytes && self.writing.get() == 0 { looks + 1 } else { 0 };
+            bytes = now;
+        }
+    }
+}
+
+/// The fifos of one exec, of which this end is held. Removed when it is dropped.
+struct Fifos {
+    directory: PathBuf,
+    terminal: bool,
+    stdin: AsyncFd<OwnedFd>,
+    stdout: AsyncFd<OwnedFd>,
+    stderr: Option<AsyncFd<OwnedFd>>,
+}
+
+impl Fifos {
+    fn make(directory: &Path, terminal: bool) -> Result<Self> {
+        use std::os::unix::fs::DirBuilderExt;
+        let made = std::fs::DirBuilder::new().mode(0o700).create(directory);
+        made.os(|| format!("mkdir {}", directory.display()))?;
+        Self::fill(directory, terminal).inspect_err(|_| drop(std::fs::remove_dir_all(directory)))
+    }
+
+    fn fill(directory: &Path, terminal: bool) -> Result<Self> {
+        let fifo = |name: &str, access: OFlags, interest: Interest| {
+            let path = directory.join(name);
+            nix::unistd::mkfifo(&path, nix::sys::stat::Mode::from_bits_truncate(0o600))
+                .os(|| format!("mkfifo {}", path.display()))?;
+            let fd = rustix::fs::open(&path, access | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty());
+            watch(fd.os(|| format!("open {}", path.display()))?, interest)
+        };
+        Ok(Self {
+            directory: directory.to_owned(),
+            terminal,
+            // Both ends: what is written before the shim has opened it is kept, and a write never fails.
+            stdin: fifo("stdin", OFlags::RDWR, Interest::WRITABLE)?,
+            stdout: fifo("stdout", OFlags::RDONLY, Interest::READABLE)?,
+            stderr: (!terminal).then(|| fifo("stderr", OFlags::RDONLY, Interest::READABLE)).transpose()?,
+        })
+    }
+
+    fn streams(&self) -> Streams {
+        let path = |name: &str| self.directory.join(name).to_string_lossy().into_owned();
+        let stderr = if self.terminal { String::new() } else { path("stderr") };
+        Streams { stdin: path("stdin"), stdout: path("stdout"), stderr, terminal: self.terminal }
+    }
+
+    async fn relay_stdin(&self) -> Result<()> {
+        let caller = Ours::new(rustix::stdio::stdin(), Interest::READABLE);
+        let mut buffer = [0; CHUNK];
+        loop {
+            caller.ready(PollFlags::IN).await;
+            let count = match rustix::io::read(caller.fd, &mut buffer) {
+                Ok(0) => return Ok(()),
+                Err(Errno::AGAIN | Errno::INTR) => continue,
+                read => read.os(|| "read stdin")?,
+            };
+            // No more than the pipe's atom: all of it goes, or none.
+            while let Err(errno) = rustix::io::write(&self.stdin, &buffer[..count]) {
+                if errno != Errno::AGAIN {
+                    return Err(errno).os(|| "write stdin's fifo");
+                }
+                let Ok(mut ready) = self.stdin.writable().await else { return Ok(()) };
+                ready.clear_ready();
+            }
+        }
+    }
+
+    async fn relay_stdout(&self, moved: &Moved) {
+        relay_output(&self.stdout, rustix::stdio::stdout(), moved).await;
+    }
+
+    async fn relay_stderr(&self, moved: &Moved) {
+        if let Some(stderr) = &self.stderr {
+            relay_output(stderr, rustix::stdio::stderr(), moved).await;
+        }
+    }
+}
+
+impl Drop for Fifos {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// Until the end of the fifo. What the caller does not take any more is dropped: the program is not to wait for it.
+async fn relay_output(fifo: &AsyncFd<OwnedFd>, to: BorrowedFd<'static>, moved: &Moved) {
+    let caller = Ours::new(to, Interest::WRITABLE);
+    let mut buffer = [0; CHUNK];
+    let mut taken = true;
+    loop {
+        let Ok(mut ready) = fifo.readable().await else { return };
+        match rustix::io::read(fifo, &mut buffer) {
+            Ok(0) => return,
+            Ok(count) => {
+                moved.bytes.update(|bytes| bytes + count);
+                if taken {
+                    moved.writing.update(|writing| writing + 1);
+                    taken = caller.write(&buffer[..count]).await.is_ok();
+                    moved.writing.update(|writing| writing - 1);
+                }
+            }
+            Err(Errno::AGAIN) => ready.clear_ready(),
+            Err(Errno::INTR) => {}
+            Err(e) => return log::debug!("read of a fifo: {e}"),
+        }
+    }
+}
+
+/// The size of the caller's terminal, where it has one.
+fn size() -> Option<(u16, u16)> {
+    let size = tcgetwinsize(ours()?).ok()?;
+    (size.ws_col != 0 && size.ws_row != 0).then_some((size.ws_col, size.ws_row))
+}
