@@ -131,7 +131,8 @@ pub(super) fn judge(engine: &Engine, request: &Request, spec: &oci_spec::runtime
     }
     Points::of(spec, bundle).context(|| "restore")?;
     let there = request.images.join(DESCRIPTORS);
-    there.metadata().map(drop).os(|| format!("no checkpoint: stat {}", there.display()))
+    let found = there.metadata().map(drop).os(|| format!("no checkpoint: stat {}", there.display()));
+    found.map_err(|e| if e.errno() == Some(libc::ENOENT) { e.with_kind(Kind::NotFound) } else { e })
 }
 
 impl Engine {
