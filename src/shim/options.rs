@@ -126,7 +126,7 @@ fn generic(bytes: &[u8]) -> Result<oci::Options> {
     Ok(options)
 }
 
-/// `containerd.linux.runc.CreateOptions`, of which the protos crate has no type either. Its other fields are criu's.
+/// `containerd.linux.runc.CreateOptions`, of which the protos crate has no type either. Its other fields are of a checkpoint.
 fn legacy(bytes: &[u8]) -> containerd_shim_protos::protobuf::Result<oci::Options> {
     let mut options = oci::Options::default();
     let mut input = CodedInputStream::from_bytes(bytes);
@@ -138,6 +138,7 @@ fn legacy(bytes: &[u8]) -> containerd_shim_protos::protobuf::Result<oci::Options
             (9, 2) => options.shim_cgroup = input.read_string()?,
             (10, 0) => options.io_uid = input.read_uint32()?,
             (11, 0) => options.io_gid = input.read_uint32()?,
+            (12, 2) => options.criu_work_path = input.read_string()?,
             _ => rt::skip_field_for_tag(tag, &mut input)?,
         }
     }
@@ -244,7 +245,10 @@ mod tests {
         legacy.extend(b"/shims");
         // In that type systemd's driver is not chosen.
         let container = Container { systemd_cgroup: false, ..wanted.container };
-        assert_eq!(decode(Some(&any(LEGACY, legacy))).unwrap(), Options { container, ..wanted.clone() });
+        assert_eq!(
+            decode(Some(&any(LEGACY, legacy))).unwrap(),
+            Options { container, criu_work: Some("x".into()), ..wanted.clone() }
+        );
         assert_eq!(decode(None).unwrap(), Options::default());
         assert_eq!(decode(Some(&Any::new())).unwrap(), Options::default());
         let with_host = any(&format!("type.googleapis.com/{RUNC}"), all.write_to_bytes().unwrap());
