@@ -23,7 +23,9 @@
 //! 6. a child's code cannot return or unwind into the parent's; in the parent, a panic is the error of one request;
 //! 7. that code has no access to tokio, the log or the engine: the layers below see to it;
 //! 8. a child's signal dispositions, mask, umask, limits and OOM score are the specification's ([`init::identity`]);
-//! 9. an unstarted child ends with the shim ([`init::sync`]).
+//! 9. an unstarted child ends with the shim ([`init::sync`]); that of `dray create` lives on when it is said to be created.
+//!
+//! The command line's process is the same for as long as it lives ([`cli`], `runtime`), and begins by executing itself sealed.
 //!
 //! Each has its test (`tests/invariants.rs`) or its rule (`scripts/check`).
 //!

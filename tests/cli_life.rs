@@ -656,6 +656,21 @@ fn a_bundle_that_cannot_be_is_refused_and_leaves_nothing() {
     nothing_left(&dray);
 }
 
+/// Who hands a listener its descriptor has to be there when the program starts.
+#[test]
+fn a_listener_for_seccomp_is_no_creates() {
+    let dray = Dray::new();
+    let notify = json!({"names": ["mkdir"], "action": "SCMP_ACT_NOTIFY"});
+    let profile = json!({"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/run/none", "syscalls": [notify]});
+    let bundle = sleeping(&dray, "one").edit(|spec| spec["linux"]["seccomp"] = profile);
+    let error = fails(&dray.run_in(bundle.dir(), &["create", "one"]), 1);
+    assert!(error.contains("linux.seccomp.listenerPath") && error.contains("run does it"), "{error}");
+    // That has looked for it.
+    let error = fails(&dray.run_in(bundle.dir(), &["run", "one"]), 1);
+    assert!(error.contains("/run/none"), "{error}");
+    nothing_left(&dray);
+}
+
 /// A create in the midst of a hook that does not end.
 fn hanging(dray: &Dray, id: &str) -> (Bundle, Child) {
     let mark = dray.scratch().dir().join("hanging");

@@ -109,7 +109,7 @@ fn plan(args: &[&str]) -> Plan {
 
 /// A child that has done all but become its program.
 fn parked(plan: &Plan) -> (Child, ParentEnd) {
-    let (child, sync) = dray::init::spawn(plan, None, None).unwrap();
+    let (child, sync) = dray::init::spawn(plan, None, None, None).unwrap();
     sync.go().unwrap();
     match hear(&sync) {
         Heard::Ready => (child, sync),
@@ -154,7 +154,7 @@ fn a_panic_in_a_forked_child_ends_it_alone() {
 /// A plan without arguments, which no validated specification has, makes a step of the child's panic.
 fn a_panic_in_a_step_becomes_an_error_record() {
     std::panic::set_hook(Box::new(|_| ()));
-    let (child, sync) = dray::init::spawn(&plan(&[]), None, None).unwrap();
+    let (child, sync) = dray::init::spawn(&plan(&[]), None, None, None).unwrap();
     sync.go().unwrap();
     let Heard::Failed(error) = hear(&sync) else { panic!("no failure") };
     let text = error.to_string();
@@ -291,7 +291,7 @@ fn a_child_leaves_without_its_parents_destructors() {
         let child = fork(0, None, None, |_| if panics { panic!("on purpose") } else { exit_now(0) }).unwrap();
         status(&child);
     }
-    let (child, sync) = dray::init::spawn(&plan(&[]), None, None).unwrap();
+    let (child, sync) = dray::init::spawn(&plan(&[]), None, None, None).unwrap();
     sync.go().unwrap();
     assert!(matches!(hear(&sync), Heard::Failed(_)));
     status(&child);
@@ -347,7 +347,7 @@ fn parent_and_child(uid: u32, go: bool) -> (Child, OwnedFd, OwnedFd) {
     let mut plan = plan(&["sleep", "1000"]);
     plan.process.uid = uid;
     let parent = fork(0, None, None, |_| {
-        let (child, sync) = if go { parked(&plan) } else { dray::init::spawn(&plan, None, None).unwrap() };
+        let (child, sync) = if go { parked(&plan) } else { dray::init::spawn(&plan, None, None, None).unwrap() };
         (&writer).write_all(&[child.pid.to_le_bytes(), sync.as_raw_fd().to_le_bytes()].concat()).unwrap();
         loop {
             std::thread::sleep(SOON);

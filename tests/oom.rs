@@ -4,15 +4,19 @@
 mod common;
 
 use std::fs;
+use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
 
 use common::block_on;
 use common::bundle::Bundle;
+use common::cgroup::skipped_on_v1;
 use common::scratch::cgroup_mounts;
 use common::stdio::Io;
 use common::world::{SOON, World, refused, until};
+use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
-use nix::unistd::mkfifo;
+use nix::unistd::{Pid, mkfifo};
 use serde_json::{Value, json};
 use ttrpc::Code;
 
@@ -55,6 +59,30 @@ fn limit_to(dir: &Path, limit: u64) {
             fs::write(dir.join(file), value).unwrap_or_else(|e| panic!("{file}: {e}"));
         }
     }
+}
+
+fn signal(pid: i32, signal: Signal) {
+    kill(Pid::from_raw(pid), signal).unwrap_or_else(|e| panic!("{signal} to {pid}: {e}"));
+}
+
+/// Waits until a container's cgroups are gone. systemd takes them away as soon as nobody is in them; elsewhere the test does.
+async fn gone(dirs: &[PathBuf]) {
+    until("its cgroup is gone", || dirs.iter().all(|dir| fs::remove_dir(dir).is_ok() || !dir.exists())).await;
+}
+
+/// Its end, by `end`, and that of its cgroup while the shim stands still, so that it cannot look; returns the exit status.
+async fn end_unseen(world: &World, bundle: &Bundle, end: impl FnOnce()) -> u32 {
+    let waiting = world.spawn_wait(&bundle.id, "").await;
+    let dirs = bundle.cgroups();
+    assert!(!dirs.is_empty());
+    let shim = world.pid().await.unwrap();
+    signal(shim, Signal::SIGSTOP);
+    end();
+    gone(&dirs).await;
+    signal(shim, Signal::SIGCONT);
+    let status = waiting.await.unwrap().unwrap().exit_status;
+    world.sink.wait_topic("exit", &bundle.id, SOON).await.unwrap();
+    status
 }
 
 async fn exec(world: &World, bundle: &Bundle, exec: &str, script: &str) -> u32 {
@@ -241,4 +269,109 @@ fn a_kill_next_door_is_nobodys_here() {
         world.end("one").await;
         world.close().await;
     });
+}
+
+/// A bundle whose init begins to want memory when it reads a line from the fifo that is returned.
+fn hog_on_command(bundle: Bundle) -> (Bundle, PathBuf) {
+    let go = bundle.rootfs_dir().join("tmp/go");
+    (limited(bundle.script(&format!("read go < /tmp/go; exec {HOG}"))), go)
+}
+
+/// As it is with systemd when the shim is not quick enough. The count of the cgroup above tells, and without that the host's.
+#[test]
+fn a_kill_whose_count_is_gone_is_told_before_the_exit() {
+    block_on(async {
+        for without_parent in [false, true] {
+            let mut go = PathBuf::new();
+            let (world, bundle) = World::with("one", |bundle| {
+                let (bundle, fifo) = hog_on_command(bundle);
+                go = fifo;
+                bundle
+            })
+            .await;
+            world.create(&bundle, &Io::null()).await.unwrap();
+            mkfifo(&go, Mode::from_bits_truncate(0o666)).unwrap();
+            world.start("one", "").await.unwrap();
+            world.sink.wait_topic("start", "one", SOON).await.unwrap();
+            let above = memory(&bundle).parent().unwrap().to_owned();
+            let own = memory(&bundle);
+            let end = || {
+                fs::write(&go, "go\n").unwrap();
+                let gone = |dir: &Path| fs::remove_dir(dir).is_ok() || !dir.exists();
+                while without_parent && !(gone(&own) && gone(&above)) {
+                    std::thread::sleep(std::time::Duration::from_millis(1));
+                }
+            };
+            assert_eq!(end_unseen(&world, &bundle, end).await, 137);
+            assert_eq!(
+                world.sink.topics("one"),
+                ["create", "start", "oom", "exit"],
+                "{without_parent} {}",
+                bundle.log()
+            );
+            let log = log(&bundle, 2).await;
+            assert!(
+                log[0].contains("container one: probably out of memory (its own limit or the host's memory)"),
+                "{log:?}"
+            );
+            assert!(log[1].contains("container one: killed for lack of memory"), "{log:?}");
+            world.delete("one", "").await.unwrap();
+            world.close().await;
+        }
+    });
+}
+
+/// Somebody else's SIGKILL after another container's lack of memory, and a client's after that of who is not the shim's.
+#[test]
+fn a_death_whose_cgroup_is_gone_is_no_kill_for_anothers_lack_of_memory() {
+    // Where a cgroup above counts its own kills alone, the host's number is what is asked: of other tests too.
+    if skipped_on_v1(
+        "a_death_whose_cgroup_is_gone_is_no_kill_for_anothers_lack_of_memory",
+        "the host's count is anyone's",
+    ) {
+        return;
+    }
+    block_on(async {
+        let (world, one) = World::running("one", |bundle| limited(bundle.args(&["sleep", "1000"]))).await;
+        let two = limited(Bundle::new(&world.scratch, "two").script(&format!("exec {HOG}")));
+        world.create(&two, &Io::null()).await.unwrap();
+        world.start("two", "").await.unwrap();
+        world.sink.wait_topic("exit", "two", SOON).await.unwrap();
+        assert_eq!(world.sink.topics("two"), ["create", "start", "oom", "exit"]);
+        let init = world.state("one", "").await.unwrap().pid as i32;
+        assert_eq!(end_unseen(&world, &one, || signal(init, Signal::SIGKILL)).await, 137);
+        assert_eq!(world.sink.topics("one"), ["create", "start", "exit"]);
+
+        // Its exit is not told before what it has written has been read.
+        let three = limited(Bundle::new(&world.scratch, "three").script("echo something; exec sleep 1000"));
+        let io = Io::fifos_unread(&world.scratch, "three");
+        let readers = [&io.stdout, &io.stderr].map(|path| {
+            let path = path.clone();
+            std::thread::spawn(move || File::open(path).unwrap())
+        });
+        world.create(&three, &io).await.unwrap();
+        let _readers = readers.map(|thread| thread.join().unwrap());
+        world.start("three", "").await.unwrap();
+        let dirs = three.cgroups();
+        let beside = memory(&three).with_file_name("beside");
+        fs::create_dir(&beside).unwrap();
+        limit(&beside);
+        assert_eq!(hog_in(&beside).to_string(), "signal: 9 (SIGKILL)");
+        fs::remove_dir(&beside).unwrap();
+        world.kill("three", "", libc::SIGKILL, false).await.unwrap();
+        gone(&dirs).await;
+        assert_eq!(world.wait("three", "").await.unwrap().exit_status, 137);
+        world.sink.wait_topic("exit", "three", SOON).await.unwrap();
+        assert_eq!(world.sink.topics("three"), ["create", "start", "exit"]);
+        for id in ["one", "two", "three"] {
+            world.delete(id, "").await.unwrap();
+        }
+        world.close().await;
+    });
+}
+
+/// One that is in no container.
+fn hog_in(dir: &Path) -> ExitStatus {
+    let script = format!("echo $$ > {}/cgroup.procs; exec {HOG}", dir.display());
+    Command::new("sh").args(["-c", &script]).status().unwrap()
 }

@@ -6,7 +6,7 @@ use std::fs;
 
 use common::block_on;
 use common::bundle::Bundle;
-use common::cgroup::{is_v2, on, skipped_by_systemd, skipped_on_v2};
+use common::cgroup::{is_v2, on, skipped_on_v2};
 use common::stdio::Io;
 use common::world::{SOON, World, refused, status, until};
 use containerd_shim_protos::api::UpdateTaskRequest;
@@ -321,11 +321,6 @@ fn stats_are_the_kernels_numbers() {
 
 #[test]
 fn an_oom_kill_is_told_before_the_exit_each_time() {
-    // Which takes a cgroup away as soon as nobody is in it, and the count of kills with it: sometimes before we have read it.
-    if skipped_by_systemd("an_oom_kill_is_told_before_the_exit_each_time", "systemd may be faster to remove the count")
-    {
-        return;
-    }
     block_on(async {
         let (world, bundle) = World::with("one", |bundle| limited(bundle.script(&format!("exec {HOG}")))).await;
         for round in 0..10 {

@@ -112,6 +112,33 @@ impl Hierarchies {
         self.version
     }
 
+    /// The controllers that there are: those with a v1 hierarchy, or what cgroup2 has where we are to begin with.
+    ///
+    /// # Errors
+    /// That cgroup2's list cannot be read.
+    pub fn controllers(&self) -> Result<Vec<String>> {
+        let text = match (self.version, self.unified.as_deref()) {
+            (Version::V2, Some(unified)) => {
+                let path = unified.mount.join("cgroup.controllers");
+                std::fs::read_to_string(&path).os(|| format!("read {}", path.display()))?
+            }
+            _ => self.v1.iter().map(|h| h.name.replace(',', " ")).collect::<Vec<_>>().join(" "),
+        };
+        Ok(text.split_ascii_whitespace().filter(|name| !name.starts_with("name=")).map(str::to_owned).collect())
+    }
+
+    /// Whether cgroup2 is mounted.
+    pub fn has_unified(&self) -> bool {
+        self.unified.is_some()
+    }
+
+    /// The directory of our own cgroup in cgroup2, where that is mounted and shows it.
+    pub fn own_unified(&self) -> Option<PathBuf> {
+        let unified = self.unified.as_deref()?;
+        let own = unified.below(Path::new("/"), std::process::id()).ok()??;
+        Some(unified.dir(&own))
+    }
+
     /// The hierarchy of `controller`: on v2 always the unified one, whose cgroups may have it or not.
     pub(super) fn of(&self, controller: &str) -> Option<&Hierarchy> {
         match self.version() {

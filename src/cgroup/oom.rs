@@ -7,6 +7,7 @@
 //! rings, before the kill, and also for a cgroup above that is out of memory and may kill elsewhere.
 
 mod limit;
+mod others;
 
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -21,12 +22,14 @@ use super::hierarchy::Version;
 use super::{Cgroup, file, tree};
 use crate::error::{Os, Result};
 pub use limit::{Limit, Limits};
+use others::Others;
 
 /// Watches one cgroup for the OOM killer.
 #[derive(Debug)]
 pub struct OomWatch {
     counter: Counter,
     limits: Limits,
+    others: Others,
 }
 
 #[derive(Debug)]
@@ -69,14 +72,14 @@ impl Cgroup {
                 Counter::V1(dir, bell)
             }
             Version::V2 => {
-                let events = dir.join("memory.events");
+                let events = dir.join(EVENTS);
                 match open(&events, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()) {
                     Err(Errno::NOENT) => return Ok(None),
                     events_fd => Counter::V2(events_fd.os(|| format!("open {}", events.display()))?.into()),
                 }
             }
         };
-        Ok(Some(OomWatch { counter, limits: self.memory_limits()? }))
+        Ok(Some(OomWatch { counter, limits: self.memory_limits()?, others: Others::of(self) }))
     }
 }
 
@@ -119,10 +122,11 @@ impl OomWatch {
                 let mut all = None;
                 let mut buf = Vec::new();
                 tree::walk(dir, |dir| {
-                    let one = look_v1(dir, &mut buf)?;
-                    let all = all.get_or_insert(Oom::default());
-                    all.kills += one.kills;
-                    all.stuck |= one.stuck;
+                    if let Some(one) = look_v1(dir, &mut buf)? {
+                        let all = all.get_or_insert(Oom::default());
+                        all.kills += one.kills;
+                        all.stuck |= one.stuck;
+                    }
                     Ok(ControlFlow::Continue(()))
                 })?;
                 Ok(all)
@@ -148,13 +152,41 @@ impl OomWatch {
     pub fn forget(&self) {
         self.limits.forget();
     }
+
+    /// Takes note of what has been killed elsewhere, where `own` is what has been seen here: the nearer to the cgroup's end that
+    /// is, the surer is [`OomWatch::missed`]. The bell rings on.
+    pub fn note_others(&self, own: u64) {
+        self.others.note(own);
+    }
+
+    /// Where the cgroup is gone, which had counted `own` kills when it was last looked at: how many more were probably its own,
+    /// and whose limit was met. The bell rings on.
+    pub fn missed(&self, own: u64) -> Result<Option<(u64, Limit)>> {
+        let file = match &self.counter {
+            Counter::V1(..) => "memory.oom_control",
+            Counter::V2(_) => EVENTS,
+        };
+        // The file, which goes before its directory; and no read of it, after which the bell would not ring for what that has seen.
+        let there = self.limits.cgroup.dir_of("memory").is_some_and(|dir| dir.join(file).exists());
+        let missed = if there { 0 } else { self.others.missed(own) };
+        if missed == 0 {
+            return Ok(None);
+        }
+        Ok(Some(match self.limit_met()? {
+            Limit::Host => (missed, Limit::Unknown),
+            limit => (missed, limit),
+        }))
+    }
 }
 
-fn look_v1(dir: impl AsFd, buf: &mut Vec<u8>) -> Result<Oom> {
+/// cgroup2's counts, of a cgroup with all below it.
+const EVENTS: &str = "memory.events";
+
+fn look_v1(dir: impl AsFd, buf: &mut Vec<u8>) -> Result<Option<Oom>> {
     let text = match file::read(dir, c"memory.oom_control", buf) {
-        Err(Errno::NOENT | Errno::NODEV) => "",
+        Err(Errno::NOENT | Errno::NODEV) => return Ok(None),
         text => text.os(|| "read memory.oom_control")?,
     };
     let stuck = file::flag(text, "oom_kill_disable") && file::flag(text, "under_oom");
-    Ok(Oom { kills: file::number(text, "oom_kill").unwrap_or(0), stuck })
+    Ok(Some(Oom { kills: file::number(text, "oom_kill").unwrap_or(0), stuck }))
 }

@@ -33,7 +33,10 @@ pub fn from_go(command: &Command, args: Vec<OsString>) -> Vec<OsString> {
         };
         let dashes = if name.chars().count() == 1 { "-" } else { "--" };
         let takes_value = matches!(flag.get_action(), ArgAction::Set | ArgAction::Append);
+        // One whose value may be left out has it behind a `=` alone.
+        let may_lack = flag.get_num_args().is_some_and(|values| values.min_values() == 0);
         match (takes_value, value) {
+            (true, None) if may_lack => all.push(format!("{dashes}{name}").into()),
             (true, Some(value)) => all.push(format!("{dashes}{name}={value}").into()),
             (true, None) => {
                 all.push(format!("{dashes}{name}").into());
@@ -82,6 +85,18 @@ mod tests {
     fn a_flag_can_be_said_not_to_be() {
         assert_eq!(told("dray --debug=false run --detach=true x"), "dray run --detach x");
         assert_eq!(told("dray --debug=maybe run x"), "dray --debug=maybe run x");
+    }
+
+    #[test]
+    fn a_value_that_may_be_left_out_is_not_taken_from_the_next() {
+        let trace = Arg::new("trace").long("trace").num_args(0..=1).require_equals(true).action(ArgAction::Set);
+        let detach = Arg::new("detach").long("detach").action(ArgAction::SetTrue);
+        let command = Command::new("dray").subcommand(Command::new("run").arg(trace).arg(detach).arg(Arg::new("id")));
+        for (args, wanted) in [("-trace -detach id", "--trace --detach id"), ("-trace=f id", "--trace=f id")] {
+            let line = format!("dray run {args}");
+            let args = from_go(&command, line.split(' ').map(OsString::from).collect());
+            assert_eq!(args[2..].iter().map(|arg| arg.to_str().unwrap()).collect::<Vec<_>>().join(" "), wanted);
+        }
     }
 
     #[test]

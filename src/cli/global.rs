@@ -1,14 +1,34 @@
 //! What is said before the verb.
 
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use clap::{ArgAction, Args, ValueEnum};
 
 use crate::engine::state;
 use crate::error::{Error, Kind, Result};
+use crate::init::seccomp;
+use crate::spec::features::OCI_VERSIONS;
 
-/// After the name, as runc prints it.
-pub const VERSION: &str = concat!("version ", env!("CARGO_PKG_VERSION"));
+/// After the name, line by line as runc prints it: scripts take the first line apart.
+pub fn version() -> &'static str {
+    static TEXT: LazyLock<String> = LazyLock::new(|| {
+        let (own, spec) = (env!("CARGO_PKG_VERSION"), OCI_VERSIONS.1);
+        format!("version {own}\nspec: {spec}\nlibseccomp: {}", seccomp::library_version())
+    });
+    &TEXT
+}
+
+/// Under the help.
+pub const EXAMPLES: &str = "\
+Examples:
+  dray check                      what this host offers, and what to write into containerd's configuration
+  dray install --write            put the binary in place and tell containerd and Docker of it
+  dray spec && dray run -d web    a bundle of a directory with a rootfs/, and a container of it
+  dray list                       all containers, those of containerd among them
+  dray exec -t web sh             a further process
+
+One dash is as good as two, as in scripts written for runc. What went wrong is on stderr, and in --log.";
 
 /// The namespace of the containers that this command line makes, where `--root` does not say otherwise.
 pub const NAMESPACE: &str = "cli";

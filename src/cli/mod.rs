@@ -16,6 +16,7 @@ mod events;
 mod exec;
 mod features;
 mod global;
+mod host;
 mod install;
 mod kill;
 mod list;
@@ -52,7 +53,8 @@ pub const NAME: &str = "dray";
 
 /// Runs containers by the Open Container Initiative's runtime specification, as runc does.
 #[derive(Debug, Parser)]
-#[command(name = NAME, version = global::VERSION, disable_version_flag = true, disable_help_subcommand = true)]
+#[command(name = NAME, version = global::version(), disable_version_flag = true, disable_help_subcommand = true)]
+#[command(after_help = global::EXAMPLES)]
 struct Cli {
     #[command(flatten)]
     global: Global,
@@ -60,51 +62,30 @@ struct Cli {
     verb: Verb,
 }
 
+// What a verb does is said at its arguments.
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Makes a container, whose program waits for `start`.
     Create(create::Create),
-    /// Starts the program of a created container.
     Start(start::Start),
-    /// Makes a container and starts its program.
     Run(run::Run),
-    /// Starts a further process in a container.
     Exec(exec::Exec),
-    /// Sends a signal to a container.
     Kill(kill::Kill),
-    /// Removes a container that has stopped.
     Delete(delete::Delete),
-    /// Prints the state of a container, as the runtime specification has it.
     State(state::State),
-    /// Lists containers.
     List(list::List),
-    /// Lists the processes of a container.
     Ps(ps::Ps),
-    /// Makes a container stand still.
     Pause(pause::Pause),
-    /// Lets a paused container go on.
     Resume(resume::Resume),
-    /// Changes the limits of a container.
     Update(update::Update),
-    /// Prints what happens to a container, and its numbers.
     Events(events::Events),
-    /// Writes a specification to begin with.
     Spec(spec::Spec),
-    /// Prints what this runtime can do, as the runtime specification has it.
     Features(features::Features),
-    /// Writes the state of a running container to files, by CRIU.
     Checkpoint(checkpoint::Checkpoint),
-    /// Makes a container from a checkpoint.
     Restore(restore::Restore),
-    /// Says what this host offers, what it lacks, and what that costs.
     Check(check::Check),
-    /// Shows where the time of a create, start or exec went.
     Trace(trace::Trace),
-    /// Puts the binary in place, and tells containerd, Docker and Kubernetes of it.
     Install(install::Install),
-    /// Prints what a shell needs to complete this command line.
     Completions(completions::Completions),
-    /// Writes the manual pages.
     Man(man::Man),
 }
 

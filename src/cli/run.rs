@@ -8,6 +8,7 @@ use clap::Args;
 
 use super::console::{Console, Raw};
 use super::making::{Making, Terminal};
+use super::trace::Tracing;
 use super::{Global, runtime};
 use crate::engine::Engine;
 use crate::engine::container::Process;
@@ -31,6 +32,8 @@ pub struct Run {
     /// Leave the orphans of the container to the caller
     #[arg(long)]
     no_subreaper: bool,
+    #[command(flatten)]
+    tracing: Tracing,
     /// The container's id.
     pub id: String,
 }
@@ -45,12 +48,17 @@ pub fn run(global: &Global, args: Run) -> Result<ExitCode> {
     let (root, namespace) = runtime::new_place(global)?;
     let state = StateDir::new(&root, &namespace, &args.id)?;
     runtime::run(global, (&root, &namespace), !args.no_subreaper, async |engine, mut signals| {
-        let init = args.making.make(&engine, request, &mut signals).await?;
-        let foreground = foreground(terminal)?;
-        if let Err(error) = engine.clone().start(args.id.clone(), String::new()).await {
-            remove(&engine, &state, &init).await.unwrap_or_else(|e| log::error!("{e}"));
-            return Err(error);
-        }
+        let started = async {
+            let init = args.making.make(&engine, request, &mut signals).await?;
+            let foreground = foreground(terminal)?;
+            if let Err(error) = engine.clone().start(args.id.clone(), String::new()).await {
+                remove(&engine, &state, &init).await.unwrap_or_else(|e| log::error!("{e}"));
+                return Err(error);
+            }
+            Ok((init, foreground))
+        };
+        let started = started.await;
+        let (init, foreground) = args.tracing.told(started, &engine, &state, &args.id)?;
         if args.detach {
             return Ok(ExitCode::SUCCESS);
         }

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::target::{self, Owner};
+use super::trace::Tracing;
 use super::{Global, runtime};
 use crate::engine::adopt::{Status, status_of};
 use crate::error::{Error, Kind, Result};
@@ -12,6 +13,8 @@ use crate::error::{Error, Kind, Result};
 /// Starts the program of a created container.
 #[derive(Debug, Args)]
 pub struct Start {
+    #[command(flatten)]
+    tracing: Tracing,
     /// The container.
     pub id: String,
 }
@@ -27,12 +30,17 @@ pub fn run(global: &Global, args: Start) -> Result<ExitCode> {
     runtime::run(global, (&root, &namespace), false, async |engine, _signals| {
         let target = found.open().await?;
         match target.owner {
-            Owner::Shim(client) => drop(client.start(&args.id, "").await?),
+            Owner::Shim(client) => {
+                let started = client.start(&args.id, "").await;
+                args.tracing.show_last(&client, &args.id, "").await;
+                started?;
+            }
             Owner::Nobody(_lock) => {
                 let status = status_of(engine.hierarchies(), &target.found.state, &target.found.saved);
                 refuse(status).map_err(|e| e.context(format!("container {}", args.id)))?;
                 engine.adopt(&target.found.state)?;
-                engine.clone().start(args.id.clone(), String::new()).await?;
+                let started = engine.clone().start(args.id.clone(), String::new()).await;
+                args.tracing.told(started, &engine, &target.found.state, &args.id)?;
             }
         }
         Ok(ExitCode::SUCCESS)

@@ -36,6 +36,7 @@ use super::ready::watch;
 use super::remains::{self, Remains};
 use super::restore::own_time_namespace;
 use super::state::{FIFO, Identity, Saved, StateDir};
+use super::trace;
 
 /// How a process that was no child of ours is said to have ended.
 const UNKNOWN: u32 = 255;
@@ -140,7 +141,8 @@ impl Engine {
     fn container_of(&self, state: &StateDir, saved: &Saved, spec: &Spec) -> Result<Rc<Container>> {
         let process = validate::validate(spec)?;
         let linux = spec.linux().as_ref();
-        let (init, living) = adopted_init(state, saved);
+        let flags = plan::namespace_flags(spec);
+        let (init, living) = adopted_init(state, saved, flags);
         let mut remains = Remains { state: Some(state.clone()), ..Remains::default() };
         remains.of_saved(&self.hierarchies, saved)?;
         let cgroup = match remains::cgroup_of(&self.hierarchies, saved)? {
@@ -156,7 +158,7 @@ impl Engine {
             id: saved.id.clone(),
             bundle: saved.bundle.clone(),
             // One that was restored may have more of them.
-            namespaces: (plan::namespace_flags(spec) | living.map_or(0, own_time_namespace)).into(),
+            namespaces: (flags | living.map_or(0, own_time_namespace)).into(),
             id_maps: id_maps(spec, living)?,
             private_pid_ns: namespaces::has_private_pid_ns(spec),
             oom_score_adj: process.oom_score_adj(),
@@ -204,7 +206,7 @@ fn unknown_exit() -> Exit {
 }
 
 /// Its init, and the pid of that where it lives.
-fn adopted_init(state: &StateDir, saved: &Saved) -> (Rc<Process>, Option<i32>) {
+fn adopted_init(state: &StateDir, saved: &Saved, namespaces: u64) -> (Rc<Process>, Option<i32>) {
     let found = saved.init.and_then(|init| Some((init, init.open()?)));
     let Some((init, pidfd)) = found.filter(|(_, pidfd)| !pidfd::has_exited(pidfd)) else {
         let process = Process::new(&saved.id, "", StdioUris::default(), State::Stopped);
@@ -214,6 +216,9 @@ fn adopted_init(state: &StateDir, saved: &Saved) -> (Rc<Process>, Option<i32>) {
     let at = if is_held(state, saved, init) { State::Created } else { State::Running };
     let process = Process::new(&saved.id, "", StdioUris::default(), at);
     process.born(Child { pid: init.pid, pidfd });
+    if at == State::Created {
+        process.stamps.replace(trace::stamps_in(state.path(), namespaces));
+    }
     (process, Some(init.pid))
 }
 

@@ -20,6 +20,7 @@ use crate::spec::id_map::IdMaps;
 use crate::sys::fork::Child;
 use crate::sys::pidfd;
 use crate::sys::seccomp::Filter;
+use crate::sys::stamps::Stamps;
 use crate::sys::tty::Size;
 
 use super::events::{Exit, StdioUris};
@@ -33,6 +34,7 @@ use super::place::Scope;
 use super::remains::Remains;
 use super::restore::Pending;
 use super::stdio::Stdio;
+use super::trace::{Step, UnderWay};
 use tokio::io::unix::AsyncFd;
 
 /// A container.
@@ -155,6 +157,7 @@ pub struct Process {
     /// An exit that the reaper has seen, before it may be told.
     pub reaped: Cell<Option<Exit>>,
     exit: watch::Sender<Option<Exit>>,
+    killed: Cell<bool>,
     /// Its streams, from birth to delete.
     pub stdio: RefCell<Option<Rc<Stdio>>>,
     /// Its streams, where nothing is relayed.
@@ -169,6 +172,10 @@ pub struct Process {
     pub sync: RefCell<Option<Rc<AsyncFd<ParentEnd>>>>,
     /// What an exec will be, until it is started. Its environment may hold secrets: it is dropped then.
     pub planned: RefCell<Option<(ProcessPlan, Option<i32>)>>,
+    /// What is under way with it, up to its program.
+    pub trace: RefCell<Option<Rc<UnderWay>>>,
+    /// Where the child leaves the moments of its steps, until it is the program.
+    pub stamps: RefCell<Option<Rc<Stamps>>>,
 }
 
 impl Process {
@@ -184,6 +191,7 @@ impl Process {
             pidfd: OnceCell::new(),
             reaped: Cell::new(None),
             exit: watch::Sender::new(None),
+            killed: Cell::default(),
             stdio: RefCell::default(),
             handed: RefCell::default(),
             below: RefCell::default(),
@@ -191,6 +199,8 @@ impl Process {
             size: Cell::default(),
             sync: RefCell::default(),
             planned: RefCell::default(),
+            trace: RefCell::default(),
+            stamps: RefCell::default(),
         })
     }
 
@@ -206,6 +216,13 @@ impl Process {
     pub fn advance(&self, event: Event) -> Result<()> {
         self.state.set(self.state.get().after(event).map_err(|e| e.context(self.to_string()))?);
         Ok(())
+    }
+
+    /// What is under way with it has come to this step.
+    pub fn at(&self, step: Step) {
+        if let Some(trace) = &*self.trace.borrow() {
+            trace.at(step);
+        }
     }
 
     /// Its pid in the shim's pid namespace; 0 before its birth.
@@ -273,7 +290,14 @@ impl Process {
         pidfd::kill(pidfd, signal).map_err(|e| match e.kind() {
             Kind::NotFound => gone(),
             _ => e.context(self.to_string()),
-        })
+        })?;
+        self.killed.update(|killed| killed || signal == libc::SIGKILL as u32);
+        Ok(())
+    }
+
+    /// It has been sent SIGKILL from here.
+    pub fn was_killed(&self) -> bool {
+        self.killed.get()
     }
 
     /// How it ended, once that may be told.

@@ -53,6 +53,7 @@ use super::remains::{KILL_BOUND, Remains, Unmount, remove_saved};
 use super::restore::{self, Prepared};
 use super::rootfs;
 use super::state::{FIFO, Identity, Saved, StateDir, Taken};
+use super::trace::{self, Step, UnderWay};
 use super::userns::{self, Outside};
 
 /// How long a child may take to be created or to reach its execve: mounts of the user's choice are among it, and one of
@@ -114,6 +115,8 @@ pub(super) struct Judged {
     pub(super) id_maps: Option<IdMaps>,
     /// The namespaces that it joins, open: their paths may lead to others by the time.
     pub(super) joined: Vec<(Namespace, OwnedFd)>,
+    /// How far the create is.
+    trace: Rc<UnderWay>,
 }
 
 /// A child about to be born.
@@ -157,10 +160,12 @@ impl Engine {
     pub async fn create(self: Rc<Self>, request: Request) -> Result<u32> {
         let id = request.id.clone();
         let name = |e: Error| e.context(format!("container {id}"));
+        let trace = self.traces.begin(trace::Kind::Create, &id, "", Step::Judging);
         let reservation = self.reserve(&id).map_err(name)?;
-        let (judged, process) = self.judge(request).map_err(name)?;
+        let (judged, process) = self.judge(request, trace.clone()).map_err(name)?;
         let mut judged = judged;
         let saved = self.first_state(&judged).map_err(name)?;
+        trace.at(Step::Taking);
         let lock = self.take_directory(&judged, &saved).await.map_err(name)?;
         // A shim's is nobody else's as long as it lives.
         let _lock = judged.request.command.is_some().then_some(lock);
@@ -177,7 +182,10 @@ impl Engine {
         let error = match made {
             Ok(Ok(container)) => {
                 drop(reservation);
-                return Ok(self.created(container, judged.request));
+                trace.at(Step::Announcing);
+                let pid = self.created(container, judged.request);
+                trace.done();
+                return Ok(pid);
             }
             Ok(Err(error)) => match &oom {
                 Some(oom) => oom.explain(&id, 0, error),
@@ -185,6 +193,7 @@ impl Engine {
             },
             Err(_) => Error::panicked(),
         };
+        trace.at(Step::GivingUp);
         self.undo(init, &mut remains).await.unwrap_or_else(|e| log::error!("container {id}: undoing create: {e}"));
         Err(name(error))
     }
@@ -213,7 +222,7 @@ impl Engine {
         }
     }
 
-    fn judge(&self, request: Request) -> Result<(Judged, plan::Process)> {
+    fn judge(&self, request: Request, trace: Rc<UnderWay>) -> Result<(Judged, plan::Process)> {
         let state = StateDir::new(&self.state_root, &self.namespace, &request.id)?;
         let mut unknown = Vec::new();
         let (spec, config) = load::load_kept(&request.bundle, &mut unknown)?;
@@ -263,6 +272,7 @@ impl Engine {
             seccomp,
             id_maps,
             joined,
+            trace,
         };
         Ok((judged, process))
     }
@@ -325,6 +335,7 @@ impl Engine {
         }
         let listener = Listener::of(&request.id, &request.bundle, &judged.spec);
         if let Some(listener) = &listener {
+            judged.trace.at(Step::Listener);
             self.look_for(listener).await?;
         }
         remains.rootfs = saved.rootfs.clone();
@@ -337,8 +348,11 @@ impl Engine {
             saved.mounting = Some(Identity::of(pid)?);
             judged.state.save(&saved)
         };
+        judged.trace.at(Step::Mounting);
         self.mount_rootfs(&judged.rootfs_mounts, &judged.mount_point, &mut note).await?;
         let child = Process::new(&request.id, "", request.stdio.clone(), State::Creating);
+        child.trace.replace(Some(judged.trace.clone()));
+        child.at(Step::Stdio);
         child.handed.replace(handed);
         let (stdio, streams) = console::open_streams(
             self,
@@ -349,10 +363,12 @@ impl Engine {
         .await?;
         *child.stdio.borrow_mut() = Some(Rc::new(stdio));
 
+        child.at(Step::Cgroup);
         let mut making = self.make_cgroup(&judged.site, &judged.state, &mut saved, remains).await?;
         let cgroup = making.cgroup.clone();
         judged.resctrl.as_ref().map_or(Ok(()), |resctrl| resctrl.make(&mut remains.resctrl))?;
 
+        child.at(Step::Planning);
         let treatment = process.treatment.clone();
         let hooks = Hooks::of(&request.id, &request.bundle, &judged.spec)?;
         if let Some(checkpoint) = &request.restore {
@@ -365,6 +381,7 @@ impl Engine {
         let held = request.command.as_ref().is_some_and(|command| command.fifo);
         if held {
             unborn.plan.hold = Hold::Fifo(fifo::make(&judged.state.path().join(FIFO))?);
+            child.stamps.replace(trace::stamps_for(&unborn.plan, judged.state.path()));
         }
         let outside = Outside::of(&unborn.plan, judged.id_maps.as_ref());
         let sources = unborn.plan.sources();
@@ -375,6 +392,7 @@ impl Engine {
         self.birth(&child, &unborn)?;
         drop(unborn);
         *init = Some(child.clone());
+        child.at(if making.is_by_systemd() { Step::Settling } else { Step::Joining });
         self.settle(&judged.site, &mut making, &request.id, child.child_pid(), remains).await?;
         if let Some(owner) = owner_of_cgroup(judged) {
             cgroup.delegate(owner)?;
@@ -383,23 +401,30 @@ impl Engine {
         *oom = cgroup.watch_oom()?.map(Oom::new).map(Rc::new);
         judged.resctrl.as_ref().map_or(Ok(()), |resctrl| resctrl.join(child.child_pid()))?;
         let oom_score_adj = judged.spec.process().as_ref().and_then(|process| process.oom_score_adj());
+        child.at(Step::Adjusting);
         self.go(&child, oom_score_adj, &outside)?;
+        child.at(Step::Waiting);
         let failed = || "OCI runtime create failed: unable to start container process";
         let mut heard = self.heard(&child, Some(SET_UP_BOUND)).await.context(failed)?;
         if let Heard::WantsDevices = heard {
             let joins = judged.joined.iter().any(|(kind, _)| *kind == Namespace::Network);
             let owner = if joins { Owner::Others } else { Owner::Container };
+            child.at(Step::Devices);
             self.move_devices(&child, &net_devices, owner).await.context(failed)?;
+            child.at(Step::Waiting);
             heard = self.heard(&child, Some(SET_UP_BOUND)).await.context(failed)?;
         }
         if let (Heard::WantsSources, Some(sources)) = (&heard, sources) {
+            child.at(Step::Sources);
             self.send_sources(&child, &sources).await.context(failed)?;
+            child.at(Step::Waiting);
             heard = self.heard(&child, Some(SET_UP_BOUND)).await.context(failed)?;
         }
         let poststop = hooks.as_ref().and_then(Hooks::poststop);
         if let (Heard::Hooks, Some(hooks)) = (&heard, &hooks) {
             // From the first of them on there may be something to undo, and more processes than the child.
             saved.poststop = poststop.clone();
+            child.at(Step::Saving);
             note_child(&child, &cgroup, judged, &mut saved, remains)?;
             heard = self.run_create_hooks(hooks, &child).await.context(failed)?;
         }
@@ -410,6 +435,7 @@ impl Engine {
         }
 
         saved.poststop = poststop;
+        child.at(Step::Saving);
         note_child(&child, &cgroup, judged, &mut saved, remains)?;
         if held {
             // With this process its tie to it would end, and by that it.
@@ -452,9 +478,16 @@ impl Engine {
 
     /// Forks, and takes note of the child in the same breath: no exit can come between. One that hops is not yet the process.
     pub(super) fn birth(&self, process: &Rc<Process>, unborn: &Unborn) -> Result<()> {
+        process.at(Step::Forking);
+        let stamps = process.stamps.take().or_else(|| self.traces.stamps(&process.container, &unborn.plan));
         let place = unborn.place.as_ref();
         let place = place.map(|(target, flags)| Birthplace { target: target.as_fd(), flags: *flags, home: &self.home });
-        let (child, sync) = crate::init::spawn(&unborn.plan, place, unborn.cgroup.as_ref().map(AsFd::as_fd))?;
+        let cgroup = unborn.cgroup.as_ref().map(AsFd::as_fd);
+        let (child, sync) = crate::init::spawn(&unborn.plan, place, cgroup, stamps.as_deref())?;
+        if let Some(trace) = &*process.trace.borrow() {
+            trace.child(stamps.clone());
+        }
+        process.stamps.replace(stamps);
         if unborn.plan.hops() {
             self.children.borrow_mut().insert(child.pid, Child::Maker);
             process.maker.replace(Some(child));
@@ -527,6 +560,7 @@ impl Engine {
         }
         // It may have been killed between its word and ours.
         self.exited(&init);
+        init.trace.take();
         init.pid()
     }
 

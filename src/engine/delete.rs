@@ -10,6 +10,7 @@ use super::container::{Container, Process};
 use super::events::{Event, Exit};
 use super::lifecycle::{self, State};
 use super::remains::{KILL_BOUND, Remains, Unmount};
+use super::trace::{self, Step};
 
 /// How long output may still be relayed when its process is deleted: containerd's own shim waits as long.
 const DRAIN_BOUND: Duration = Duration::from_secs(10);
@@ -76,6 +77,7 @@ impl Engine {
     }
 
     async fn delete_container(&self, container: &Container, remains: &mut Remains) -> Result<Deleted> {
+        let trace = self.traces.begin(trace::Kind::Delete, &container.id, "", Step::Ending);
         let init = &container.init;
         if init.pid() == 0 {
             // To be restored, and never was: there is nothing to end.
@@ -91,13 +93,16 @@ impl Engine {
             let text = format!("process {} has not ended {} s after SIGKILL", init.pid(), KILL_BOUND.as_secs());
             return Err(Error::new(Kind::DeadlineExceeded, text));
         };
+        trace.at(Step::Draining);
         drain(init).await;
+        trace.at(Step::Removing);
         remains.remove(Unmount::Beside(self)).await?;
         self.containers.borrow_mut().remove(&container.id);
         for exec in container.execs.borrow().values() {
             Self::end_of(exec);
         }
         self.emit(Event::Delete { id: container.id.clone(), pid: init.pid(), exit });
+        trace.done();
         Ok(Deleted { pid: init.pid(), exit })
     }
 }

@@ -16,6 +16,7 @@ use super::create::{SET_UP_BOUND, unborn};
 use super::events::{Event, StdioUris};
 use super::handed::{Handed, HandedStreams};
 use super::lifecycle::State;
+use super::trace::{self, Step};
 use super::userns::Outside;
 
 /// How an exec of the command line differs from those that containerd asks for.
@@ -50,6 +51,7 @@ impl Engine {
 
     fn record(&self, id: &str, exec: &str, spec: &[u8], uris: StdioUris, apart: Option<Apart>) -> Result<()> {
         let container = self.container(id)?;
+        let trace = self.traces.begin(trace::Kind::Exec, id, exec, Step::Judging);
         let name = |e: Error| e.context(format!("container {id}: exec {exec}"));
         if exec.is_empty() || exec == id {
             return Err(name(Error::new(Kind::InvalidArgument, "not an id for an exec")));
@@ -88,6 +90,8 @@ impl Engine {
             process.even_if_paused.set(apart.even_if_paused);
         }
         *process.planned.borrow_mut() = Some((planned, spec.oom_score_adj()));
+        trace.at(Step::Client);
+        process.trace.replace(Some(trace));
         container.execs.borrow_mut().insert(exec.to_owned(), process);
         self.emit(Event::ExecAdded { container: id.to_owned(), exec: exec.to_owned() });
         Ok(())
@@ -98,10 +102,12 @@ impl Engine {
         let planned = process.planned.borrow_mut().take();
         let (planned, oom_score_adj) =
             planned.ok_or_else(|| Error::new(Kind::FailedPrecondition, "it has failed to start before"))?;
+        process.at(Step::Stdio);
         let owner = container.options.pipe_owner(&planned, container.id_maps.as_ref());
         let (stdio, streams) = console::open_streams(self, process, &planned, owner).await?;
         stdio.start();
         *process.stdio.borrow_mut() = Some(Rc::new(stdio));
+        process.at(Step::Planning);
         let init = container.init.pidfd()?;
         let work =
             Work::Exec(plan::Exec { init: init.try_clone().os(|| "dup")?, namespaces: container.namespaces.get() });
@@ -126,10 +132,12 @@ impl Engine {
             self.birth(process, &unborn)
         })?;
         drop(unborn);
+        process.at(Step::Joining);
         if let Some(scope) = by_systemd {
             scope.attach(process.child_pid()).await?;
         }
         container.resctrl.as_ref().map_or(Ok(()), |resctrl| resctrl.join(process.child_pid()))?;
+        process.at(Step::Adjusting);
         self.go(process, oom_score_adj.or(container.oom_score_adj), &outside)?;
         self.executed(container, process, Some(SET_UP_BOUND))
             .await

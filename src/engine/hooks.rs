@@ -28,6 +28,7 @@ use super::container::{Container, Process};
 use super::create::SET_UP_BOUND;
 use super::remains::{KILL_BOUND, Unmount};
 use super::state::StateDir;
+use super::trace::Step;
 
 /// All hooks of a container.
 pub struct Hooks {
@@ -98,10 +99,12 @@ impl Engine {
     pub(super) async fn run_create_hooks(self: &Rc<Self>, hooks: &Hooks, child: &Rc<Process>) -> Result<Heard> {
         let pid = Some(child.pid() as i32);
         if !hooks.at_create.is_empty() {
+            child.at(Step::Hooks);
             let work = |shim: BorrowedFd<'_>| run_outside(&hooks.at_create, &hooks.about, pid, Some(shim));
             self.in_child_told("running the hooks of create", work).await?;
         }
         self.hooks_done(child)?;
+        child.at(Step::Waiting);
         self.heard(child, bound(&hooks.create_container)).await
     }
 
@@ -118,6 +121,7 @@ impl Engine {
     /// (runtime.md, "Lifecycle", step 9).
     pub(super) async fn run_poststart_hooks(&self, container: &Rc<Container>) -> Result<()> {
         let Some(hooks) = container.hooks.take().filter(|hooks| !hooks.poststart.is_empty()) else { return Ok(()) };
+        container.init.at(Step::Poststart);
         let pid = Some(container.init.pid() as i32);
         let work = |shim: BorrowedFd<'_>| run_outside(&hooks.poststart, &hooks.about, pid, Some(shim));
         let Err(error) = self.in_child_told("running the poststart hooks", work).await else { return Ok(()) };

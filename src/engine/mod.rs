@@ -5,8 +5,9 @@
 //! to die, holds up no other and not even questions about itself.
 //!
 //! [`lifecycle`] says what may happen when; [`create`], [`exec`], [`signal`] and [`delete`] do it; [`checkpoint`] and [`restore`] take it to a file and back; [`place`] is where
-//! it is among cgroups, by [`systemd`] if need be; [`pause`] and [`update`] change it while it runs; [`hooks`] are run on its way; [`reaper`] is the only one who waits for children, [`oom`] hears of lack of memory; [`remains`] takes away what is left of a container, whoever made it; [`state`] is what of
-//! it is on disk.
+//! it is among cgroups, by [`systemd`] if need be; [`adopt`] takes over what another process has made, [`fifo`] holds what its
+//! creator leaves, [`handed`] is what a process has of its caller, and [`host`] what an engine's own process is; [`pause`] and [`update`] change it while it runs; [`hooks`] are run on its way; [`reaper`] is the only one who waits for children, [`oom`] hears of lack of memory; [`remains`] takes away what is left of a container, whoever made it; [`state`] is what of
+//! it is on disk; [`trace`] tells where the time of all that went.
 
 pub mod adopt;
 mod capabilities;
@@ -43,6 +44,7 @@ pub mod state;
 pub mod stats;
 pub mod stdio;
 pub mod systemd;
+pub mod trace;
 pub mod update;
 mod userns;
 
@@ -87,6 +89,8 @@ pub struct Engine {
     filters: filters::Filters,
     /// The capabilities that we have to grant, from the first container on.
     capabilities: OnceCell<u64>,
+    /// Where the time of its last operations went.
+    traces: trace::Traces,
 }
 
 impl Engine {
@@ -125,6 +129,7 @@ impl Engine {
             strangers: RefCell::default(),
             filters: filters::Filters::default(),
             capabilities: OnceCell::new(),
+            traces: trace::Traces::default(),
         }))
     }
 

@@ -68,8 +68,37 @@ impl Oom {
             let whose = self.watch.limit_met().map_or_else(|e| e.to_string(), |limit| limit.to_string());
             log::warn!("container {id}: out of memory ({whose}): the kernel has killed {kills} of its processes");
             *self.whose.borrow_mut() = whose;
+            self.watch.note_others(self.told.get());
         }
         (kills, seen)
+    }
+
+    /// Takes note of kills, once, that probably were here and could not be seen, as the cgroup is gone; true when there were
+    /// some. They may have been in another one that has the same above it: it is for the caller to know that something of this
+    /// container has died that way.
+    fn look_back(&self, id: &str) -> bool {
+        let (kills, whose) = match self.watch.missed(self.told.get()) {
+            Ok(None) => return false,
+            Ok(Some((kills, limit))) => (kills, limit.to_string()),
+            Err(e) => {
+                log::warn!("container {id}: {e}");
+                return false;
+            }
+        };
+        self.told.update(|told| told + kills);
+        // The one that there is a word of. Of how many were others' nothing is known.
+        self.nameless.set(1);
+        log::warn!(
+            "container {id}: probably out of memory ({whose}): its cgroup is gone, and the kernel has killed in those above"
+        );
+        *self.whose.borrow_mut() = whose;
+        true
+    }
+
+    /// It rang for no kill here.
+    fn forget(&self) {
+        self.watch.forget();
+        self.watch.note_others(self.told.get());
     }
 
     /// How many kills there were so far, for [`Oom::explain`].
@@ -80,10 +109,12 @@ impl Oom {
     /// An error, with the kill that may be why; of an operation that has begun at `mark`.
     pub fn explain(&self, id: &str, mark: u64, error: Error) -> Error {
         self.look(id);
-        match self.told.get() > mark {
-            true => error.context(format!("possibly killed for lack of memory ({})", self.whose.borrow())),
-            false => error,
-        }
+        let why = match self.watch.missed(self.told.get()) {
+            _ if self.told.get() > mark => self.whose.borrow().clone(),
+            Ok(Some((_, limit))) => limit.to_string(),
+            _ => return error,
+        };
+        error.context(format!("possibly killed for lack of memory ({why})"))
     }
 }
 
@@ -128,7 +159,7 @@ impl Engine {
             let over = gone || told || !early && !before_the_kill || looks == LOOKS;
             oom.looking.set(!over);
             if over && !told {
-                oom.watch.forget();
+                oom.forget();
             }
             drop(container);
             if gone {
@@ -157,9 +188,21 @@ impl Engine {
         if killed || oom.looking.get() || oom.watch.is_ringing() {
             self.tell_oom(container, false);
         }
+        if killed && process.exec.is_empty() && oom.nameless.get() == 0 {
+            self.tell_missed_oom(container);
+        }
         if killed && oom.nameless.get() > 0 {
             oom.nameless.update(|kills| kills - 1);
             log::warn!("{process}: killed for lack of memory");
+        }
+    }
+
+    /// After the end of init, by SIGKILL or on its way to its program, that nothing explains: its cgroup may have been taken away
+    /// before it could be asked.
+    pub(super) fn tell_missed_oom(&self, container: &Container) {
+        let Some(oom) = &container.oom else { return };
+        if !container.init.was_killed() && oom.look_back(&container.id) {
+            self.told_oom(container);
         }
     }
 
@@ -168,10 +211,20 @@ impl Engine {
         let Some(oom) = &container.oom else { return false };
         let (kills, seen) = oom.look(&container.id);
         if kills > 0 || rung && seen.stuck {
-            self.emit(Event::Oom { container: container.id.clone() });
+            self.told_oom(container);
             return true;
         }
         false
+    }
+
+    fn told_oom(&self, container: &Container) {
+        self.emit(Event::Oom { container: container.id.clone() });
+        // For the others of a pod, whose limits are the same, this was elsewhere.
+        for other in self.containers.borrow().values().filter(|other| other.id != container.id) {
+            if let Some(oom) = &other.oom {
+                oom.watch.note_others(oom.told.get());
+            }
+        }
     }
 }
 

@@ -151,9 +151,9 @@ fn limit(id: &str, cgroup: &Cgroup, resources: &LinuxResources) -> Result<()> {
 }
 
 impl Making {
-    /// Whether the process joins by itself.
-    pub fn joins_itself(&self) -> bool {
-        self.manager.is_none()
+    /// systemd is to make it, with the process.
+    pub fn is_by_systemd(&self) -> bool {
+        self.manager.is_some()
     }
 
     /// How the process joins: not at all where it is moved.

@@ -232,7 +232,7 @@ impl Engine {
         let places = Places::make(&request.images, request.work.as_deref(), &own, LOG, kept)?;
         let given = Given::new(&request.images, streams, pending.namespaces)?;
         criu::make_directory(at)?;
-        let joins = making.joins_itself();
+        let joins = !making.is_by_systemd();
         let last = || {
             if joins {
                 join(&container.cgroup)?;

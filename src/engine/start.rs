@@ -15,6 +15,7 @@ use super::create::SET_UP_BOUND;
 use super::events::Event;
 use super::fifo;
 use super::lifecycle::{self, State};
+use super::trace::{self, Step};
 
 impl Engine {
     /// Starts the container's init (`exec` empty) or an exec; returns its pid.
@@ -33,6 +34,12 @@ impl Engine {
             container.refuse_if_paused().map_err(|e| e.context(process.to_string()))?;
         }
         process.advance(lifecycle::Event::Start)?;
+        let trace = process.trace.take().unwrap_or_else(|| {
+            let trace = self.traces.begin(trace::Kind::Start, &id, &exec, Step::Releasing);
+            trace.child(process.stamps.borrow().clone());
+            trace
+        });
+        process.trace.replace(Some(trace.clone()));
         let kills = container.oom.as_ref().map_or(0, |oom| oom.mark());
         let starting = async {
             match exec.as_str() {
@@ -44,23 +51,34 @@ impl Engine {
         // Whatever happens, it does not stay `Starting`: nobody would ever hear of its end.
         let started = AssertUnwindSafe(starting).catch_unwind().await.unwrap_or_else(|_| Err(Error::panicked()));
         process.sync.borrow_mut().take();
+        process.stamps.take();
         match started {
             Ok(()) => {
+                trace.at(Step::Announcing);
                 process.advance(lifecycle::Event::Executed)?;
                 self.emit_start(&process);
                 let pid = process.pid();
                 self.exited(&process);
                 if exec.is_empty() {
-                    self.run_poststart_hooks(&container).await.context(|| process.to_string())?;
+                    let hooks = self.run_poststart_hooks(&container).await;
+                    process.trace.take();
+                    hooks.context(|| process.to_string())?;
                 }
+                process.trace.take();
+                trace.done();
                 Ok(pid)
             }
             Err(error) => {
+                trace.at(Step::GivingUp);
+                process.trace.take();
                 self.tell_oom(&container, false);
                 let error = match &container.oom {
                     Some(oom) => oom.explain(&id, kills, error),
                     None => error,
                 };
+                if exec.is_empty() {
+                    self.tell_missed_oom(&container);
+                }
                 self.start_failed(&container, &process).await?;
                 Err(error.context(process.to_string()))
             }
@@ -71,6 +89,7 @@ impl Engine {
         let init = &container.init;
         let bound = container.hooks.borrow().as_ref().map_or(Some(SET_UP_BOUND), |hooks| hooks.start_bound());
         if let Some(fifo) = &container.fifo {
+            init.at(Step::Waiting);
             let released = fifo::release(fifo, bound).await;
             return released.context(|| "OCI runtime start failed: unable to start container process");
         }
@@ -90,6 +109,7 @@ impl Engine {
         bound: Option<Duration>,
     ) -> Result<()> {
         let mut handed_over = false;
+        process.at(Step::Waiting);
         loop {
             match self.heard(process, bound).await? {
                 // The end of the socket alone: its maker was killed on its way.
@@ -100,7 +120,9 @@ impl Engine {
                 Heard::Executed => return Ok(()),
                 // Once: a process that has been taken over in its container may say so for ever.
                 Heard::Listener(mailbox) if !handed_over => {
+                    process.at(Step::HandingOver);
                     self.hand_over(container, process, mailbox).await?;
+                    process.at(Step::Waiting);
                     handed_over = true;
                 }
                 other => {

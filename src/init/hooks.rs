@@ -77,12 +77,19 @@ fn plan<'a>(born: &Born<'a>) -> Option<&'a Hooks> {
     }
 }
 
-/// Lets the shim run its hooks of create, then runs the container's. In a container that has none nothing is said.
+/// The hooks of create, where there are any, the shim's or the container's.
+fn of_create<'a>(born: &Born<'a>) -> Option<&'a Hooks> {
+    plan(born).filter(|hooks| hooks.outside || !hooks.create_container.is_empty())
+}
+
+/// Lets the shim run its hooks of create. In a container that has none nothing is said.
+pub fn wait_for_shims(born: &mut Born<'_>) -> Result<()> {
+    of_create(born).map_or(Ok(()), |_| born.sync.wait_for_hooks())
+}
+
+/// Runs the container's hooks of create.
 pub fn at_create(born: &mut Born<'_>) -> Result<()> {
-    let Some(hooks) = plan(born).filter(|hooks| hooks.outside || !hooks.create_container.is_empty()) else {
-        return Ok(());
-    };
-    born.sync.wait_for_hooks()?;
+    let Some(hooks) = of_create(born) else { return Ok(()) };
     // As with runc: in the root file system as the hook sees it, by the host's path.
     let cwd = rootfs::plan(born).map(|rootfs| rootfs.path.as_path());
     run_inside(born.birth, &born.plan.process.env, &hooks.about, &hooks.create_container, cwd, || {

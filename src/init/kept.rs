@@ -1,6 +1,7 @@
 //! What a process of a container keeps of the shim's memory when it has done all that takes the specification: what is
 //! left to do on the way to execve(2), which may be hours away, takes no more than this.
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::ffi::CString;
 
@@ -9,6 +10,7 @@ use crate::sys::cred::Capabilities;
 use crate::sys::fork::Birth;
 use crate::sys::sched::Attributes;
 use crate::sys::seccomp::Filter;
+use crate::sys::stamps::Stamper;
 use crate::sys::{exec, memory};
 
 use super::identity_plan::Rlimit;
@@ -19,12 +21,14 @@ use super::{guarded, home, identity, seccomp, treatment};
 
 /// A process of a container that has forgotten the rest.
 pub struct Kept {
-    /// The steps that are left.
-    pub steps: [&'static [LastStep]; 2],
+    /// The steps that are left, each part with the number of its first.
+    pub steps: [(usize, &'static [LastStep]); 2],
     /// How it was born.
     pub birth: Birth,
     /// The way to the shim.
     pub sync: ChildEnd,
+    /// Where it leaves the moments of its steps, as long as its seccomp filter lets it look at a clock.
+    pub stamper: Cell<Stamper>,
     /// It is to be born anew, in the container's pid namespace.
     pub hops: bool,
     /// What a created init waits for.
@@ -66,6 +70,7 @@ impl Kept {
             birth: born.birth,
             hops: born.plan.hops(),
             sync: born.sync.same(),
+            stamper: Cell::new(born.stamper),
             hold: born.plan.hold.same(),
             hooks: match &born.plan.work {
                 Work::Create(create) => create.hooks.as_ref().map(Hooks::of_start),
@@ -100,11 +105,13 @@ pub fn go_on(born: &Born<'_>) -> Result<Infallible> {
 fn run(mut kept: Kept) -> Infallible {
     let sync = kept.sync.same();
     guarded(&sync, |at| {
-        for LastStep(name, step) in kept.steps.into_iter().flatten() {
+        for (number, LastStep(name, step)) in kept.steps.into_iter().flat_map(|(first, steps)| (first..).zip(steps)) {
             *at = name;
+            kept.stamper.get().stamp(number);
             step(&mut kept)?;
         }
-        *at = "executing the program";
+        *at = steps::EXECUTING;
+        kept.stamper.get().stamp(steps::EXECUTING_AT);
         let env = home::environment(&kept.env, kept.home.take());
         exec::execve(&kept.program, &kept.args, &env).map_err(|e| identity::exec_error(&kept.args[0], e))
     })

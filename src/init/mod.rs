@@ -37,8 +37,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::error::{Error, Kind, Result};
-use crate::sys::fork::{self, Birth, Child, exit_now};
+use crate::sys::fork::{self, Child, exit_now};
 use crate::sys::ns::{Birthplace, NewTime};
+use crate::sys::stamps::{Stamper, Stamps};
 use plan::Plan;
 use sync::{ChildEnd, ParentEnd};
 
@@ -47,13 +48,22 @@ const FAILED: i32 = 1;
 
 /// Forks the process that `plan` describes. It waits for [`ParentEnd::go`] before anything that the parent has a part in.
 ///
-/// `place` is where it is born: a pid namespace that an init joins.
+/// `place` is where it is born: a pid namespace that an init joins. `stamps` is where it leaves the moments at which it begins
+/// each of its steps, under the step's number ([`steps::name`]).
 ///
 /// # Errors
 /// What the fork says; `FailedPrecondition` when the pid namespace is dead, that is when its init has exited.
-pub fn spawn(plan: &Plan, place: Option<Birthplace<'_>>, cgroup: Option<BorrowedFd<'_>>) -> Result<(Child, ParentEnd)> {
+pub fn spawn(
+    plan: &Plan,
+    place: Option<Birthplace<'_>>,
+    cgroup: Option<BorrowedFd<'_>>,
+    stamps: Option<&Stamps>,
+) -> Result<(Child, ParentEnd)> {
     let (parent, child) = sync::pair()?;
-    let run = |birth| child_main(plan, &child, birth);
+    let run = |birth| {
+        let stamper = stamps.map_or(Stamper::none(), Stamps::in_child);
+        guarded(&child, |at| steps::run(plan, &child, birth, stamper, at))
+    };
     // Dropped by the parent alone: the child does not return.
     let (inside, time) = (plan.born_inside(), plan.time_offsets());
     let (of_helper, of_parent) = if inside.is_some() && plan.is_rootless() { (time, None) } else { (None, time) };
@@ -67,11 +77,6 @@ pub fn spawn(plan: &Plan, place: Option<Birthplace<'_>>, cgroup: Option<Borrowed
         Err(e) if place.is_some() => Err(namespaces::init_has_exited(e)),
         Err(e) => Err(e),
     }
-}
-
-/// The child's whole life in this program.
-fn child_main(plan: &Plan, sync: &ChildEnd, birth: Birth) -> Infallible {
-    guarded(sync, |at| steps::run(plan, sync, birth, at))
 }
 
 /// Does `body`, which says what it is at. Its error goes to the parent as a record; nothing returns or unwinds from here.

@@ -373,6 +373,17 @@ impl Plan {
         }
     }
 
+    /// It comes into a time namespace, where clocks are others.
+    pub fn changes_time(&self) -> bool {
+        match &self.work {
+            Work::Create(create) => {
+                let joins = create.joined.iter().any(|(kind, _)| *kind == Namespace::Time);
+                joins || create.time_offsets.is_some() || create.new.contains(&Namespace::Time)
+            }
+            Work::Exec(exec) => exec.namespaces & Namespace::Time.flag() != 0,
+        }
+    }
+
     /// What the host opens for it, in a user namespace.
     pub fn sources(&self) -> Option<Rc<Sources>> {
         match &self.work {

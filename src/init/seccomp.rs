@@ -19,6 +19,7 @@ use crate::spec::seccomp::{ARCHS, FLAGS, notifies};
 use crate::sys::cred::{self, Capabilities};
 use crate::sys::mailbox::Mailbox;
 use crate::sys::seccomp::{Filter, Instruction};
+use crate::sys::stamps::Stamper;
 use crate::sys::{fork, tty};
 
 use super::kept::Kept;
@@ -84,6 +85,10 @@ pub fn is_early(plan: &Plan) -> bool {
 }
 
 fn load_now(filter: &Filter, kept: &Kept) -> Result<()> {
+    // A system call where the vdso has no clock.
+    if !filter.allows(libc::SYS_clock_gettime, &[]) {
+        kept.stamper.set(Stamper::none());
+    }
     // Never dropped: closing it is a call.
     let mailbox = filter.has_listener().then(Mailbox::new).transpose()?.map(ManuallyDrop::new);
     if let Some(mailbox) = &mailbox {
@@ -277,8 +282,13 @@ pub fn abilities() -> Abilities {
     Abilities {
         archs: ARCHS.iter().copied().filter(known).collect(),
         flags: FLAGS.iter().copied().filter(supported).collect(),
-        library: libseccomp::ScmpVersion::current().map(|version| version.to_string()).unwrap_or_default(),
+        library: library_version(),
     }
+}
+
+/// libseccomp's own, `2.5.4`.
+pub fn library_version() -> String {
+    libseccomp::ScmpVersion::current().map(|version| version.to_string()).unwrap_or_default()
 }
 
 /// The program, by a file: libseccomp writes it to a buffer from 2.6 on only.

@@ -8,6 +8,7 @@ use crate::error::{Error, Kind, Result};
 use crate::sys::fork::Birth;
 use crate::sys::mount::Mount;
 use crate::sys::path::Root;
+use crate::sys::stamps::{ROOM, Stamper};
 use crate::sys::{cred, fd, signal};
 
 use super::kept::{self, Kept};
@@ -26,6 +27,8 @@ pub struct Born<'a> {
     pub birth: Birth,
     /// The way to the shim.
     pub sync: &'a ChildEnd,
+    /// Where it leaves the moments of its steps.
+    pub stamper: Stamper,
     /// The container's root file system, from `opening the rootfs` on.
     pub root: Option<Root>,
     /// Copies of the host's mounts that stay the host's peers, by the index of the mount: from `opening the rootfs` to `mounting`.
@@ -51,6 +54,21 @@ pub struct LastStep(pub &'static str, pub fn(&mut Kept) -> Result<()>);
 /// The last of them, which does not return: what follows has a table of its own.
 const FORGETTING: &str = "forgetting the shim";
 
+/// Where a created init stands until it is started.
+pub const CREATED_AND_WAITING: &str = "waiting to be started";
+
+/// The last act of all.
+pub const EXECUTING: &str = "executing the program";
+
+const WAITING_FOR_SHIM: &str = "waiting for the shim";
+const WAITING_FOR_DEVICES: &str = "waiting for network devices";
+const WAITING_FOR_SOURCES: &str = "receiving the host's sources";
+const WAITING_FOR_HOOKS: &str = "waiting for the shim's hooks";
+
+/// The steps in which the child does nothing but wait for the shim.
+pub const WAITS: [&str; 5] =
+    [WAITING_FOR_SHIM, WAITING_FOR_DEVICES, WAITING_FOR_SOURCES, WAITING_FOR_HOOKS, CREATED_AND_WAITING];
+
 /// The first process of a container.
 pub const CREATE: &[Step] = &[
     // First act of all: until here every descriptor of the shim's is open in this process.
@@ -62,7 +80,7 @@ pub const CREATE: &[Step] = &[
     // that we are in for its root.
     Step("joining cgroups", namespaces::join_cgroups),
     // oom_score_adj and the id maps are the parent's to write; everything above ran beside it.
-    Step("waiting for the shim", |born| born.sync.wait_for_go()),
+    Step(WAITING_FOR_SHIM, |born| born.sync.wait_for_go()),
     Step("starting a session", start_session),
     // As the host's root, whose quota of keys is large.
     Step("making a session keyring", identity::session_keyring),
@@ -73,19 +91,20 @@ pub const CREATE: &[Step] = &[
     Step("making namespaces", namespaces::make),
     Step("bringing up the loopback interface", namespaces::loopback),
     // The shim moves them, from where they are. Before the kernel parameters, some of which are theirs.
-    Step("waiting for network devices", namespaces::devices),
+    Step(WAITING_FOR_DEVICES, namespaces::devices),
     Step("setting the host name", namespaces::hostname),
     Step("setting the domain name", namespaces::domainname),
     // With the capabilities over the namespaces that identity takes away, and before anything of the image's is looked at.
     Step("setting kernel parameters", sysctl::write_all),
     // Opened in the mount namespace that was made above, by one who still is root on the host.
-    Step("receiving the host's sources", sources::receive),
+    Step(WAITING_FOR_SOURCES, sources::receive),
     // From here to `entering the rootfs` paths are the container's, resolved in-root; sources are the host's.
     Step("opening the rootfs", rootfs::open),
     Step("mounting", mounts::mount_all),
     // After the mounts: /dev is one of them.
     Step("making devices", devices::make),
     // With the host's root still there, before anything is covered or made read-only (runtime-spec: config.md, "Prestart").
+    Step(WAITING_FOR_HOOKS, hooks::wait_for_shims),
     Step("running the createContainer hooks", hooks::at_create),
     // After the devices: one that the image or the specification has at /dev/console is covered. As root, who may open
     // the pty whatever the devpts says, and before the root is the container's and its /dev read-only.
@@ -124,7 +143,7 @@ pub const EXEC: &[Step] = &[
     Step("joining cgroups", namespaces::join_cgroups),
     // The cpuset has given it its own.
     Step("setting its CPUs", treatment::final_cpus),
-    Step("waiting for the shim", |born| born.sync.wait_for_go()),
+    Step(WAITING_FOR_SHIM, |born| born.sync.wait_for_go()),
     // As the host's root, whose quota of keys is large.
     Step("making a session keyring", identity::session_keyring),
     // In the host's view, in which this process has a place in /proc. What it executes has them, by whatever hop.
@@ -164,7 +183,7 @@ const LAST: &[LastStep] = &[
 const CREATED: &[LastStep] = &[
     // The sibling of who hopped is not, as yet.
     LastStep("tying it to the shim", |_| cred::die_with_parent(true)),
-    LastStep("waiting to be started", |kept| kept.sync.ready(&kept.hold)),
+    LastStep(CREATED_AND_WAITING, |kept| kept.sync.ready(&kept.hold)),
     // As its user, as with runc; the shim's death ends it still.
     LastStep("running the startContainer hooks", hooks::at_start),
     // It lives by itself now. Also the last defence: nothing of ours survives the execve but 0, 1, 2.
@@ -180,21 +199,45 @@ const JOINED: &[LastStep] = &[
     LastStep("loading the seccomp filter", |kept| seccomp::load_filter(kept)),
 ];
 
-/// What is left to be done after `forgetting the shim`.
-pub fn left(plan: &Plan) -> [&'static [LastStep]; 2] {
+/// What is left to be done after `forgetting the shim`, each part with the number of its first step.
+pub fn left(plan: &Plan) -> [(usize, &'static [LastStep]); 2] {
     let last = if plan.has_last_part() { LAST } else { &[] };
     match plan.work {
-        Work::Create(_) => [last, CREATED],
-        Work::Exec(_) => [last, JOINED],
+        Work::Create(_) => [(LAST_AT, last), (CREATED_AT, CREATED)],
+        Work::Exec(_) => [(LAST_AT, last), (JOINED_AT, JOINED)],
+    }
+}
+
+// The rows of all tables are numbered through, in an order in which no process comes from one to an earlier one.
+const EXEC_AT: usize = CREATE.len();
+const LAST_AT: usize = EXEC_AT + EXEC.len();
+const CREATED_AT: usize = LAST_AT + LAST.len();
+const JOINED_AT: usize = CREATED_AT + CREATED.len();
+
+/// The number of the execve.
+pub const EXECUTING_AT: usize = JOINED_AT + JOINED.len();
+
+const _: () = assert!(EXECUTING_AT < ROOM);
+
+/// The name of a step, by its number among those of all tables.
+pub fn name(number: usize) -> Option<&'static str> {
+    match number {
+        EXECUTING_AT => Some(EXECUTING),
+        JOINED_AT.. => JOINED.get(number - JOINED_AT).map(|step| step.0),
+        CREATED_AT.. => CREATED.get(number - CREATED_AT).map(|step| step.0),
+        LAST_AT.. => LAST.get(number - LAST_AT).map(|step| step.0),
+        EXEC_AT.. => EXEC.get(number - EXEC_AT).map(|step| step.0),
+        _ => CREATE.get(number).map(|step| step.0),
     }
 }
 
 /// Does every step; the last becomes the program. `at` is the step under way, for the error's sake.
-pub fn run(plan: &Plan, sync: &ChildEnd, birth: Birth, at: &mut &'static str) -> Result<Infallible> {
+pub fn run(plan: &Plan, sync: &ChildEnd, birth: Birth, stamper: Stamper, at: &mut &'static str) -> Result<Infallible> {
     let mut born = Born {
         plan,
         birth,
         sync,
+        stamper,
         root: None,
         shared: Vec::new(),
         shares: false,
@@ -203,12 +246,13 @@ pub fn run(plan: &Plan, sync: &ChildEnd, birth: Birth, at: &mut &'static str) ->
         home: None,
         program: CString::default(),
     };
-    let steps = match plan.work {
-        Work::Create(_) => CREATE,
-        Work::Exec(_) => EXEC,
+    let (first, steps) = match plan.work {
+        Work::Create(_) => (0, CREATE),
+        Work::Exec(_) => (EXEC_AT, EXEC),
     };
-    for Step(name, step) in steps {
+    for (number, Step(name, step)) in (first..).zip(steps) {
         *at = name;
+        stamper.stamp(number);
         step(&mut born)?;
     }
     Err(Error::new(Kind::Internal, "the last step returned"))

@@ -22,7 +22,10 @@ use ttrpc::context::Context;
 
 use crate::engine::checkpoint;
 use crate::engine::state::Identity;
+use crate::engine::trace::Operation;
 use crate::error::{Error, Kind, Os, Result};
+
+use super::trace;
 
 /// How long a shim may take to be connected to.
 const CONNECT_BOUND: Duration = Duration::from_secs(5);
@@ -49,6 +52,8 @@ const SPEC_TYPES: &str = "types.containerd.io/opencontainers/runtime-spec/1/";
 #[derive(Clone)]
 pub struct Client {
     task: TaskClient,
+    /// The same connection, for what is no task service's.
+    own: ttrpc::r#async::Client,
     namespace: String,
     pid: i32,
 }
@@ -99,8 +104,9 @@ impl Client {
     /// `Unavailable` when nobody answers there, or another process does; `DeadlineExceeded` when it does not in time.
     pub async fn connect(socket: &Path, namespace: &str, owner: &Identity) -> Result<Self> {
         let stream = connect(socket).await?;
-        let task = TaskClient::new(ttrpc::r#async::Client::new(Socket::from(stream)));
-        let client = Self { task, namespace: namespace.to_owned(), pid: owner.pid };
+        let own = ttrpc::r#async::Client::new(Socket::from(stream));
+        let task = TaskClient::new(own.clone());
+        let client = Self { task, own, namespace: namespace.to_owned(), pid: owner.pid };
         // The path may have been taken over since it was written down.
         let answer = client.task.connect(client.within(QUESTION), &ConnectRequest::new()).await.map_err(error)?;
         if answer.shim_pid != owner.pid as u32 {
@@ -246,6 +252,30 @@ impl Client {
         let (id, exec_id) = (id.to_owned(), exec.to_owned());
         let request = CloseIORequest { id, exec_id, stdin: true, ..Default::default() };
         self.task.close_io(self.within(QUESTION), &request).await.map(drop).map_err(error)
+    }
+
+    /// Where the time of the last operations on a container went, or of the start of one of its execs.
+    ///
+    /// # Errors
+    /// `NotFound`; `Unimplemented` from a shim of a version that keeps no traces.
+    pub async fn trace(&self, id: &str, exec: Option<&str>) -> Result<Vec<Operation>> {
+        let payload = trace::question(id, exec).write_to_bytes();
+        let request = ttrpc::Request {
+            service: trace::SERVICE.to_owned(),
+            method: trace::METHOD.to_owned(),
+            payload: payload.map_err(|e| Error::new(Kind::Internal, e.to_string()))?,
+            timeout_nano: QUESTION.as_nanos() as i64,
+            ..Default::default()
+        };
+        let answer = self.own.request(request).await.map_err(|e| match &e {
+            // So the ttrpc crate says that it does not know the service.
+            ttrpc::Error::RpcStatus(status) if status.message().contains(trace::SERVICE) => {
+                Error::new(Kind::Unimplemented, "this shim is of a version that keeps no traces")
+            }
+            _ => error(e),
+        })?;
+        let answer = Any::parse_from_bytes(&answer.payload).map_err(|e| Error::new(Kind::Internal, e.to_string()))?;
+        trace::answer(&answer)
     }
 
     /// A call's bound; zero is none.

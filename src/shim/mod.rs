@@ -22,6 +22,7 @@ pub mod options;
 pub mod publisher;
 mod service;
 pub mod toml;
+pub mod trace;
 
 use std::io::Write;
 use std::process::ExitCode;

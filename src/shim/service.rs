@@ -40,7 +40,7 @@ use crate::error::{Error, Kind, Os, Result};
 
 use super::daemon::{BINARY, End};
 use super::metrics;
-use super::{VERSION, checkpoint, options};
+use super::{VERSION, checkpoint, options, trace};
 
 /// The service's names: messages and methods are the same in both (containerd 1.6 and 1.7 ask for v2, 2.0 and later for v3).
 const NAMES: [&str; 2] = ["containerd.task.v2.Task", "containerd.task.v3.Task"];
@@ -67,7 +67,7 @@ impl Task {
     }
 
     /// Has the engine do something, in a task of its own.
-    async fn engine<T, F, R>(&self, work: F) -> ttrpc::Result<T>
+    pub(super) async fn engine<T, F, R>(&self, work: F) -> ttrpc::Result<T>
     where
         T: Send + 'static,
         F: FnOnce(Rc<Engine>) -> R + Send + 'static,
@@ -97,10 +97,11 @@ pub async fn run(mut requests: mpsc::UnboundedReceiver<Job>, engine: Rc<Engine>)
     }
 }
 
-/// Registers the task service under both its names, and the names of what is not offered.
+/// Registers the task service under both its names, our own, and the names of what is not offered.
 pub fn register(server: Server, task: Task) -> Server {
-    let task: Arc<dyn containerd_shim_protos::shim_async::Task + Send + Sync> = Arc::new(task);
-    let mut services: HashMap<String, Service> = HashMap::new();
+    let task = Arc::new(task);
+    let mut services: HashMap<String, Service> = HashMap::from([trace::service(task.clone())]);
+    let task: Arc<dyn containerd_shim_protos::shim_async::Task + Send + Sync> = task;
     for name in NAMES {
         services.extend(create_task(task.clone()).into_values().map(|service| (name.to_owned(), service)));
     }

@@ -1,7 +1,8 @@
 //! The bit of TOML that a table of runtime options is: one `key = value` a line, with a word, a number or a string.
 //!
-//! The `toml` crate and what it needs would be a tenth of the binary, for a dozen keys. What this does not know (tables,
-//! arrays, dates, strings of several lines) no option has, and is an error.
+//! Not by the `toml` crate, by which `dray install` reads containerd's configuration: its pages would be in the memory of every
+//! shim, for a dozen keys. What this does not know (tables, arrays, dates, strings of several lines) no option has, and is an
+//! error.
 
 use std::collections::BTreeSet;
 

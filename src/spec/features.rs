@@ -70,6 +70,8 @@ pub fn features(abilities: &Abilities) -> Value {
         },
         // As the specification's own example has it (features.md, "Annotations").
         "annotations": { "io.github.seccomp.libseccomp.version": abilities.library },
+        // What a client should not let just anybody write: properties of the container's scope.
+        "potentiallyUnsafeConfigAnnotations": ["org.systemd.property."],
     })
 }
 

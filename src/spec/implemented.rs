@@ -136,10 +136,11 @@ mod tests {
 
     /// What it says besides: of itself, of libraries and kernels, of capabilities (one feature, as the sets that hold
     /// them), and of the host's cgroups.
-    const OTHERS: [&str; 8] = [
+    const OTHERS: [&str; 9] = [
         "/ociVersionMin",
         "/ociVersionMax",
         "/annotations",
+        "/potentiallyUnsafeConfigAnnotations",
         "/linux/capabilities",
         "/linux/seccomp/archs",
         "/linux/seccomp/supportedFlags",

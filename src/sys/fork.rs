@@ -182,8 +182,12 @@ pub(super) const IN_REACH_BOUND: Duration = Duration::from_secs(2);
 
 /// Ends and reaps a child that has nothing more to do. SIGKILL ends a stopped one too.
 pub(super) fn end(child: &Child) -> Result<()> {
-    let _ = super::pidfd::kill(&child.pidfd, libc::SIGKILL as u32); // It may have ended.
     let pid = rustix::process::Pid::from_raw(child.pid);
+    // It may have ended; or that call has been taken away (seccomp), and then it would be waited for for ever. The number is its
+    // own until then.
+    if let (Err(_), Some(pid)) = (super::pidfd::kill(&child.pidfd, libc::SIGKILL as u32), pid) {
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    }
     let waited = rustix::io::retry_on_intr(|| rustix::process::waitpid(pid, rustix::process::WaitOptions::empty()));
     waited.map(drop).os(|| "waitpid")
 }

@@ -27,12 +27,12 @@ pub fn skipped_on_v2(name: &str, why: &str) -> bool {
     is_v2()
 }
 
-/// Says that a test cannot run where systemd makes the cgroups, and returns whether that is so.
-pub fn skipped_by_systemd(name: &str, why: &str) -> bool {
-    if by_systemd() {
+/// Says that a test cannot run where there is cgroup v1, and returns whether that is so.
+pub fn skipped_on_v1(name: &str, why: &str) -> bool {
+    if !is_v2() {
         super::skipped(name, why);
     }
-    by_systemd()
+    !is_v2()
 }
 
 /// Whether containers are made as scopes by systemd (DRAY_CGROUP_DRIVER=systemd), not by paths.

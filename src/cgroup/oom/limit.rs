@@ -29,6 +29,8 @@ pub enum Limit {
     Above(PathBuf),
     /// The host's memory.
     Host,
+    /// None above it, of a cgroup that is gone.
+    Unknown,
 }
 
 impl fmt::Display for Limit {
@@ -38,6 +40,7 @@ impl fmt::Display for Limit {
             Limit::Below => write!(f, "the limit of a cgroup made in it"),
             Limit::Above(path) => write!(f, "the limit of {}, above its own", path.display()),
             Limit::Host => write!(f, "the host's memory"),
+            Limit::Unknown => write!(f, "its own limit or the host's memory"),
         }
     }
 }
@@ -45,7 +48,7 @@ impl fmt::Display for Limit {
 /// What tells them apart.
 #[derive(Debug)]
 pub struct Limits {
-    cgroup: Cgroup,
+    pub(super) cgroup: Cgroup,
     marks: Marks,
 }
 
@@ -73,7 +76,7 @@ impl Cgroup {
 }
 
 /// A cgroup and those above it but for the root: path and directory.
-fn line(cgroup: &Cgroup) -> impl Iterator<Item = (&Path, PathBuf)> {
+pub(super) fn line(cgroup: &Cgroup) -> impl Iterator<Item = (&Path, PathBuf)> {
     let hierarchy = cgroup.hierarchies.of("memory");
     let line = cgroup.path.ancestors().filter(|path| path.parent().is_some());
     hierarchy.into_iter().flat_map(move |hierarchy| line.clone().map(|path| (path, hierarchy.dir(path))))
@@ -119,7 +122,7 @@ impl Limits {
         let counts = line(&self.cgroup).map(|(_, dir)| ooms_in(&dir, LOCAL)).collect::<Result<Vec<_>>>()?;
         // memory.events has them all, those of cgroups that are gone among them: no walk, which a container makes as long as it
         // likes. (Mounted with memory_localevents, a host has nothing that tells.)
-        let all = line(&self.cgroup).next().map_or(Ok(0), |(_, dir)| ooms_in(&dir, "memory.events"))?;
+        let all = line(&self.cgroup).next().map_or(Ok(0), |(_, dir)| ooms_in(&dir, super::EVENTS))?;
         let below = all.saturating_sub(counts.first().copied().unwrap_or(0));
         let (counts_before, below_before) = seen.replace((counts.clone(), below));
         // The lowest: what it killed for was within it.

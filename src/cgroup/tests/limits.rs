@@ -1,6 +1,8 @@
 //! Limits beyond memory, cpu and pids. A controller that the host has not is played by a directory of plain files: what is
 //! written into them is what the kernel would get, one write(2) after the other.
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
 use super::*;
 
 /// Fails after everything else has been written: no host has the device.
@@ -330,4 +332,31 @@ fn huge_pages_network_and_rdma_are_written_where_their_controllers_are() {
         let e = refused.unwrap_err();
         assert!(e.kind() == Kind::InvalidArgument && e.to_string().contains("3MB"), "{e}");
     }
+}
+
+/// Of what is looked at for another reason the bell is still to tell.
+#[test]
+fn the_bell_of_lack_of_memory_rings_on_until_it_is_looked_at() {
+    let scratch = Scratch::new();
+    let cgroup = scratch.create();
+    let limits =
+        scratch.one(r#"{"memory":{"limit":8388608,"swap":8388608}}"#, r#"{"memory":{"limit":8388608,"swap":8388608}}"#);
+    cgroup.apply(&resources(limits)).unwrap();
+    let watch = cgroup.watch_oom().unwrap().unwrap();
+    let (bell, kind) = match watch.bell().unwrap() {
+        Bell::Eventfd(bell) => (bell, PollFlags::IN),
+        Bell::Events(bell) => (bell, PollFlags::PRI),
+    };
+    let rings = || poll(&mut [PollFd::new(&bell, kind)], Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap() == 1;
+    watch.look().unwrap();
+    assert!(!rings());
+    let hog = "exec dd if=/dev/zero of=/dev/null count=1 bs=64M 2>/dev/null";
+    ended(spawn_in(&[scratch.dir("memory", "c")], hog));
+    until("it rings", rings);
+    // The kernel rings once in 10 ms: not before the last.
+    std::thread::sleep(Duration::from_millis(100));
+    watch.note_others(0);
+    assert_eq!(watch.missed(0).unwrap(), None, "it is there");
+    assert!(rings(), "nobody has looked");
+    assert_eq!(watch.look().unwrap().unwrap().kills, 1);
 }

@@ -18,6 +18,7 @@ use super::making::{Streamed, listening, streams, tell};
 use super::run::{foreground, wait};
 use super::runtime::Signals;
 use super::target::{self, Found, Owner};
+use super::trace::Tracing;
 use super::{Global, runtime, sockets};
 use crate::cgroup::Below;
 use crate::engine::Engine;
@@ -83,6 +84,8 @@ pub struct Exec {
     /// Also in a container that is paused: it runs when that is resumed
     #[arg(long)]
     ignore_paused: bool,
+    #[command(flatten)]
+    tracing: Tracing,
     /// The container
     id: String,
     /// The program and its arguments
@@ -150,7 +153,8 @@ impl Exec {
         let gone = || Error::new(Kind::Unavailable, format!("container {}: its shim has ended just now", self.id));
         let client = found.shim().await?.ok_or_else(gone)?;
         self.judge(found.status().await?)?;
-        through::run(&client, found, self.document(found)?, self.pid_file.as_deref(), signals).await
+        let (document, pid_file) = (self.document(found)?, self.pid_file.as_deref());
+        through::run(&client, found, document, pid_file, &self.tracing, signals).await
     }
 
     async fn by_us(
@@ -181,7 +185,9 @@ impl Exec {
         engine.adopt_beside_owner(&found.state)?;
         let apart = Apart { handed, even_if_paused: self.ignore_paused, below };
         engine.exec_apart(&self.id, EXEC, process.to_string().as_bytes(), apart)?;
-        engine.clone().start(self.id.clone(), EXEC.to_owned()).await?;
+        let started = engine.clone().start(self.id.clone(), EXEC.to_owned()).await;
+        self.tracing.show(engine.traced(&self.id, Some(EXEC)).unwrap_or_default());
+        started?;
         let process = engine.process(&self.id, EXEC)?;
         if let Err(error) = tell(&process, pidfd_socket.as_ref(), self.pid_file.as_deref()) {
             let _ = process.signal(libc::SIGKILL as u32);

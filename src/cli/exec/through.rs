@@ -28,6 +28,7 @@ use super::super::console::{CHUNK, Ours, Raw, ours};
 use super::super::making::write_pid;
 use super::super::runtime::Signals;
 use super::super::target::Found;
+use super::super::trace::Tracing;
 
 /// Between two looks at whether more comes from a process that has ended.
 const LOOK: Duration = Duration::from_millis(100);
@@ -44,6 +45,7 @@ pub async fn run(
     found: &Found,
     mut process: Value,
     pid_file: Option<&Path>,
+    tracing: &Tracing,
     signals: Signals,
 ) -> Result<ExitCode> {
     let id = found.saved.id.as_str();
@@ -56,18 +58,20 @@ pub async fn run(
     }
     client.exec(id, &exec, process.to_string().into_bytes(), &fifos.streams()).await?;
     // The wait is asked for when it runs: an exit stays known until the delete below.
-    let pid = match client.start(id, &exec).await {
+    let started = client.start(id, &exec).await;
+    tracing.show_last(client, id, &exec).await;
+    let pid = match started {
         Ok(pid) => pid,
         Err(e) => {
             let _ = client.delete(id, &exec).await;
             return Err(e);
         }
     };
-    if let Some(path) = pid_file {
-        if let Err(e) = write_pid(path, pid).context(|| "--pid-file") {
-            let _ = client.kill(id, &exec, libc::SIGKILL as u32, false).await;
-            return Err(e);
-        }
+    if let Some(path) = pid_file
+        && let Err(e) = write_pid(path, pid).context(|| "--pid-file")
+    {
+        let _ = client.kill(id, &exec, libc::SIGKILL as u32, false).await;
+        return Err(e);
     }
     let raw = if terminal { Raw::of_ours()? } else { None };
     let status = relay(client, (id, &exec), &fifos, signals).await;
@@ -148,7 +152,8 @@ impl Moved {
 struct Fifos {
     directory: PathBuf,
     terminal: bool,
-    stdin: AsyncFd<OwnedFd>,
+    /// Let go of with the caller's: it is a writer as well, without whose end there is none.
+    stdin: Cell<Option<AsyncFd<OwnedFd>>>,
     stdout: AsyncFd<OwnedFd>,
     stderr: Option<AsyncFd<OwnedFd>>,
 }
@@ -173,7 +178,7 @@ impl Fifos {
             directory: directory.to_owned(),
             terminal,
             // Both ends: what is written before the shim has opened it is kept, and a write never fails.
-            stdin: fifo("stdin", OFlags::RDWR, Interest::WRITABLE)?,
+            stdin: Cell::new(Some(fifo("stdin", OFlags::RDWR, Interest::WRITABLE)?)),
             stdout: fifo("stdout", OFlags::RDONLY, Interest::READABLE)?,
             stderr: (!terminal).then(|| fifo("stderr", OFlags::RDONLY, Interest::READABLE)).transpose()?,
         })
@@ -186,6 +191,7 @@ impl Fifos {
     }
 
     async fn relay_stdin(&self) -> Result<()> {
+        let Some(fifo) = self.stdin.take() else { return Ok(()) };
         let caller = Ours::new(rustix::stdio::stdin(), Interest::READABLE);
         let mut buffer = [0; CHUNK];
         loop {
@@ -196,11 +202,11 @@ impl Fifos {
                 read => read.os(|| "read stdin")?,
             };
             // No more than the pipe's atom: all of it goes, or none.
-            while let Err(errno) = rustix::io::write(&self.stdin, &buffer[..count]) {
+            while let Err(errno) = rustix::io::write(&fifo, &buffer[..count]) {
                 if errno != Errno::AGAIN {
                     return Err(errno).os(|| "write stdin's fifo");
                 }
-                let Ok(mut ready) = self.stdin.writable().await else { return Ok(()) };
+                let Ok(mut ready) = fifo.writable().await else { return Ok(()) };
                 ready.clear_ready();
             }
         }
