@@ -190,7 +190,11 @@ fn a_bundle_a_rootfs_or_a_fifo_that_is_not_there() {
         refused(with(&|r| r.stdout = "/nonexistent".into()).await, Code::NOT_FOUND, &["two", "stdout", "/nonexistent"]);
         refused(with(&|r| r.stdin = "/nonexistent".into()).await, Code::NOT_FOUND, &["two", "stdin", "/nonexistent"]);
         refused(with(&|r| r.stderr = "/dev/null".into()).await, Code::INVALID_ARGUMENT, &["stderr", "not a fifo"]);
-        refused(with(&|r| r.checkpoint = "/x".into()).await, Code::UNIMPLEMENTED, &["checkpoint"]);
+        refused(
+            with(&|r| r.checkpoint = "/nonexistent".into()).await,
+            Code::NOT_FOUND,
+            &["two", "no checkpoint", "/nonexistent"],
+        );
         let mount = |kind: &str, options: &[&str]| Mount {
             type_: kind.into(),
             source: "/nonexistent".into(),

@@ -184,6 +184,7 @@ fn a_panic_in_create_undoes_the_container() {
             stdio: StdioUris { stdout, ..StdioUris::default() },
             options: Default::default(),
             command: None,
+            restore: None,
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let error = tokio::task::LocalSet::new().block_on(&runtime, async {

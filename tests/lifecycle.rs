@@ -116,7 +116,7 @@ fn both_names_of_the_task_service_answer_and_what_is_missing_says_so() {
         for name in [TASK_V2, TASK_V3] {
             let task = world.service(name);
             assert!(task.connect("one").await.unwrap().task_pid > 0);
-            refused(task.checkpoint("one", "/tmp".as_ref()).await, Code::UNIMPLEMENTED, &["Checkpoint"]);
+            refused(task.checkpoint("none", "/tmp".as_ref()).await, Code::NOT_FOUND, &["none"]);
             refused(task.call_raw("Dance", Vec::new()).await, Code::UNIMPLEMENTED, &["Dance"]);
         }
         // containerd probes these, and goes without where it is told that they are not there.

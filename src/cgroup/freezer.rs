@@ -36,6 +36,12 @@ impl Cgroup {
         }
     }
 
+    /// The directory by which it is frozen, where there is a freezer.
+    pub fn freezer(&self) -> Option<PathBuf> {
+        let unified = || self.hierarchies.unified.as_deref().map(|unified| unified.dir(&self.path));
+        self.v1_freezer().or_else(unified)
+    }
+
     /// Whether all of it stands still, by itself or by one above it.
     pub fn is_frozen(&self) -> Result<bool> {
         if let Some(freezer) = self.v1_freezer() {

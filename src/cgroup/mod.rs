@@ -163,6 +163,17 @@ impl Cgroup {
         &self.path
     }
 
+    /// Each controller's name, or that of a hierarchy without one, and the cgroup's full name there, as /proc/PID/cgroup has
+    /// them.
+    pub fn names(&self) -> Vec<(String, String)> {
+        let mut all = Vec::new();
+        for hierarchy in self.hierarchies.all() {
+            let full = hierarchy.full(&self.path).to_string_lossy().into_owned();
+            all.extend(hierarchy.name.split(',').map(|name| (name.to_owned(), full.clone())));
+        }
+        all
+    }
+
     /// Sets the limits and the device rules. Devices are denied but for runc's default list also when `resources` has
     /// no rules, so this is called for each container, with `LinuxResources::default()` if need be.
     ///

@@ -86,6 +86,7 @@ impl Making {
                 systemd_cgroup: global.systemd_cgroup,
                 ..Options::default()
             },
+            restore: None,
             command: Some(ByCommand { handed, fifo: held }),
         };
         Ok((request, of_terminal))

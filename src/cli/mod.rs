@@ -10,6 +10,7 @@ mod checkpoint;
 mod completions;
 mod console;
 mod create;
+mod criu;
 mod delete;
 mod events;
 mod exec;

@@ -1,23 +1,118 @@
 //! `dray restore`
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
 
-use super::Global;
-use crate::error::{Error, Kind, Result};
+use super::criu::Criu;
+use super::making::{Making, write_pid};
+use super::run::{foreground, remove, wait};
+use super::{Global, runtime};
+use crate::engine::restore::Request;
+use crate::engine::state::StateDir;
+use crate::error::{Context, Result};
 
 /// Makes a container from a checkpoint.
 #[derive(Debug, Args)]
 pub struct Restore {
-    /// The container.
+    #[command(flatten)]
+    criu: Criu,
+    /// Directory of the bundle [default: the current directory]
+    #[arg(short, long, value_name = "DIR")]
+    bundle: Option<PathBuf>,
+    /// Unix socket that the master of the container's terminal is sent to
+    #[arg(long, value_name = "SOCKET")]
+    console_socket: Option<PathBuf>,
+    /// File to write the pid of the container's init to
+    #[arg(long, value_name = "FILE")]
+    pid_file: Option<PathBuf>,
+    /// Leave the container behind, running
+    #[arg(short, long)]
+    detach: bool,
+    /// Do not delete the container when its program has ended
+    #[arg(long)]
+    keep: bool,
+    /// Leave the orphans of the container to the caller
+    #[arg(long)]
+    no_subreaper: bool,
+    /// Change the root without pivot_root(2): CRIU sees to it
+    #[arg(long)]
+    no_pivot: bool,
+    /// Profile of the security module, TYPE:NAME, instead of that in the images
+    #[arg(long, value_name = "PROFILE")]
+    lsm_profile: Option<String>,
+    /// Context of mounts instead of that in the images
+    #[arg(long, value_name = "CONTEXT")]
+    lsm_mount_context: Option<String>,
+    /// The container's id.
     pub id: String,
 }
 
-/// Runs it.
+/// Runs it; the status is the program's, where that is waited for.
 ///
 /// # Errors
-/// `Unimplemented`.
-pub fn run(_global: &Global, _args: Restore) -> Result<ExitCode> {
-    Err(Error::new(Kind::Unimplemented, "restore is not there yet"))
+/// As [`crate::engine::Engine::create`] and [`crate::engine::Engine::start`]. Then nothing of the container is left.
+pub fn run(global: &Global, args: Restore) -> Result<ExitCode> {
+    runtime::seal()?;
+    let making = Making {
+        bundle: args.bundle.clone(),
+        console_socket: args.console_socket.clone(),
+        pidfd_socket: None,
+        // There is none before the start.
+        pid_file: None,
+        no_pivot: args.no_pivot,
+        no_new_keyring: false,
+        preserve_fds: 0,
+    };
+    let (mut request, terminal) = making.request(global, &args.id, args.detach, false)?;
+    request.restore = Some(args.request(global)?);
+    let (root, namespace) = runtime::new_place(global)?;
+    let state = StateDir::new(&root, &namespace, &args.id)?;
+    runtime::run(global, (&root, &namespace), !args.no_subreaper, async |engine, mut signals| {
+        let init = making.make(&engine, request, &mut signals).await?;
+        let started = engine.clone().start(args.id.clone(), String::new()).await;
+        let told = started.and_then(|pid| {
+            args.pid_file.as_deref().map_or(Ok(()), |path| write_pid(path, pid)).context(|| "--pid-file")
+        });
+        let foreground = match told.and_then(|()| foreground(terminal)) {
+            Ok(foreground) => foreground,
+            Err(error) => {
+                let _ = init.signal(libc::SIGKILL as u32); // It may never have been.
+                if init.pid() != 0 {
+                    init.wait().await;
+                }
+                remove(&engine, &state, &init).await.unwrap_or_else(|e| log::error!("{e}"));
+                return Err(error);
+            }
+        };
+        if args.detach {
+            return Ok(ExitCode::SUCCESS);
+        }
+        let status = wait(&init, foreground, &mut signals).await;
+        if !args.keep {
+            remove(&engine, &state, &init).await?;
+        }
+        Ok(ExitCode::from(status))
+    })
+}
+
+impl Restore {
+    fn request(&self, global: &Global) -> Result<Request> {
+        Ok(Request {
+            images: self.criu.images()?,
+            work: self.criu.work()?,
+            open_tcp: self.criu.tcp_established,
+            close_tcp: self.criu.tcp_close,
+            external_unix_sockets: self.criu.ext_unix_sk,
+            terminal: self.criu.shell_job,
+            file_locks: self.criu.file_locks,
+            cgroups: self.criu.cgroups()?,
+            auto_dedup: self.criu.auto_dedup,
+            lazy_pages: self.criu.lazy_pages,
+            lsm_profile: self.lsm_profile.clone(),
+            lsm_mount_context: self.lsm_mount_context.clone(),
+            criu: Criu::program(global),
+        })
+    }
 }

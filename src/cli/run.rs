@@ -117,7 +117,7 @@ pub async fn wait(init: &Process, foreground: Option<Foreground>, signals: &mut 
 }
 
 /// Deletes the container, unless somebody else has: its id may be another's by now.
-async fn remove(engine: &Rc<Engine>, state: &StateDir, init: &Process) -> Result<()> {
+pub(super) async fn remove(engine: &Rc<Engine>, state: &StateDir, init: &Process) -> Result<()> {
     let Some(_lock) = state.lock_within(LOCK_BOUND).await? else { return Ok(()) };
     let own = Identity::of(std::process::id() as i32)?;
     match state.load()? {

@@ -34,6 +34,7 @@ use super::listener::Listener;
 use super::oom::Oom;
 use super::ready::watch;
 use super::remains::{self, Remains};
+use super::restore::own_time_namespace;
 use super::state::{FIFO, Identity, Saved, StateDir};
 use super::trace;
 
@@ -156,7 +157,8 @@ impl Engine {
         Ok(Rc::new(Container {
             id: saved.id.clone(),
             bundle: saved.bundle.clone(),
-            namespaces: flags,
+            // One that was restored may have more of them.
+            namespaces: (flags | living.map_or(0, own_time_namespace)).into(),
             id_maps: id_maps(spec, living)?,
             private_pid_ns: namespaces::has_private_pid_ns(spec),
             oom_score_adj: process.oom_score_adj(),
@@ -174,6 +176,8 @@ impl Engine {
             exec_ended: Default::default(),
             freezer: std::cell::Cell::new(if frozen { FreezerState::Frozen } else { FreezerState::Thawed }),
             resumed: Default::default(),
+            in_checkpoint: Default::default(),
+            restore: Default::default(),
             stats: Default::default(),
             oom: oom.map(Oom::new).map(Rc::new),
             fifo: saved.by_command.then(|| state.path().join(FIFO)),

@@ -32,6 +32,7 @@ use super::oom::Oom;
 use super::options::Options;
 use super::place::Scope;
 use super::remains::Remains;
+use super::restore::Pending;
 use super::stdio::Stdio;
 use super::trace::{Step, UnderWay};
 use tokio::io::unix::AsyncFd;
@@ -43,7 +44,7 @@ pub struct Container {
     /// Its bundle directory.
     pub bundle: PathBuf,
     /// CLONE_NEW* flags of the namespaces in which it is not the host.
-    pub namespaces: u64,
+    pub namespaces: Cell<u64>,
     /// The maps of its user namespace, where that is not the host's.
     pub id_maps: Option<IdMaps>,
     /// It has a pid namespace of its own: the kernel ends all of it with its init. Else its cgroup is its only bound.
@@ -78,6 +79,10 @@ pub struct Container {
     pub freezer: Cell<FreezerState>,
     /// Rings when it is not to stand still any more.
     pub resumed: Notify,
+    /// CRIU is writing it to images.
+    pub in_checkpoint: Cell<bool>,
+    /// What its init is to be made of, where that is images, until it is.
+    pub(super) restore: RefCell<Option<Box<Pending>>>,
     /// What its numbers are read from, from the first question for them on.
     pub stats: OnceCell<Source>,
     /// Its watch for the OOM killer, where the host has one.

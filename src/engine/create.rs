@@ -34,6 +34,7 @@ use crate::sys::userns::Own;
 
 use super::Engine;
 use super::capabilities::warn_of_unknown;
+use super::checkpoint;
 use super::console;
 use super::container::{Container, Process};
 use super::events::{Event, RootfsMount, StdioUris};
@@ -49,6 +50,7 @@ use super::options::Options;
 use super::place::{Making, Site};
 use super::ready::watch;
 use super::remains::{KILL_BOUND, Remains, Unmount, remove_saved};
+use super::restore::{self, Prepared};
 use super::rootfs;
 use super::state::{FIFO, Identity, Saved, StateDir, Taken};
 use super::trace::{self, Step, UnderWay};
@@ -76,6 +78,8 @@ pub struct Request {
     pub stdio: StdioUris,
     /// What else is asked for.
     pub options: Options,
+    /// Its processes are to be made of a checkpoint.
+    pub restore: Option<restore::Request>,
     /// What the command line asks for, where that is who does.
     pub command: Option<ByCommand>,
 }
@@ -90,27 +94,27 @@ pub struct ByCommand {
 }
 
 /// The request after everything that can be judged about it without an effect.
-struct Judged {
-    request: Request,
-    spec: Spec,
+pub(super) struct Judged {
+    pub(super) request: Request,
+    pub(super) spec: Spec,
     /// The document of it.
     config: Vec<u8>,
     /// What init is handed.
     handed: Option<HandedStreams>,
     /// The root file system: `root.path`.
-    rootfs: PathBuf,
+    pub(super) rootfs: PathBuf,
     /// The request's mounts.
     rootfs_mounts: Vec<rootfs::Planned>,
     /// Where they go: always the bundle's own directory (containerd: runc.NewContainer), for what is
     /// mounted there is taken away until nothing is, and `root.path` may be any path of the host's.
     mount_point: PathBuf,
-    site: Site,
-    state: StateDir,
-    resctrl: Option<Resctrl>,
-    seccomp: Option<Rc<Filter>>,
-    id_maps: Option<IdMaps>,
+    pub(super) site: Rc<Site>,
+    pub(super) state: StateDir,
+    pub(super) resctrl: Option<Resctrl>,
+    pub(super) seccomp: Option<Rc<Filter>>,
+    pub(super) id_maps: Option<IdMaps>,
     /// The namespaces that it joins, open: their paths may lead to others by the time.
-    joined: Vec<(Namespace, OwnedFd)>,
+    pub(super) joined: Vec<(Namespace, OwnedFd)>,
     /// How far the create is.
     trace: Rc<UnderWay>,
 }
@@ -241,6 +245,9 @@ impl Engine {
         self.take_ungrantable(&name, id_maps.as_ref(), &mut process.capabilities);
         self.leave_groups(&name, &mut process);
         process.session_keyring = !request.options.no_new_keyring;
+        if let Some(checkpoint) = &request.restore {
+            restore::judge(self, checkpoint, &spec, &request.bundle)?;
+        }
         let mut request = request;
         let handed = request.command.as_mut().map(|command| command.handed.take(&mut process)).transpose()?;
         if request.command.as_ref().is_some_and(|command| command.fifo)
@@ -259,7 +266,7 @@ impl Engine {
             rootfs,
             rootfs_mounts,
             mount_point,
-            site,
+            site: Rc::new(site),
             resctrl,
             state,
             seccomp,
@@ -364,6 +371,11 @@ impl Engine {
         child.at(Step::Planning);
         let treatment = process.treatment.clone();
         let hooks = Hooks::of(&request.id, &request.bundle, &judged.spec)?;
+        if let Some(checkpoint) = &request.restore {
+            let prepared = Prepared { init: child, streams, making, saved, hooks, treatment };
+            return self.restorable(judged, checkpoint, prepared, remains);
+        }
+        saved.descriptors = checkpoint::names_of(&streams);
         let mut unborn = plan_init(self.own, judged, process, streams, &making, hooks.as_ref().map(Hooks::plan))?;
         unborn.plan.seccomp = judged.seccomp.clone();
         let held = request.command.as_ref().is_some_and(|command| command.fifo);
@@ -435,7 +447,7 @@ impl Engine {
         Ok(Rc::new(Container {
             id: request.id.clone(),
             bundle: request.bundle.clone(),
-            namespaces: plan::namespace_flags(&judged.spec),
+            namespaces: plan::namespace_flags(&judged.spec).into(),
             id_maps: judged.id_maps.clone(),
             private_pid_ns: namespaces::has_private_pid_ns(&judged.spec),
             oom_score_adj,
@@ -453,6 +465,8 @@ impl Engine {
             init_reaped: Default::default(),
             freezer: Default::default(),
             resumed: Default::default(),
+            in_checkpoint: Default::default(),
+            restore: Default::default(),
             stats: Default::default(),
             oom: oom.take(),
             fifo: held.then(|| judged.state.path().join(FIFO)),
@@ -676,7 +690,7 @@ fn owner_of_cgroup(judged: &Judged) -> Option<u32> {
 }
 
 /// The hierarchies as a mount of type cgroup shows them.
-fn cgroup_views(cgroup: &Cgroup) -> plan::Cgroups {
+pub(super) fn cgroup_views(cgroup: &Cgroup) -> plan::Cgroups {
     let view = |view: cgroup::View| plan::CgroupHierarchy {
         links: view.controllers.iter().filter(|name| **name != view.directory_name).cloned().collect(),
         options: Some(view.options),

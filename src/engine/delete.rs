@@ -79,7 +79,11 @@ impl Engine {
     async fn delete_container(&self, container: &Container, remains: &mut Remains) -> Result<Deleted> {
         let trace = self.traces.begin(trace::Kind::Delete, &container.id, "", Step::Ending);
         let init = &container.init;
-        if init.state() == State::Created {
+        if init.pid() == 0 {
+            // To be restored, and never was: there is nothing to end.
+            container.restore.take();
+            init.set_exit(Exit { status: 0, at: SystemTime::now() });
+        } else if init.state() == State::Created {
             match init.signal(libc::SIGKILL as u32) {
                 Err(e) if e.kind() != Kind::NotFound => return Err(e),
                 _ => {}

@@ -91,6 +91,13 @@ pub enum Event {
         /// Container.
         id: String,
     },
+    /// /tasks/checkpointed
+    Checkpointed {
+        /// Container.
+        id: String,
+        /// The directory of the images.
+        path: String,
+    },
     /// /tasks/oom
     Oom {
         /// Container.

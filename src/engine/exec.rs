@@ -60,6 +60,13 @@ impl Engine {
             return Err(name(Error::new(Kind::AlreadyExists, "already exists")));
         }
         container.refuse_if_ending().map_err(name)?;
+        container.refuse_in_checkpoint().map_err(name)?;
+        if container.init.pid() == 0 {
+            return Err(name(Error::new(
+                Kind::FailedPrecondition,
+                "cannot exec in a container that is to be restored",
+            )));
+        }
         if !apart.as_ref().is_some_and(|apart| apart.even_if_paused) {
             container.refuse_if_paused().map_err(name)?;
         }
@@ -102,7 +109,8 @@ impl Engine {
         *process.stdio.borrow_mut() = Some(Rc::new(stdio));
         process.at(Step::Planning);
         let init = container.init.pidfd()?;
-        let work = Work::Exec(plan::Exec { init: init.try_clone().os(|| "dup")?, namespaces: container.namespaces });
+        let work =
+            Work::Exec(plan::Exec { init: init.try_clone().os(|| "dup")?, namespaces: container.namespaces.get() });
         let mut unborn = unborn(work, planned, streams, Joins::default(), None)?;
         unborn.plan.seccomp = container.seccomp.clone();
         let outside = Outside::of(&unborn.plan, container.id_maps.as_ref());

@@ -108,6 +108,15 @@ impl Engine {
         self.heard(child, bound(&hooks.create_container)).await
     }
 
+    /// Runs those hooks of create that runc runs for a container that is restored: the runtime's own.
+    pub(super) async fn run_restore_hooks(&self, hooks: &Hooks, pid: i32) -> Result<()> {
+        if hooks.at_create.is_empty() {
+            return Ok(());
+        }
+        let work = |shim: BorrowedFd<'_>| run_outside(&hooks.at_create, &hooks.about, Some(pid), Some(shim));
+        self.in_child_told("running the hooks of create", work).await
+    }
+
     /// Runs the hooks that follow the start of the container's program. One that fails ends the container
     /// (runtime.md, "Lifecycle", step 9).
     pub(super) async fn run_poststart_hooks(&self, container: &Rc<Container>) -> Result<()> {

@@ -35,6 +35,7 @@ impl Engine {
         if container.init.state() != State::Running || container.init_reaped.get() {
             return Err(name(Error::new(Kind::FailedPrecondition, "cannot pause a container that is not running")));
         }
+        container.refuse_in_checkpoint().map_err(name)?;
         container.freezer_says(FreezerEvent::Pause).map_err(name)?;
         match freeze(&container).await {
             Ok(true) => {
@@ -61,6 +62,7 @@ impl Engine {
         let name = |e: Error| e.context(format!("container {id}"));
         let was = container.freezer.get();
         was.after(FreezerEvent::Resume).map_err(name)?;
+        container.refuse_in_checkpoint().map_err(name)?;
         container.cgroup.unfreeze().map_err(name)?;
         container.freezer_says(FreezerEvent::Resume).map_err(name)?;
         if was == FreezerState::Frozen {

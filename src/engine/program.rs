@@ -1,14 +1,16 @@
 //! Programs beside the containers: loggers, reaped as every child is. (Hooks are run by a process that waits for them,
 //! [`crate::init::hooks`].)
 
+use tokio::io::Interest;
 use tokio::sync::oneshot;
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Os, Result};
 use crate::sys::pidfd;
 use crate::sys::spawn::{self, Program, Spawned};
 
 use super::Engine;
 use super::events::Exit;
+use super::ready::watch;
 
 /// A program that the shim has started.
 pub(super) struct Running {
@@ -19,7 +21,12 @@ pub(super) struct Running {
 impl Engine {
     /// Starts `program`, and takes note of its process in the same breath.
     pub(super) fn run_program(&self, program: &Program) -> Result<Running> {
-        let spawned = spawn::spawn(program)?;
+        self.run_program_after(program, || Ok(()))
+    }
+
+    /// The same with something done in its process before it is executed, with no descriptors but the program's.
+    pub(super) fn run_program_after(&self, program: &Program, last: impl FnOnce() -> Result<()>) -> Result<Running> {
+        let spawned = spawn::spawn_after(program, last)?;
         let exited = self.note_helper(spawned.child.pid);
         Ok(Running { spawned, exited })
     }
@@ -39,6 +46,17 @@ impl Running {
         let lost = |_| Error::new(Kind::Internal, "nobody has waited for the program");
         let exit = (&mut self.exited).await.map_err(lost)?;
         self.spawned.refused().map_or(Ok(exit), Err)
+    }
+
+    /// Waits until it is executed.
+    ///
+    /// # Errors
+    /// That it could not be.
+    pub(super) async fn executed(&mut self) -> Result<()> {
+        let verdict = watch(self.spawned.verdict(), Interest::READABLE)?;
+        verdict.readable().await.os(|| "epoll_wait").map(drop)?;
+        drop(verdict);
+        self.spawned.refused().map_or(Ok(()), Err)
     }
 
     /// Sends a signal to it alone.

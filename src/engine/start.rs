@@ -29,6 +29,7 @@ impl Engine {
         let container = self.container(&id)?;
         let process = container.process(&exec)?;
         container.refuse_if_ending().map_err(|e| e.context(process.to_string()))?;
+        container.refuse_in_checkpoint().map_err(|e| e.context(process.to_string()))?;
         if !process.even_if_paused.get() {
             container.refuse_if_paused().map_err(|e| e.context(process.to_string()))?;
         }
@@ -42,6 +43,7 @@ impl Engine {
         let kills = container.oom.as_ref().map_or(0, |oom| oom.mark());
         let starting = async {
             match exec.as_str() {
+                "" if container.init.pid() == 0 => self.restore(&container).await,
                 "" => self.release(&container).await,
                 _ => self.start_exec(&container, &process).await,
             }

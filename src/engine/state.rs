@@ -86,6 +86,9 @@ pub struct Saved {
     /// The hooks to be run when all of it is gone, once there is something that they may have to undo.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub poststop: Option<Poststop>,
+    /// What CRIU calls the standard streams that its init was given; none where it has a terminal.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub descriptors: Vec<String>,
     /// The command line has made it: nobody owns it once it is made, whoever has the directory locked may do with it what is
     /// to be done, and its specification is beside this document.
     #[serde(default, skip_serializing_if = "is_default")]
@@ -146,6 +149,7 @@ impl Saved {
             scope: None,
             resctrl: Vec::new(),
             poststop: None,
+            descriptors: Vec::new(),
             by_command: false,
             options: Options::default(),
         })

@@ -66,7 +66,7 @@ impl Engine {
 const ROOM: u64 = 1 << 20;
 
 fn network(container: &Container) -> Result<Vec<Interface>> {
-    if container.namespaces & libc::CLONE_NEWNET as u64 == 0 || container.init_reaped.get() {
+    if container.namespaces.get() & libc::CLONE_NEWNET as u64 == 0 || container.init_reaped.get() {
         return Ok(Vec::new());
     }
     // Not kept open: that would keep the namespace. The pid is init's, for we have not reaped it.

@@ -18,9 +18,14 @@ pub fn join_cgroups(born: &mut Born<'_>) -> Result<()> {
         if name == UNIFIED && born.birth.in_cgroup {
             continue;
         }
-        rustix::io::write(file, b"0").map(drop).os(|| format!("write 0 to {name}"))?;
+        write_into(name, std::os::fd::AsFd::as_fd(file))?;
     }
     Ok(())
+}
+
+/// Moves the calling process into the cgroup whose file of tasks or processes this is.
+pub fn write_into(name: &str, file: std::os::fd::BorrowedFd<'_>) -> Result<()> {
+    rustix::io::write(file, b"0").map(drop).os(|| format!("write 0 to {name}"))
 }
 
 /// The name under which a plan's list holds the cgroup v2 directory's `cgroup.procs`, if it does.

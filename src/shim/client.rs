@@ -20,6 +20,7 @@ use ttrpc::Code;
 use ttrpc::r#async::transport::Socket;
 use ttrpc::context::Context;
 
+use crate::engine::checkpoint;
 use crate::engine::state::Identity;
 use crate::engine::trace::Operation;
 use crate::error::{Error, Kind, Os, Result};
@@ -40,6 +41,9 @@ const CHANGE: Duration = Duration::from_secs(60);
 
 /// For a start and a delete, which run hooks and wait for mounts.
 const LONG: Duration = Duration::from_secs(150);
+
+/// For a checkpoint, which takes as long as there is memory to be written; it has its bound in the shim.
+const CHECKPOINT: Duration = Duration::from_secs(2 * 3600);
 
 /// The prefix of containerd's typeurl for the specification's types.
 const SPEC_TYPES: &str = "types.containerd.io/opencontainers/runtime-spec/1/";
@@ -174,6 +178,18 @@ impl Client {
         let resources = MessageField::some(specified("LinuxResources", resources));
         let request = UpdateTaskRequest { id: id.to_owned(), resources, ..Default::default() };
         self.task.update(self.within(CHANGE), &request).await.map(drop).map_err(error)
+    }
+
+    /// Writes a container to images. What containerd's message has no words for is left out.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` for one that does not run; what CRIU says.
+    pub async fn checkpoint(&self, request: checkpoint::Request) -> Result<()> {
+        self.task
+            .checkpoint(self.within(CHECKPOINT), &super::checkpoint::message(request))
+            .await
+            .map(drop)
+            .map_err(error)
     }
 
     /// Records an exec: `process` is its specification, a JSON document.

@@ -8,6 +8,7 @@
 
 mod address;
 pub mod bootstrap;
+mod checkpoint;
 pub mod client;
 pub mod daemon;
 pub mod dialect;

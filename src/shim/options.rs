@@ -26,6 +26,8 @@ pub struct Options {
     pub container: Container,
     /// The cgroup in which the shim itself is to run.
     pub shim_cgroup: Option<PathBuf>,
+    /// Where CRIU's log of a restore goes.
+    pub criu_work: Option<PathBuf>,
 }
 
 /// Type names, without the host that some put before them.
@@ -70,7 +72,7 @@ fn invalid(why: impl Into<String>) -> Error {
 
 /// What each asks for. The rest changes nothing that a container sees:
 /// - `root` is where runc keeps its state; ours is below /run/dray, by namespace and id;
-/// - `criu_image_path` and `criu_work_path` are for checkpoints, and a request for one is refused itself;
+/// - `criu_image_path` is containerd's: what it is of, a Create with a checkpoint, says it itself;
 /// - `task_api_address` and `task_api_version` tell containerd, not the shim, to use one that runs already.
 fn judge(options: oci::Options) -> Result<Options> {
     if !matches!(options.binary_name.as_str(), "" | "runc" | "crun") {
@@ -93,6 +95,7 @@ fn judge(options: oci::Options) -> Result<Options> {
             io_gid: id(options.io_gid),
         },
         shim_cgroup: (!options.shim_cgroup.is_empty()).then(|| options.shim_cgroup.into()),
+        criu_work: (!options.criu_work_path.is_empty()).then(|| options.criu_work_path.into()),
     })
 }
 
@@ -123,7 +126,7 @@ fn generic(bytes: &[u8]) -> Result<oci::Options> {
     Ok(options)
 }
 
-/// `containerd.linux.runc.CreateOptions`, of which the protos crate has no type either. Its other fields are criu's.
+/// `containerd.linux.runc.CreateOptions`, of which the protos crate has no type either. Its other fields are of a checkpoint.
 fn legacy(bytes: &[u8]) -> containerd_shim_protos::protobuf::Result<oci::Options> {
     let mut options = oci::Options::default();
     let mut input = CodedInputStream::from_bytes(bytes);
@@ -135,6 +138,7 @@ fn legacy(bytes: &[u8]) -> containerd_shim_protos::protobuf::Result<oci::Options
             (9, 2) => options.shim_cgroup = input.read_string()?,
             (10, 0) => options.io_uid = input.read_uint32()?,
             (11, 0) => options.io_gid = input.read_uint32()?,
+            (12, 2) => options.criu_work_path = input.read_string()?,
             _ => rt::skip_field_for_tag(tag, &mut input)?,
         }
     }
@@ -152,7 +156,8 @@ fn set(options: &mut oci::Options, key: &str, value: Value) -> Result<()> {
         ("IoUid", Value::Integer(value)) => options.io_uid = id(key, value)?,
         ("IoGid", Value::Integer(value)) => options.io_gid = id(key, value)?,
         // See `judge`.
-        ("Root" | "CriuPath" | "CriuImagePath" | "CriuWorkPath" | "TaskApiAddress", Value::String(_)) => {}
+        ("CriuWorkPath", Value::String(value)) => options.criu_work_path = value,
+        ("Root" | "CriuPath" | "CriuImagePath" | "TaskApiAddress", Value::String(_)) => {}
         ("TaskApiVersion", Value::Integer(_)) => {}
         ("TypeUrl", Value::String(_)) => {}
         (key, value) => return Err(invalid(format!("not an option: {key} = {value:?}"))),
@@ -218,6 +223,7 @@ mod tests {
             io_uid: 7,
             binary_name: "crun".into(),
             root: "/run/somewhere".into(),
+            criu_work_path: "/work".into(),
             ..Default::default()
         };
         let wanted = Options {
@@ -229,16 +235,20 @@ mod tests {
                 io_gid: None,
             },
             shim_cgroup: Some("/shims".into()),
+            criu_work: Some("/work".into()),
         };
         assert_eq!(runc(&all).unwrap(), wanted);
         let text = "NoPivotRoot = true\nNoNewKeyring = true\nShimCgroup = \"/shims\"\nIoUid = 7\nIoGid = 0\n\
-                    BinaryName = \"crun\"\nRoot = \"/r\"\nSystemdCgroup = true\nCriuPath = \"\"";
+                    BinaryName = \"crun\"\nRoot = \"/r\"\nSystemdCgroup = true\nCriuPath = \"\"\nCriuWorkPath = \"/work\"";
         assert_eq!(toml(text).unwrap(), wanted);
         let mut legacy = vec![1 << 3, 1, 8 << 3, 1, 10 << 3, 7, 12 << 3 | 2, 1, b'x', 9 << 3 | 2, 6];
         legacy.extend(b"/shims");
         // In that type systemd's driver is not chosen.
         let container = Container { systemd_cgroup: false, ..wanted.container };
-        assert_eq!(decode(Some(&any(LEGACY, legacy))).unwrap(), Options { container, ..wanted.clone() });
+        assert_eq!(
+            decode(Some(&any(LEGACY, legacy))).unwrap(),
+            Options { container, criu_work: Some("x".into()), ..wanted.clone() }
+        );
         assert_eq!(decode(None).unwrap(), Options::default());
         assert_eq!(decode(Some(&Any::new())).unwrap(), Options::default());
         let with_host = any(&format!("type.googleapis.com/{RUNC}"), all.write_to_bytes().unwrap());

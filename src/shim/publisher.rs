@@ -266,6 +266,12 @@ fn message(event: Event) -> (&'static str, Any) {
             m.container_id = id;
             (topics::TASK_RESUMED_EVENT_TOPIC, any("containerd.events.TaskResumed", &m))
         }
+        Event::Checkpointed { id, path } => {
+            let mut m = task::TaskCheckpointed::new();
+            m.container_id = id;
+            m.checkpoint = path;
+            (topics::TASK_CHECKPOINTED_EVENT_TOPIC, any("containerd.events.TaskCheckpointed", &m))
+        }
         Event::Oom { container } => {
             let mut m = task::TaskOOM::new();
             m.container_id = container;

@@ -40,7 +40,7 @@ use crate::error::{Error, Kind, Os, Result};
 
 use super::daemon::{BINARY, End};
 use super::metrics;
-use super::{VERSION, options, trace};
+use super::{VERSION, checkpoint, options, trace};
 
 /// The service's names: messages and methods are the same in both (containerd 1.6 and 1.7 ask for v2, 2.0 and later for v3).
 const NAMES: [&str; 2] = ["containerd.task.v2.Task", "containerd.task.v3.Task"];
@@ -128,9 +128,7 @@ pub(super) fn status(error: Error) -> ttrpc::Error {
 #[async_trait]
 impl containerd_shim_protos::shim_async::Task for Task {
     async fn create(&self, _: &TtrpcContext, request: CreateTaskRequest) -> ttrpc::Result<CreateTaskResponse> {
-        if !request.checkpoint.is_empty() {
-            return Err(status(Error::new(Kind::Unimplemented, "restore from a checkpoint is not supported")));
-        }
+        let options = options::decode(request.options.as_ref()).map_err(status)?;
         let request = Request {
             bundle: absolute_bundle(&request.bundle).map_err(status)?,
             rootfs: request.rootfs.into_iter().map(rootfs_mount).collect(),
@@ -140,7 +138,8 @@ impl containerd_shim_protos::shim_async::Task for Task {
                 stderr: request.stderr,
                 terminal: request.terminal,
             },
-            options: options::decode(request.options.as_ref()).map_err(status)?.container,
+            options: options.container,
+            restore: checkpoint::restore(request.checkpoint, options.criu_work),
             id: request.id,
             command: None,
         };
@@ -271,11 +270,10 @@ impl containerd_shim_protos::shim_async::Task for Task {
         Ok(StatsResponse { stats, ..Default::default() })
     }
 
-    // What is not there yet. Without these the generated trait answers NOT_FOUND, which containerd takes for a container
-    // that is gone.
-
-    async fn checkpoint(&self, _: &TtrpcContext, _: CheckpointTaskRequest) -> ttrpc::Result<Empty> {
-        Err(not_offered("Checkpoint"))
+    async fn checkpoint(&self, _: &TtrpcContext, request: CheckpointTaskRequest) -> ttrpc::Result<Empty> {
+        let request = checkpoint::request(request).map_err(status)?;
+        self.engine(move |engine| engine.checkpoint(request)).await?;
+        Ok(Empty::new())
     }
 }
 
@@ -314,10 +312,6 @@ async fn update(engine: &Engine, id: &str, resources: Option<Any>) -> Result<()>
         return Err(Error::new(Kind::InvalidArgument, text));
     }
     engine.update(id, &resources.value).await
-}
-
-fn not_offered(method: &str) -> ttrpc::Error {
-    status(Error::new(Kind::Unimplemented, format!("{method} is not offered by this build")))
 }
 
 fn state(engine: &Engine, request: &StateRequest) -> Result<StateResponse> {

@@ -380,6 +380,12 @@ pub fn detach_root(root: &Mount) -> Result<()> {
     rustix::mount::unmount(".", UnmountFlags::DETACH).os(|| "umount2 .")
 }
 
+/// Takes away a mount, of a file too, by its descriptor (MNT_DETACH). Looks at /proc.
+pub fn detach_mount(mount: &Mount) -> Result<()> {
+    let path = format!("/proc/self/fd/{}", mount.0.as_raw_fd());
+    rustix::mount::unmount(&path, UnmountFlags::DETACH).os(|| format!("umount2 {path}"))
+}
+
 /// Where mountinfo (proc_pid_mountinfo(5)) has a procfs or sysfs from its root on.
 fn whole_pseudo_file_systems(mountinfo: &str) -> impl Iterator<Item = PathBuf> {
     mountinfo.lines().filter_map(|line| {

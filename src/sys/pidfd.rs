@@ -52,6 +52,13 @@ pub fn can_be_waited_for(pidfd: impl AsFd) -> bool {
     matches!(waitid(WaitId::PidFd(pidfd.as_fd()), options), Ok(Some(_)))
 }
 
+/// True when the process is a child of ours that has not been reaped, alive or not (waitid(2), P_PIDFD).
+pub fn is_child(pidfd: impl AsFd) -> bool {
+    use rustix::process::{WaitId, WaitIdOptions, waitid};
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    waitid(WaitId::PidFd(pidfd.as_fd()), options).is_ok()
+}
+
 /// When the process started, in clock ticks after boot: with the pid it names one process for all time (proc(5),
 /// /proc/pid/stat field 22).
 ///

@@ -10,12 +10,15 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use rustix::pipe::PipeFlags;
 use rustix::process::Pid;
 
-use crate::error::{Error, Os, Result};
+use crate::error::{Error, Kind, Os, Result};
 use crate::sys::fork::{self, Birth, Child, exit_now};
 use crate::sys::{cred, exec, fd, signal};
 
 /// The exit status of a child that could not become its program, as a shell has it for one that is not there.
 const NOT_EXECUTED: i32 = 127;
+
+/// As many bytes are told of what went wrong before that.
+const WORDS: usize = 1024;
 
 /// What is to be run.
 #[derive(Debug)]
@@ -48,7 +51,15 @@ pub struct Spawned {
 /// # Errors
 /// As [`fork::fork`]. That it cannot be executed is told by [`Spawned::refused`].
 pub fn spawn(program: &Program) -> Result<Spawned> {
-    start(program, |tell, us| fork::fork(0, None, None, |_| become_program(program, tell, us, || Ok(()))))
+    spawn_after(program, || Ok(()))
+}
+
+/// The same; `last` is done right before the program is executed.
+///
+/// # Errors
+/// As [`spawn`].
+pub fn spawn_after(program: &Program, last: impl FnOnce() -> Result<()>) -> Result<Spawned> {
+    start(program, |tell, us| fork::fork(0, None, None, |_| become_program(program, tell, us, last)))
 }
 
 /// The same in a child of ours, in its namespaces and as its user. `last` is done right before the program is executed.
@@ -66,13 +77,21 @@ fn start(program: &Program, fork: impl FnOnce(&OwnedFd, Pid) -> Result<Child>) -
 }
 
 impl Spawned {
+    /// Becomes readable when it is known whether the program is executed: then [`Spawned::refused`] says so.
+    pub fn verdict(&self) -> BorrowedFd<'_> {
+        self.failure.as_fd()
+    }
+
     /// Why the program was not executed, once its process has ended; `None` where it was.
     pub fn refused(&self) -> Option<Error> {
-        let mut errno = [0; 4];
-        match rustix::io::read(&self.failure, &mut errno) {
-            Ok(4) => Some(Error::os(i32::from_ne_bytes(errno), format!("executing {}", self.name))),
-            _ => None,
-        }
+        let mut record = [0; 4 + WORDS];
+        let length = rustix::io::read(&self.failure, &mut record).ok()?;
+        let (errno, words) = record[..length].split_first_chunk::<4>()?;
+        let errno = i32::from_ne_bytes(*errno);
+        Some(match String::from_utf8_lossy(words) {
+            none if none.is_empty() => Error::os(errno, format!("executing {}", self.name)),
+            words => Error::new(Kind::Internal, format!("before {}: {words}", self.name)).with_errno(Some(errno)),
+        })
     }
 
     /// SIGKILL for it and what it has started, as far as that is in its process group. Nothing once it has been waited for:
@@ -92,18 +111,19 @@ impl Spawned {
 fn become_program(program: &Program, tell: &OwnedFd, parent: Pid, last: impl FnOnce() -> Result<()>) -> Infallible {
     // Behind the program's descriptors, where nothing is put in its place.
     let Ok(tell) = above(program.fds.len(), tell.as_fd()) else { exit_now(NOT_EXECUTED) };
-    let Err(error) = prepare_and_execute(program, &tell, parent, last);
-    let errno = error.errno().unwrap_or(libc::EIO).to_ne_bytes();
-    let _ = rustix::io::write(&tell, &errno);
+    let mut words = String::new();
+    let done = prepare(program, &tell, parent).and_then(|()| {
+        // Its failure is not the program's: it says itself what it is.
+        last().inspect_err(|error| words = error.to_string())
+    });
+    let Err(error) = done.and_then(|()| exec::execve(&program.path, &program.args, &program.env));
+    let mut record = error.errno().unwrap_or(libc::EIO).to_ne_bytes().to_vec();
+    record.extend(words.bytes().take(WORDS));
+    let _ = rustix::io::write(&tell, &record);
     exit_now(NOT_EXECUTED)
 }
 
-fn prepare_and_execute(
-    program: &Program,
-    tell: &OwnedFd,
-    parent: Pid,
-    last: impl FnOnce() -> Result<()>,
-) -> Result<Infallible> {
+fn prepare(program: &Program, tell: &OwnedFd, parent: Pid) -> Result<()> {
     place(&program.fds)?;
     fd::close_all_but(&kept(program.fds.len(), tell))?;
     if program.die_with_parent && !cred::die_with(parent)? {
@@ -114,9 +134,7 @@ fn prepare_and_execute(
     if let Some(cwd) = &program.cwd {
         rustix::process::chdir(cwd).os(|| "chdir")?;
     }
-    signal::reset()?;
-    last()?;
-    exec::execve(&program.path, &program.args, &program.env)
+    signal::reset()
 }
 
 /// Makes `fds` the descriptors from 0 on.

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use containerd_shim_protos::protobuf::well_known_types::{any::Any, empty::Empty};
 use containerd_shim_protos::protobuf::{EnumOrUnknown, Message, MessageField};
+use containerd_shim_protos::shim::oci::CheckpointOptions;
 use containerd_shim_protos::{api, bootstrap_api};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -495,6 +496,16 @@ impl Task {
 
     pub async fn pause(&self, id: &str) -> ttrpc::Result<()> {
         self.empty("Pause", &api::PauseRequest { id: id.into(), ..Default::default() }).await
+    }
+
+    /// Checkpoint into the directory `images`.
+    pub async fn checkpoint_with(&self, id: &str, images: &Path, options: CheckpointOptions) -> ttrpc::Result<()> {
+        let value = options.write_to_bytes().expect("encode options");
+        let type_url = "containerd.runc.v1.CheckpointOptions".to_string();
+        let options = MessageField::some(Any { type_url, value, ..Any::default() });
+        let path = images.to_str().expect("UTF-8 path").to_string();
+        self.empty("Checkpoint", &api::CheckpointTaskRequest { id: id.into(), path, options, ..Default::default() })
+            .await
     }
 
     pub async fn resume(&self, id: &str) -> ttrpc::Result<()> {

@@ -7,6 +7,7 @@ pub mod cgroup;
 pub mod container;
 pub mod containerd;
 pub mod cri;
+pub mod criu;
 pub mod docker;
 pub mod docker_cli;
 pub mod docker_scenarios;

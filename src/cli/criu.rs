@@ -1,0 +1,81 @@
+//! What `checkpoint` and `restore` have in common: runc's flags for CRIU.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use super::Global;
+use crate::engine::criu::wire::CgroupsMode;
+use crate::error::{Error, Kind, Os, Result};
+
+/// Where images are where nobody says it: in the caller's directory, as runc has it.
+const IMAGES: &str = "checkpoint";
+
+/// Flags of both verbs.
+#[derive(Debug, Args)]
+pub struct Criu {
+    /// Directory of the images [default: ./checkpoint]
+    #[arg(long, value_name = "DIR")]
+    pub image_path: Option<PathBuf>,
+    /// Directory of CRIU's log and other files of the way
+    #[arg(long, value_name = "DIR")]
+    pub work_path: Option<PathBuf>,
+    /// Take TCP connections along
+    #[arg(long)]
+    pub tcp_established: bool,
+    /// Close TCP connections
+    #[arg(long)]
+    pub tcp_close: bool,
+    /// Let sockets to processes outside be
+    #[arg(long)]
+    pub ext_unix_sk: bool,
+    /// Take a session or a process group of a process outside
+    #[arg(long)]
+    pub shell_job: bool,
+    /// Take file locks along
+    #[arg(long)]
+    pub file_locks: bool,
+    /// What to do about cgroups: soft, full, strict or ignore
+    #[arg(long, value_name = "MODE", default_value = "", hide_default_value = true)]
+    pub manage_cgroups_mode: String,
+    /// Leave a namespace empty: network, which always is
+    #[arg(long, value_name = "NAMESPACE")]
+    pub empty_ns: Vec<String>,
+    /// Give back what later images replace
+    #[arg(long)]
+    pub auto_dedup: bool,
+    /// Have memory asked for as it is needed
+    #[arg(long)]
+    pub lazy_pages: bool,
+}
+
+impl Criu {
+    /// The directory of the images.
+    pub fn images(&self) -> Result<PathBuf> {
+        absolute(self.image_path.as_deref().unwrap_or(Path::new(IMAGES)))
+    }
+
+    /// The work directory, where one is said.
+    pub fn work(&self) -> Result<Option<PathBuf>> {
+        self.work_path.as_deref().map(absolute).transpose()
+    }
+
+    /// What to do about cgroups; sees to `--empty-ns` too.
+    ///
+    /// # Errors
+    /// `InvalidArgument`, in runc's words.
+    pub fn cgroups(&self) -> Result<CgroupsMode> {
+        crate::engine::checkpoint::empty_namespaces(self.empty_ns.iter().map(String::as_str))?;
+        let wrong = || Error::new(Kind::InvalidArgument, "Invalid manage-cgroups-mode value");
+        CgroupsMode::of(&self.manage_cgroups_mode).ok_or_else(wrong)
+    }
+
+    /// CRIU's program, where one is said.
+    pub fn program(global: &Global) -> Option<PathBuf> {
+        global.criu.clone()
+    }
+}
+
+fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).os(|| format!("{}", path.display()))
+}

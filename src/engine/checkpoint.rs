@@ -1,0 +1,283 @@
+//! Checkpoint: the processes of a running container written to images, by CRIU.
+//!
+//! Beside CRIU's own there is runc's `descriptors.json` among the images, by which a restore knows which of the container's
+//! open files are its standard streams.
+
+use std::cell::Cell;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
+
+use crate::error::{Context, Error, Kind, Os, Result};
+use crate::init::plan::Streams;
+use crate::spec::load;
+use crate::spec::namespaces::namespace;
+use crate::sys::path::mount_id;
+use crate::sys::{null, path};
+
+use super::Engine;
+use super::container::Container;
+use super::create::cgroup_views;
+use super::criu::wire::{self, CgroupsMode};
+use super::criu::{self, Notification, Places};
+use super::events::Event;
+use super::lifecycle::State;
+use super::remains::KILL_BOUND;
+use super::state::StateDir;
+
+/// runc's, in the directory of the images.
+pub(super) const DESCRIPTORS: &str = "descriptors.json";
+
+/// The name of the log, which runc's clients know.
+const LOG: &str = "dump.log";
+
+/// How the images are to be made.
+#[derive(Debug, Default)]
+pub struct Request {
+    /// The container.
+    pub id: String,
+    /// Directory of the images; made where it is not there.
+    pub images: PathBuf,
+    /// Directory of the log and of other files of the way; one of ours, for the time, where none is said.
+    pub work: Option<PathBuf>,
+    /// The images of an earlier pre-dump, by a path from `images`.
+    pub parent: Option<String>,
+    /// The container ends with it.
+    pub exit: bool,
+    /// Its memory alone, and it runs on.
+    pub pre_dump: bool,
+    /// With TCP connections.
+    pub open_tcp: bool,
+    /// Those that are being made are passed over.
+    pub skip_in_flight: bool,
+    /// They are closed.
+    pub close_tcp: bool,
+    /// With sockets to processes outside.
+    pub external_unix_sockets: bool,
+    /// With a session or a process group of a process outside.
+    pub terminal: bool,
+    /// With file locks.
+    pub file_locks: bool,
+    /// What to do about cgroups.
+    pub cgroups: CgroupsMode,
+    /// Memory goes to this server (address, port).
+    pub page_server: Option<(String, u16)>,
+    /// Memory is given out as it is asked for, by the restore.
+    pub lazy_pages: bool,
+    /// Is told by a NUL byte that it can be asked for.
+    pub status: Option<OwnedFd>,
+    /// What of the parent's images these replace is given back.
+    pub auto_dedup: bool,
+    /// CRIU's program.
+    pub criu: Option<PathBuf>,
+}
+
+/// The namespaces that CRIU is to leave empty, by the names of the specification. As with runc that is always so of the
+/// network's: its devices are made by others.
+///
+/// # Errors
+/// `InvalidArgument` for another.
+pub fn empty_namespaces<'n>(names: impl IntoIterator<Item = &'n str>) -> Result<()> {
+    match names.into_iter().find(|name| *name != "network") {
+        Some(name) => Err(Error::new(Kind::InvalidArgument, format!("namespace {name:?} is not supported"))),
+        None => Ok(()),
+    }
+}
+
+/// CLONE_NEWNET.
+pub(super) const EMPTY: u32 = libc::CLONE_NEWNET as u32;
+
+/// A container whose processes CRIU has in its hands.
+struct Frozen<'c>(&'c Cell<bool>);
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        self.0.set(false);
+    }
+}
+
+impl Engine {
+    /// Writes the images of a container.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` for one that does not run, or where there is no CRIU; what CRIU says, and then the container
+    /// runs on as it did.
+    pub async fn checkpoint(self: Rc<Self>, request: Request) -> Result<()> {
+        let container = self.container(&request.id)?;
+        let name = |e: Error| e.context(format!("container {}: checkpoint", container.id));
+        self.judge_checkpoint(&container).map_err(name)?;
+        let _frozen = Frozen(&container.in_checkpoint);
+        container.in_checkpoint.set(true);
+        self.write_images(&container, &request).await.map_err(name)?;
+        if request.exit && !request.pre_dump {
+            // CRIU has killed it.
+            let ended = tokio::time::timeout(KILL_BOUND, container.init.wait()).await;
+            ended.map(drop).unwrap_or_else(|_| log::warn!("{}: it has been dumped and does not end", container.init));
+        }
+        let path = request.images.to_string_lossy().into_owned();
+        self.emit(Event::Checkpointed { id: container.id.clone(), path });
+        Ok(())
+    }
+
+    fn judge_checkpoint(&self, container: &Container) -> Result<()> {
+        let refuse = |why: &str| Err(Error::new(Kind::FailedPrecondition, why));
+        match container.init.state() {
+            State::Running if container.init_reaped.get() => return refuse("it has stopped"),
+            State::Running => {}
+            State::Stopped => return refuse("it has stopped"),
+            State::Creating | State::Created | State::Starting => return refuse("it has not been started"),
+        }
+        container.refuse_in_checkpoint()?;
+        if self.own.rootless {
+            return refuse("CRIU needs to be root on the host, and we are in a user namespace alone");
+        }
+        if container.has_starting_execs() {
+            return refuse("a process is being started in it");
+        }
+        Ok(())
+    }
+
+    async fn write_images(&self, container: &Container, request: &Request) -> Result<()> {
+        let program = criu::program(request.criu.as_deref())?;
+        let state = StateDir::new(&self.state_root, &self.namespace, &container.id)?;
+        let spec = load::load(&spec_directory(container, &state), &mut Vec::new())?;
+        if !criu::mounts::has_own(&spec) {
+            return Err(Error::new(
+                Kind::Unimplemented,
+                "its mount namespace is not its own, which CRIU cannot restore",
+            ));
+        }
+        let names = descriptors(container, &state)?;
+        let init = container.init.pid();
+        let mounts = match request.pre_dump {
+            true => Vec::new(),
+            false => criu::mounts::of_dump(&spec, init, &cgroup_views(&container.cgroup))?,
+        };
+        criu::make_directory(&request.images)?;
+        if !request.pre_dump {
+            let text = serde_json::to_vec(&names).map_err(|e| Error::new(Kind::Internal, e.to_string()))?;
+            write_private(&request.images.join(DESCRIPTORS), &text)?;
+        }
+        let (own, kept) = (state.path().join("criu-work"), container.bundle.join("criu-dump.log"));
+        let places = Places::make(&request.images, request.work.as_deref(), &own, LOG, kept)?;
+        let (options, _opened) = places.open(None)?;
+        let options = wire::Options {
+            pid: Some(init as i32),
+            root: Some(load::rootfs(&container.bundle, &spec).to_string_lossy().into_owned()),
+            mounts,
+            external: external(&spec, &names)?,
+            leave_running: !request.exit,
+            ext_unix_sk: request.external_unix_sockets,
+            tcp_established: request.open_tcp,
+            tcp_skip_in_flight: request.skip_in_flight,
+            tcp_close: request.close_tcp,
+            shell_job: request.terminal,
+            file_locks: request.file_locks,
+            cgroups_mode: request.cgroups,
+            empty_ns: EMPTY,
+            auto_dedup: request.auto_dedup,
+            lazy_pages: request.lazy_pages,
+            page_server: request.page_server.clone(),
+            track_mem: request.parent.is_some(),
+            parent: request.parent.clone(),
+            freeze_cgroup: container.cgroup.freezer().map(|path| path.to_string_lossy().into_owned()),
+            config_file: criu::config_file(&spec),
+            ..options
+        };
+        let what = if request.pre_dump { wire::Request::PreDump } else { wire::Request::Dump };
+        let nothing = || null::open(rustix::fs::OFlags::RDWR);
+        let criu = self.run_criu(&program, [nothing()?, nothing()?, nothing()?], Vec::new(), || Ok(()))?;
+        let mut status = request.status.as_ref();
+        let heard = async |notification: Notification| {
+            if let ("status-ready", Some(status)) = (notification.name.as_str(), status.take()) {
+                rustix::io::write(status, &[0]).os(|| "write to the status descriptor")?;
+            }
+            Ok(())
+        };
+        let log = places.log();
+        places.done(criu.ask(what, &options, &log, heard).await.map(drop))
+    }
+}
+
+impl Container {
+    /// Refuses what is not to be done while CRIU reads its memory.
+    ///
+    /// # Errors
+    /// `FailedPrecondition`.
+    pub(super) fn refuse_in_checkpoint(&self) -> Result<()> {
+        match self.in_checkpoint.get() {
+            true => Err(Error::new(Kind::FailedPrecondition, "a checkpoint of it is being made")),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Where the container's config.json is.
+fn spec_directory<'c>(container: &'c Container, state: &'c StateDir) -> PathBuf {
+    match state.path().join("config.json").exists() {
+        true => state.path().to_owned(),
+        false => container.bundle.clone(),
+    }
+}
+
+/// What the standard streams of its init are.
+fn descriptors(container: &Container, state: &StateDir) -> Result<Vec<String>> {
+    let saved = state.load()?.map(|saved| saved.descriptors).unwrap_or_default();
+    if !saved.is_empty() {
+        return Ok(saved);
+    }
+    // Of a version that did not note them, or of a terminal.
+    let name = |number| format!("/proc/{}/fd/{number}", container.init.pid());
+    let read = |path: String| std::fs::read_link(&path).os(|| format!("readlink {path}"));
+    (0..3).map(|number| read(name(number)).map(|link| link.to_string_lossy().into_owned())).collect()
+}
+
+/// The names that CRIU has for the standard streams of a process to be, in runc's form where runc has one. None for those
+/// of a terminal, which is the container's.
+pub(super) fn names_of(streams: &Streams) -> Vec<String> {
+    match streams {
+        Streams::Terminal(_) => Vec::new(),
+        Streams::Pipes(ends) => ends.iter().map(|end| name_of(end).unwrap_or_default()).collect(),
+    }
+}
+
+/// As CRIU has it: `pipe:[INODE]`, `tty[RDEV:DEV]`, `file[MOUNT:INODE]` (criu(8), `--external`, `--inherit-fd`).
+fn name_of(end: &OwnedFd) -> Result<String> {
+    use rustix::fs::FileType;
+    let stat = path::stat(end)?;
+    Ok(match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Fifo => format!("pipe:[{}]", stat.st_ino),
+        FileType::Socket => format!("socket:[{}]", stat.st_ino),
+        _ if rustix::termios::isatty(end) => format!("tty[{:x}:{:x}]", stat.st_rdev, stat.st_dev),
+        _ => format!("file[{:x}:{:x}]", mount_id(end.as_fd())?, stat.st_ino),
+    })
+}
+
+/// What is not the container's: what it was given as its streams, and the namespaces that it was put into.
+fn external(spec: &Spec, streams: &[String]) -> Result<Vec<String>> {
+    let given = streams.iter().filter(|name| name.starts_with("file[") || name.starts_with("tty["));
+    let mut all: Vec<String> = given.cloned().collect();
+    all.dedup();
+    for (typ, kind, key) in EXTERNAL_NAMESPACES {
+        if let Some(path) = namespace(spec, *typ).and_then(|namespace| namespace.path) {
+            let stat = rustix::fs::stat(path).os(|| format!("stat {}", path.display()))?;
+            all.push(format!("{kind}[{}]:{key}", stat.st_ino));
+        }
+    }
+    Ok(all)
+}
+
+/// The namespaces that CRIU does not look into where they are others', and what it is told them by; runc's names.
+pub(super) const EXTERNAL_NAMESPACES: &[(LinuxNamespaceType, &str, &str)] =
+    &[(LinuxNamespaceType::Network, "net", "extRootNetNS"), (LinuxNamespaceType::Pid, "pid", "extRootPidNS")];
+
+/// For root alone.
+fn write_private(path: &Path, text: &[u8]) -> Result<()> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut options = std::fs::OpenOptions::new();
+    let file = options.write(true).create(true).truncate(true).mode(0o600).open(path);
+    file.and_then(|mut file| file.write_all(text)).os(|| format!("write {}", path.display())).context(|| DESCRIPTORS)
+}
