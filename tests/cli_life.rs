@@ -992,6 +992,20 @@ fn systemd_makes_the_cgroup_where_it_is_asked() {
     nothing_left(&dray);
 }
 
+/// The root mistyped, or the id: what lies there is somebody's.
+#[test]
+fn delete_takes_nothing_that_is_no_containers() {
+    let dray = Dray::new();
+    let home = dray.scratch().dir().join("home");
+    fs::create_dir_all(home.join("data/sub")).unwrap();
+    for id in [&["data"][..], &["--force", "data"]] {
+        let args = [&["--root", home.to_str().unwrap(), "delete"], id].concat();
+        let error = fails(&dray.plain().args(&args).output().unwrap(), 1);
+        assert!(error.contains("container data") && error.contains("not a container's directory"), "{error}");
+    }
+    assert!(home.join("data/sub").is_dir());
+}
+
 #[test]
 fn a_wrong_flag_is_told_once() {
     let dray = Dray::new();

@@ -125,7 +125,7 @@ fn remove_aborted(global: &Global, id: &str) -> Result<bool> {
         if let Some(_lock) = state.lock()?
             && state.load()?.is_none()
         {
-            state.remove()?;
+            state.remove_aborted().map_err(|e| e.context(format!("container {id}")))?;
             found = true;
         }
     }

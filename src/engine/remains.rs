@@ -190,7 +190,7 @@ pub fn cgroup_of(hierarchies: &Hierarchies, saved: &Saved) -> Result<Option<Cgro
 pub async fn remove_saved(hierarchies: &Hierarchies, state: &StateDir, unmount: Unmount<'_>) -> Result<Option<i32>> {
     let Some(saved) = state.load()? else {
         // An aborted create, from before it did anything.
-        state.remove()?;
+        state.remove_aborted()?;
         return Ok(None);
     };
     // Our own entry is that of a create in this very process: the caller decides before it comes here. One that the command
