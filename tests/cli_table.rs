@@ -24,7 +24,7 @@ fn split<'a>(words: &mut impl Iterator<Item = &'a str>) -> (String, BTreeSet<Str
     (verb, words.map(str::to_owned).collect())
 }
 
-/// What the table says is there, and what it says is not.
+/// What the table says is there, and what it says is not, or does nothing.
 fn of_readme() -> (Flags, Flags) {
     let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
     let section = readme.split_once("## The command line\n").expect("a section").1;
@@ -34,7 +34,8 @@ fn of_readme() -> (Flags, Flags) {
         let cells: Vec<_> = row.trim_matches(['|', ' ']).split(" | ").collect();
         let [names, state, ..] = cells[..] else { panic!("a row of fewer cells: {row}") };
         let (verb, flags) = split(&mut names.split('`').skip(1).step_by(2));
-        let list = if state.starts_with("not there") { &mut missing } else { &mut there };
+        let list =
+            if ["not there", "ignored"].iter().any(|word| state.starts_with(word)) { &mut missing } else { &mut there };
         list.entry(verb).or_default().extend(flags);
     }
     (there, missing)
@@ -49,7 +50,7 @@ fn of_the_program(dray: &Dray, verb: &str) -> BTreeSet<String> {
     let words = help.lines().map(str::trim_start).filter(|line| line.starts_with('-'));
     let flags = words
         .flat_map(|line| line.split([' ', ',', '=', '[']).take_while(|word| word.is_empty() || word.starts_with('-')));
-    flags.filter(|word| word.starts_with('-')).map(str::to_owned).collect()
+    flags.filter(|word| !word.trim_start_matches('-').is_empty()).map(str::to_owned).collect()
 }
 
 /// The verbs that the program's help lists.
