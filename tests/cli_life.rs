@@ -368,6 +368,27 @@ fn a_foreground_run_is_in_the_callers_terminal() {
     nothing_left(&dray);
 }
 
+/// The caller takes one line and no more (`| head -1`): the terminal is hung up, the program ends, and so does the run.
+#[test]
+fn a_terminal_whose_caller_takes_no_more_is_hung_up() {
+    let dray = Dray::new();
+    let bundle = dray.bundle("one").args(&["yes", "abcdefgh"]).edit(|spec| spec["process"]["terminal"] = json!(true));
+    let mut command = dray.command(&["run", "-b", bundle.dir().to_str().unwrap(), "one"]);
+    let mut run = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut line = [0; 10];
+    run.stdout.take().unwrap().read_exact(&mut line).unwrap();
+    assert_eq!(&line, b"abcdefgh\r\n");
+    let ended = await_exit(&open_pid(run.id() as i32).unwrap(), patience(Duration::from_secs(20)));
+    if ended.is_err() {
+        let _ = run.kill();
+    }
+    let output = run.wait_with_output().unwrap();
+    ended.unwrap();
+    // Its write has failed: as the first of a pid namespace it is not ended by SIGHUP.
+    fails(&output, 1);
+    nothing_left(&dray);
+}
+
 /// Raw: what is typed is the container's terminal's to echo, and ^C its program's.
 #[test]
 fn control_characters_are_the_containers() {

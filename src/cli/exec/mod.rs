@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::making::{Streamed, listening, streams, tell};
+use super::making::{Streamed, descriptors, listening, streams, tell};
 use super::run::{foreground, wait};
 use super::runtime::Signals;
 use super::target::{self, Found, Owner};
@@ -179,7 +179,7 @@ impl Exec {
         let Streamed { streams, terminal } =
             streams(self.console_socket.as_deref(), process["terminal"] == json!(true), self.detach)?;
         let (listening, env) = listening()?;
-        let handed = Handed { streams: Some(streams), descriptors: listening + self.preserve_fds, env };
+        let handed = Handed { streams: Some(streams), descriptors: descriptors(listening, self.preserve_fds)?, env };
         // A process of its own: it may take as long as the container is paused, and a resume needs the lock.
         drop(lock);
         engine.adopt_beside_owner(&found.state)?;
