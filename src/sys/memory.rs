@@ -265,8 +265,9 @@ unsafe extern "C" {
 /// Where they are elsewhere.
 fn strings() -> Result<Range<usize>> {
     // SAFETY: libc has set both before the program began, and nobody changes them; the call returns a number.
-    let (frames, start, end) =
-        unsafe { (__libc_stack_end as usize, program_invocation_name as usize, libc::getauxval(libc::AT_EXECFN) as usize) };
+    let (frames, start, end) = unsafe {
+        (__libc_stack_end as usize, program_invocation_name as usize, libc::getauxval(libc::AT_EXECFN) as usize)
+    };
     match frames < start && start < end {
         true => Ok(start..end),
         false => Err(Error::new(Kind::Internal, "the command line is not where the kernel puts it")),
