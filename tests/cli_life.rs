@@ -15,9 +15,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use common::attacker::with_ptrace;
 use common::bundle::Bundle;
 use common::dray::{Dray, fails, ok, text, wait_until};
 use common::driver::{await_exit, open_pid};
+use common::memory::occurrences;
 use common::pty::Client;
 use common::rootless::{Cgroups, Ids, rootless};
 use common::world::{World, leftovers};
@@ -179,6 +181,55 @@ fn a_created_container_waits_for_start_without_its_creator() {
     ok(&dray.run(&["delete", "-f", "one"]));
     dies(pid);
     nothing_left(&dray);
+}
+
+/// Nothing of who has created it: neither its environment and command line, which programs in the container may read, nor
+/// ways to the host.
+#[test]
+fn a_created_init_has_nothing_of_its_creators() {
+    let dray = Dray::new();
+    let bundle = with_ptrace(dray.bundle("one").args(&SLEEP));
+    // Whole they are in no memory but where they are secrets.
+    let [variable, word] = ["variable", "word"].map(|of| format!("{}{}-{of}-{}", "SEC", "RET", std::process::id()));
+    let pid_file = dray.scratch().dir().join(&word);
+    let mut create = dray.command(&["create", "--pid-file"]);
+    create.arg(&pid_file).arg("one").env("X", &variable).current_dir(bundle.dir());
+    ok(&dray.finish(&mut create));
+    let pid = dray.pid("one");
+    assert_eq!(fs::read_to_string(&pid_file).unwrap(), pid.to_string());
+    for file in ["/proc/1/environ", "/proc/1/cmdline"] {
+        let read = ok(&dray.run(&["exec", "one", "cat", file]));
+        assert!(!read.is_empty() && read.bytes().all(|byte| byte == 0), "{file}: {read}");
+    }
+    assert_eq!([&variable, &word].map(|secret| occurrences(pid as u32, secret)), [0, 0]);
+
+    let link = |fd: &str| fs::read_link(format!("/proc/{pid}/fd/{fd}")).unwrap().to_string_lossy().into_owned();
+    let names = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().map(|entry| entry.unwrap().file_name());
+    let mut others: Vec<_> = names.map(|name| name.into_string().unwrap()).collect();
+    others.retain(|name| !["0", "1", "2"].contains(&name.as_str()));
+    let mut others: Vec<_> = others.iter().map(|fd| link(fd)).collect();
+    others.sort();
+    // What it waits for, and the way on which its creator has let it go.
+    assert!(others.len() == 2 && others[0].ends_with("/exec.fifo") && others[1].starts_with("socket:"), "{others:?}");
+    ok(&dray.run(&["start", "one"]));
+}
+
+/// The process that stays beside its container in the foreground keeps no more of its environment than it reads.
+#[test]
+fn behind_the_seal_is_but_the_environment_that_is_read() {
+    let dray = Dray::new();
+    let bundle = dray.bundle("one").script("echo up > /up; exec sleep 1000");
+    let mut run = dray.command(&["run", "one"]);
+    run.env("X", "secret").env("XDG_RUNTIME_DIR", "/run/nowhere").current_dir(bundle.dir());
+    let mut running = run.stdout(Stdio::null()).spawn().unwrap();
+    wait_until("its program", || !inside(&bundle, "up").is_empty());
+    let environment = fs::read(format!("/proc/{}/environ", running.id())).unwrap();
+    let names = text(&environment);
+    let mut names: Vec<_> = names.split_terminator('\0').filter_map(|text| Some(text.split_once('=')?.0)).collect();
+    names.retain(|name| !name.starts_with("DBUS_") && !name.starts_with("RUST_"));
+    assert_eq!(names, ["PATH", "XDG_RUNTIME_DIR"]);
+    ok(&dray.run(&["kill", "one", "KILL"]));
+    assert_eq!(running.wait().unwrap().code(), Some(137));
 }
 
 #[test]
