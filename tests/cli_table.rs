@@ -47,7 +47,8 @@ fn of_the_program(dray: &Dray, verb: &str) -> BTreeSet<String> {
     assert!(output.status.success(), "{verb}: {output:?}");
     let help = String::from_utf8(output.stdout).unwrap();
     let words = help.lines().map(str::trim_start).filter(|line| line.starts_with('-'));
-    let flags = words.flat_map(|line| line.split([' ', ',', '=', '[']).take_while(|word| word.is_empty() || word.starts_with('-')));
+    let flags = words
+        .flat_map(|line| line.split([' ', ',', '=', '[']).take_while(|word| word.is_empty() || word.starts_with('-')));
     flags.filter(|word| word.starts_with('-')).map(str::to_owned).collect()
 }
 
