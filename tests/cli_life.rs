@@ -772,6 +772,156 @@ fn a_create_that_hangs_is_ended_by_a_forced_delete() {
     nothing_left(&dray);
 }
 
+/// A created container, and a start of it in the midst of a hook that does not end.
+fn hanging_start(dray: &Dray, id: &str, point: &str) -> (Bundle, Child) {
+    let mark = dray.scratch().dir().join(format!("{id}.hangs"));
+    let script = match point {
+        "startContainer" => "touch /hangs; exec sleep 1000".to_owned(),
+        _ => format!("touch {}; exec sleep 1000", mark.display()),
+    };
+    let bundle = sleeping(dray, id).edit(|spec| spec["hooks"][point] = hook(&script));
+    created(dray, &bundle, &[]);
+    let child = dray.command(&["start", id]).stderr(Stdio::null()).spawn().unwrap();
+    wait_until("the hook", || mark.exists() || bundle.rootfs_dir().join("hangs").exists());
+    (bundle, child)
+}
+
+/// It ends by itself, in less time than a lock is waited for by those who may not do without.
+#[track_caller]
+fn ends(child: &mut Child) -> Option<i32> {
+    let mut status = None;
+    let what = wait_for(child, &mut status);
+    if status.is_none() {
+        child.kill().unwrap();
+        child.wait().unwrap();
+        panic!("it does not end: {what}");
+    }
+    status.unwrap().code()
+}
+
+fn wait_for(child: &mut Child, status: &mut Option<std::process::ExitStatus>) -> u32 {
+    let deadline = std::time::Instant::now() + patience(Duration::from_secs(20));
+    while status.is_none() && std::time::Instant::now() < deadline {
+        *status = child.try_wait().unwrap();
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    child.id()
+}
+
+#[test]
+fn a_container_whose_start_hangs_can_be_killed() {
+    let dray = Dray::new();
+    let (_bundle, mut start) = hanging_start(&dray, "one", "startContainer");
+    let pid = dray.pid("one");
+    let killed = dray.run(&["kill", "one", "KILL"]);
+    if !killed.status.success() {
+        start.kill().unwrap();
+    }
+    ok(&killed);
+    dies(pid);
+    // Whether it was killed as its program, or just before, is not told apart.
+    ends(&mut start);
+    ok(&dray.run(&["delete", "one"]));
+    nothing_left(&dray);
+}
+
+#[test]
+fn a_container_whose_start_hangs_can_be_deleted() {
+    let dray = Dray::new();
+    for point in ["startContainer", "poststart"] {
+        let (_bundle, mut start) = hanging_start(&dray, point, point);
+        let deleted = dray.run(&["delete", "--force", point]);
+        if !deleted.status.success() || point == "poststart" {
+            start.kill().unwrap();
+        }
+        ok(&deleted);
+        assert_eq!(ends(&mut start).is_some(), point != "poststart");
+        nothing_left(&dray);
+    }
+}
+
+#[test]
+fn a_start_that_is_told_to_end_ends_its_container() {
+    let dray = Dray::new();
+    for (point, signal) in [("startContainer", Signal::TERM), ("poststart", Signal::INT)] {
+        let (_bundle, mut start) = hanging_start(&dray, point, point);
+        let pid = dray.pid(point);
+        kill_process(Pid::from_child(&start), signal).unwrap();
+        assert_eq!(ends(&mut start), Some(1));
+        dies(pid);
+        ok(&dray.run(&["delete", point]));
+        nothing_left(&dray);
+    }
+}
+
+/// What waits for others to let go of a container can be told not to.
+#[test]
+fn who_waits_for_a_container_can_be_told_to_end() {
+    let dray = Dray::new();
+    let (_bundle, mut start) = hanging_start(&dray, "one", "startContainer");
+    for verb in [["delete"].as_slice(), &["start"], &["pause"], &["update", "--pids-limit", "9"]] {
+        let mut child = dray.command(&[verb, &["one"]].concat()).stderr(Stdio::piped()).spawn().unwrap();
+        // Its signals are blocked from its first moments on; before, it would end by this one too.
+        std::thread::sleep(Duration::from_secs(1));
+        kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+        let mut error = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut error).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(1));
+        assert!(error.contains("given up at signal 15"), "{verb:?}: {error}");
+    }
+    kill_process(Pid::from_child(&start), Signal::TERM).unwrap();
+    assert_eq!(ends(&mut start), Some(1));
+}
+
+/// Between the run's create and its program nobody else has anything to start, or to delete.
+#[test]
+fn a_start_beside_a_run_leaves_its_container_alone() {
+    let dray = Dray::new();
+    let script = "touch /hangs; while test ! -e /go; do sleep 0.05; done";
+    let bundle = dray.bundle("one").args(&["sh", "-c", "exit 7"]);
+    let bundle = bundle.edit(|spec| spec["hooks"]["startContainer"] = hook(script));
+    let mut run = dray.command(&["run", "one"]).current_dir(bundle.dir()).spawn().unwrap();
+    wait_until("the hook", || bundle.rootfs_dir().join("hangs").exists());
+    let status = || -> Value { serde_json::from_str(&ok(&dray.run(&["state", "one"]))).unwrap() };
+    assert_eq!(status()["status"], "creating");
+    let started = dray.run(&["start", "one"]);
+    let deleted = dray.run(&["delete", "one"]);
+    let error = fails(&started, 1);
+    assert!(error.contains("cannot start a container in the creating state"), "{error}");
+    assert!(fails(&deleted, 1).contains("not stopped: creating"));
+    fs::write(bundle.rootfs_dir().join("go"), "").unwrap();
+    assert_eq!(ends(&mut run), Some(7));
+    nothing_left(&dray);
+}
+
+/// What containerd asks a shim's binary to remove is not the command line's.
+#[test]
+fn the_action_delete_leaves_the_command_lines_containers_alone() {
+    let dray = Dray::new();
+    let namespace = dray.scratch().namespace().to_owned();
+    let root = Path::new("/run/dray").join(&namespace);
+    let run = |args: &[&str], dir: &Path| {
+        let mut command = dray.plain();
+        dray.finish(command.arg("--root").arg(&root).args(args).current_dir(dir))
+    };
+    let bundle = sleeping(&dray, "one");
+    fs::write(bundle.dir().join("sandbox"), "pod").unwrap();
+    ok(&run(&["run", "-d", "one"], bundle.dir()));
+    let saved: Value = serde_json::from_slice(&fs::read(root.join("one/state.json")).unwrap()).unwrap();
+    let pid = saved["init"]["pid"].as_i64().unwrap() as i32;
+    let shim = |id: &str| {
+        let mut command = Command::new(common::shim_binary());
+        command.args(["-namespace", &namespace, "-id", id, "-address", "/nowhere", "-bundle"]);
+        dray.finish(command.arg(dray.scratch().dir()).arg("delete").current_dir(dray.scratch().dir()))
+    };
+    for id in ["one", "pod"] {
+        ok(&shim(id));
+        assert!(alive(pid) && root.join("one").exists(), "{id}");
+    }
+    ok(&run(&["delete", "--force", "one"], bundle.dir()));
+    assert!(!root.join("one").exists());
+}
+
 #[test]
 fn a_create_that_is_killed_can_be_deleted() {
     let dray = Dray::new();

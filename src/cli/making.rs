@@ -14,7 +14,7 @@ use futures::future::{Either, select};
 use tokio::sync::oneshot;
 
 use super::global::Global;
-use super::runtime::{Signals, is_an_end};
+use super::runtime::{Signals, asked_to_end};
 use super::sockets;
 use crate::engine::Engine;
 use crate::engine::container::Process;
@@ -171,18 +171,6 @@ pub fn tell(process: &Process, pidfd_socket: Option<&UnixStream>, pid_file: Opti
         sockets::send(socket, "standard", process.pidfd()?.as_fd()).context(|| "--pidfd-socket")?;
     }
     pid_file.map_or(Ok(()), |path| write_pid(path, process.pid())).context(|| "--pid-file")
-}
-
-/// The first signal that asks for an end.
-async fn asked_to_end(signals: &mut Signals) -> i32 {
-    loop {
-        match signals.recv().await {
-            Some(signal) if is_an_end(signal) => return signal,
-            Some(_) => {}
-            // As long as the engine lives they are read.
-            None => std::future::pending().await,
-        }
-    }
 }
 
 /// An id becomes a name in many places; runc's rule.

@@ -4,8 +4,10 @@ use std::ffi::{CString, OsString};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::rc::Rc;
 
+use futures::future::{Either, select};
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 
 use super::global::{self, Global, NAMESPACE, Rootless};
@@ -99,7 +101,35 @@ fn engine(global: &Global, root: &Path, namespace: &str) -> Result<Rc<Engine>> {
     Engine::new_with(namespace, root.to_owned(), Box::new(|_| ()), without_cgroups)
 }
 
+/// Does `work`, which is dropped at a signal that asks for an end: for what leaves nothing half done, or what can be done again.
+///
+/// # Errors
+/// What `work` says; that it was given up.
+pub async fn unless_ended<T>(signals: &mut Signals, work: impl Future<Output = Result<T>>) -> Result<T> {
+    match select(pin!(work), pin!(asked_to_end(signals))).await {
+        Either::Left((done, _)) => done,
+        Either::Right((signal, _)) => Err(given_up(signal)),
+    }
+}
+
+/// What a verb says that has been asked to end.
+pub fn given_up(signal: i32) -> Error {
+    Error::new(Kind::Unavailable, format!("given up at signal {signal}"))
+}
+
+/// The first signal that asks for an end.
+pub async fn asked_to_end(signals: &mut Signals) -> i32 {
+    loop {
+        match signals.recv().await {
+            Some(signal) if is_an_end(signal) => return signal,
+            Some(_) => {}
+            // As long as the engine lives they are read.
+            None => std::future::pending().await,
+        }
+    }
+}
+
 /// Whether a signal asks a verb to give up.
-pub fn is_an_end(signal: i32) -> bool {
+fn is_an_end(signal: i32) -> bool {
     matches!(signal, libc::SIGINT | libc::SIGTERM | libc::SIGHUP | libc::SIGQUIT)
 }
