@@ -274,6 +274,6 @@ mod tests {
         assert_eq!(resources("--memory -1 --memory-swap 1m").unwrap()["memory"]["swap"], json!(1 << 20));
         let error = resources("--memory 20x").unwrap_err().to_string();
         assert_eq!(error, "invalid value for memory: invalid size: '20x'");
-        assert!(resources("--cpu-share -1").is_err() && resources("--cpu-idle yes").is_err());
+        assert!(resources("--cpu-share=-1").is_err() && resources("--cpu-idle yes").is_err());
     }
 }
