@@ -15,9 +15,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use common::attacker::with_ptrace;
 use common::bundle::Bundle;
 use common::dray::{Dray, fails, ok, text, wait_until};
 use common::driver::{await_exit, open_pid};
+use common::memory::occurrences;
 use common::pty::Client;
 use common::rootless::{Cgroups, Ids, rootless};
 use common::world::{World, leftovers};
@@ -179,6 +181,55 @@ fn a_created_container_waits_for_start_without_its_creator() {
     ok(&dray.run(&["delete", "-f", "one"]));
     dies(pid);
     nothing_left(&dray);
+}
+
+/// Nothing of who has created it: neither its environment and command line, which programs in the container may read, nor
+/// ways to the host.
+#[test]
+fn a_created_init_has_nothing_of_its_creators() {
+    let dray = Dray::new();
+    let bundle = with_ptrace(dray.bundle("one").args(&SLEEP));
+    // Whole they are in no memory but where they are secrets.
+    let [variable, word] = ["variable", "word"].map(|of| format!("{}{}-{of}-{}", "SEC", "RET", std::process::id()));
+    let pid_file = dray.scratch().dir().join(&word);
+    let mut create = dray.command(&["create", "--pid-file"]);
+    create.arg(&pid_file).arg("one").env("X", &variable).current_dir(bundle.dir());
+    ok(&dray.finish(&mut create));
+    let pid = dray.pid("one");
+    assert_eq!(fs::read_to_string(&pid_file).unwrap(), pid.to_string());
+    for file in ["/proc/1/environ", "/proc/1/cmdline"] {
+        let read = ok(&dray.run(&["exec", "one", "cat", file]));
+        assert!(!read.is_empty() && read.bytes().all(|byte| byte == 0), "{file}: {read}");
+    }
+    assert_eq!([&variable, &word].map(|secret| occurrences(pid as u32, secret)), [0, 0]);
+
+    let link = |fd: &str| fs::read_link(format!("/proc/{pid}/fd/{fd}")).unwrap().to_string_lossy().into_owned();
+    let names = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().map(|entry| entry.unwrap().file_name());
+    let mut others: Vec<_> = names.map(|name| name.into_string().unwrap()).collect();
+    others.retain(|name| !["0", "1", "2"].contains(&name.as_str()));
+    let mut others: Vec<_> = others.iter().map(|fd| link(fd)).collect();
+    others.sort();
+    // What it waits for, and the way on which its creator has let it go.
+    assert!(others.len() == 2 && others[0].ends_with("/exec.fifo") && others[1].starts_with("socket:"), "{others:?}");
+    ok(&dray.run(&["start", "one"]));
+}
+
+/// The process that stays beside its container in the foreground keeps no more of its environment than it reads.
+#[test]
+fn behind_the_seal_is_but_the_environment_that_is_read() {
+    let dray = Dray::new();
+    let bundle = dray.bundle("one").script("echo up > /up; exec sleep 1000");
+    let mut run = dray.command(&["run", "one"]);
+    run.env("X", "secret").env("XDG_RUNTIME_DIR", "/run/nowhere").current_dir(bundle.dir());
+    let mut running = run.stdout(Stdio::null()).spawn().unwrap();
+    wait_until("its program", || !inside(&bundle, "up").is_empty());
+    let environment = fs::read(format!("/proc/{}/environ", running.id())).unwrap();
+    let names = text(&environment);
+    let mut names: Vec<_> = names.split_terminator('\0').filter_map(|text| Some(text.split_once('=')?.0)).collect();
+    names.retain(|name| !name.starts_with("DBUS_") && !name.starts_with("RUST_"));
+    assert_eq!(names, ["PATH", "XDG_RUNTIME_DIR"]);
+    ok(&dray.run(&["kill", "one", "KILL"]));
+    assert_eq!(running.wait().unwrap().code(), Some(137));
 }
 
 #[test]
@@ -365,6 +416,27 @@ fn a_foreground_run_is_in_the_callers_terminal() {
     let mode = |name: &str| fs::read_to_string(modes.with_extension(name)).unwrap();
     assert!(mode("before").contains("icanon"), "{}", mode("before"));
     assert_eq!(mode("after"), mode("before"));
+    nothing_left(&dray);
+}
+
+/// The caller takes one line and no more (`| head -1`): the terminal is hung up, the program ends, and so does the run.
+#[test]
+fn a_terminal_whose_caller_takes_no_more_is_hung_up() {
+    let dray = Dray::new();
+    let bundle = dray.bundle("one").args(&["yes", "abcdefgh"]).edit(|spec| spec["process"]["terminal"] = json!(true));
+    let mut command = dray.command(&["run", "-b", bundle.dir().to_str().unwrap(), "one"]);
+    let mut run = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut line = [0; 10];
+    run.stdout.take().unwrap().read_exact(&mut line).unwrap();
+    assert_eq!(&line, b"abcdefgh\r\n");
+    let ended = await_exit(&open_pid(run.id() as i32).unwrap(), patience(Duration::from_secs(20)));
+    if ended.is_err() {
+        let _ = run.kill();
+    }
+    let output = run.wait_with_output().unwrap();
+    ended.unwrap();
+    // Its write has failed: as the first of a pid namespace it is not ended by SIGHUP.
+    fails(&output, 1);
     nothing_left(&dray);
 }
 
@@ -700,6 +772,156 @@ fn a_create_that_hangs_is_ended_by_a_forced_delete() {
     nothing_left(&dray);
 }
 
+/// A created container, and a start of it in the midst of a hook that does not end.
+fn hanging_start(dray: &Dray, id: &str, point: &str) -> (Bundle, Child) {
+    let mark = dray.scratch().dir().join(format!("{id}.hangs"));
+    let script = match point {
+        "startContainer" => "touch /hangs; exec sleep 1000".to_owned(),
+        _ => format!("touch {}; exec sleep 1000", mark.display()),
+    };
+    let bundle = sleeping(dray, id).edit(|spec| spec["hooks"][point] = hook(&script));
+    created(dray, &bundle, &[]);
+    let child = dray.command(&["start", id]).stderr(Stdio::null()).spawn().unwrap();
+    wait_until("the hook", || mark.exists() || bundle.rootfs_dir().join("hangs").exists());
+    (bundle, child)
+}
+
+/// It ends by itself, in less time than a lock is waited for by those who may not do without.
+#[track_caller]
+fn ends(child: &mut Child) -> Option<i32> {
+    let mut status = None;
+    let what = wait_for(child, &mut status);
+    if status.is_none() {
+        child.kill().unwrap();
+        child.wait().unwrap();
+        panic!("it does not end: {what}");
+    }
+    status.unwrap().code()
+}
+
+fn wait_for(child: &mut Child, status: &mut Option<std::process::ExitStatus>) -> u32 {
+    let deadline = std::time::Instant::now() + patience(Duration::from_secs(20));
+    while status.is_none() && std::time::Instant::now() < deadline {
+        *status = child.try_wait().unwrap();
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    child.id()
+}
+
+#[test]
+fn a_container_whose_start_hangs_can_be_killed() {
+    let dray = Dray::new();
+    let (_bundle, mut start) = hanging_start(&dray, "one", "startContainer");
+    let pid = dray.pid("one");
+    let killed = dray.run(&["kill", "one", "KILL"]);
+    if !killed.status.success() {
+        start.kill().unwrap();
+    }
+    ok(&killed);
+    dies(pid);
+    // Whether it was killed as its program, or just before, is not told apart.
+    ends(&mut start);
+    ok(&dray.run(&["delete", "one"]));
+    nothing_left(&dray);
+}
+
+#[test]
+fn a_container_whose_start_hangs_can_be_deleted() {
+    let dray = Dray::new();
+    for point in ["startContainer", "poststart"] {
+        let (_bundle, mut start) = hanging_start(&dray, point, point);
+        let deleted = dray.run(&["delete", "--force", point]);
+        if !deleted.status.success() || point == "poststart" {
+            start.kill().unwrap();
+        }
+        ok(&deleted);
+        assert_eq!(ends(&mut start).is_some(), point != "poststart");
+        nothing_left(&dray);
+    }
+}
+
+#[test]
+fn a_start_that_is_told_to_end_ends_its_container() {
+    let dray = Dray::new();
+    for (point, signal) in [("startContainer", Signal::TERM), ("poststart", Signal::INT)] {
+        let (_bundle, mut start) = hanging_start(&dray, point, point);
+        let pid = dray.pid(point);
+        kill_process(Pid::from_child(&start), signal).unwrap();
+        assert_eq!(ends(&mut start), Some(1));
+        dies(pid);
+        ok(&dray.run(&["delete", point]));
+        nothing_left(&dray);
+    }
+}
+
+/// What waits for others to let go of a container can be told not to.
+#[test]
+fn who_waits_for_a_container_can_be_told_to_end() {
+    let dray = Dray::new();
+    let (_bundle, mut start) = hanging_start(&dray, "one", "startContainer");
+    for verb in [["delete"].as_slice(), &["start"], &["pause"], &["update", "--pids-limit", "9"]] {
+        let mut child = dray.command(&[verb, &["one"]].concat()).stderr(Stdio::piped()).spawn().unwrap();
+        // Its signals are blocked from its first moments on; before, it would end by this one too.
+        std::thread::sleep(Duration::from_secs(1));
+        kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+        let mut error = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut error).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(1));
+        assert!(error.contains("given up at signal 15"), "{verb:?}: {error}");
+    }
+    kill_process(Pid::from_child(&start), Signal::TERM).unwrap();
+    assert_eq!(ends(&mut start), Some(1));
+}
+
+/// Between the run's create and its program nobody else has anything to start, or to delete.
+#[test]
+fn a_start_beside_a_run_leaves_its_container_alone() {
+    let dray = Dray::new();
+    let script = "touch /hangs; while test ! -e /go; do sleep 0.05; done";
+    let bundle = dray.bundle("one").args(&["sh", "-c", "exit 7"]);
+    let bundle = bundle.edit(|spec| spec["hooks"]["startContainer"] = hook(script));
+    let mut run = dray.command(&["run", "one"]).current_dir(bundle.dir()).spawn().unwrap();
+    wait_until("the hook", || bundle.rootfs_dir().join("hangs").exists());
+    let status = || -> Value { serde_json::from_str(&ok(&dray.run(&["state", "one"]))).unwrap() };
+    assert_eq!(status()["status"], "creating");
+    let started = dray.run(&["start", "one"]);
+    let deleted = dray.run(&["delete", "one"]);
+    let error = fails(&started, 1);
+    assert!(error.contains("cannot start a container in the creating state"), "{error}");
+    assert!(fails(&deleted, 1).contains("not stopped: creating"));
+    fs::write(bundle.rootfs_dir().join("go"), "").unwrap();
+    assert_eq!(ends(&mut run), Some(7));
+    nothing_left(&dray);
+}
+
+/// What containerd asks a shim's binary to remove is not the command line's.
+#[test]
+fn the_action_delete_leaves_the_command_lines_containers_alone() {
+    let dray = Dray::new();
+    let namespace = dray.scratch().namespace().to_owned();
+    let root = Path::new("/run/dray").join(&namespace);
+    let run = |args: &[&str], dir: &Path| {
+        let mut command = dray.plain();
+        dray.finish(command.arg("--root").arg(&root).args(args).current_dir(dir))
+    };
+    let bundle = sleeping(&dray, "one");
+    fs::write(bundle.dir().join("sandbox"), "pod").unwrap();
+    ok(&run(&["run", "-d", "one"], bundle.dir()));
+    let saved: Value = serde_json::from_slice(&fs::read(root.join("one/state.json")).unwrap()).unwrap();
+    let pid = saved["init"]["pid"].as_i64().unwrap() as i32;
+    let shim = |id: &str| {
+        let mut command = Command::new(common::shim_binary());
+        command.args(["-namespace", &namespace, "-id", id, "-address", "/nowhere", "-bundle"]);
+        dray.finish(command.arg(dray.scratch().dir()).arg("delete").current_dir(dray.scratch().dir()))
+    };
+    for id in ["one", "pod"] {
+        ok(&shim(id));
+        assert!(alive(pid) && root.join("one").exists(), "{id}");
+    }
+    ok(&run(&["delete", "--force", "one"], bundle.dir()));
+    assert!(!root.join("one").exists());
+}
+
 #[test]
 fn a_create_that_is_killed_can_be_deleted() {
     let dray = Dray::new();
@@ -990,6 +1212,20 @@ fn systemd_makes_the_cgroup_where_it_is_asked() {
     ok(&dray.run(&["delete", "-f", "one"]));
     assert!(!is_active());
     nothing_left(&dray);
+}
+
+/// The root mistyped, or the id: what lies there is somebody's.
+#[test]
+fn delete_takes_nothing_that_is_no_containers() {
+    let dray = Dray::new();
+    let home = dray.scratch().dir().join("home");
+    fs::create_dir_all(home.join("data/sub")).unwrap();
+    for id in [&["data"][..], &["--force", "data"]] {
+        let args = [&["--root", home.to_str().unwrap(), "delete"], id].concat();
+        let error = fails(&dray.plain().args(&args).output().unwrap(), 1);
+        assert!(error.contains("container data") && error.contains("not a container's directory"), "{error}");
+    }
+    assert!(home.join("data/sub").is_dir());
 }
 
 #[test]

@@ -533,6 +533,51 @@ fn an_execs_terminal_is_the_callers() {
     });
 }
 
+/// One whose caller takes a line and no more (`| head -1`) is over, by this signal.
+#[track_caller]
+fn ends_with_its_reader(mut command: Command, signal: i32) {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut line = [0; 8];
+    child.stdout.take().unwrap().read_exact(&mut line).unwrap();
+    assert_eq!(&line, b"abcdefgh");
+    let done = finish(child);
+    assert_eq!(done.status.code(), Some(128 + signal), "{}", text(&done.stderr));
+}
+
+#[test]
+fn an_exec_whose_caller_takes_no_more_ends() {
+    block_on(async {
+        let (world, _bundle) = World::running("one", sleeping).await;
+        let dray = Verbs::of(&world);
+        ends_with_its_reader(dray.command(&["exec", "one", "yes", "abcdefgh"]), libc::SIGPIPE);
+        ends_with_its_reader(dray.command(&["exec", "-t", "one", "yes", "abcdefgh"]), libc::SIGHUP);
+        world.end("one").await;
+        world.close().await;
+    });
+    let dray = Dray::new();
+    dray.started(&sleeping(dray.bundle("own")));
+    ends_with_its_reader(dray.command(&["exec", "own", "yes", "abcdefgh"]), libc::SIGPIPE);
+    ends_with_its_reader(dray.command(&["exec", "-t", "own", "yes", "abcdefgh"]), libc::SIGHUP);
+}
+
+/// Its fifos have no names while it runs: one that is killed leaves none.
+#[test]
+fn a_killed_exec_leaves_no_fifos() {
+    block_on(async {
+        let (world, _bundle) = World::running("one", sleeping).await;
+        let dray = Verbs::of(&world);
+        let mut command = dray.command(&["exec", "one", "sh", "-c", "echo ready; cat; echo over"]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut ready = [0; 6];
+        child.stdout.as_mut().unwrap().read_exact(&mut ready).unwrap();
+        wait_until("the fifos' removal", || exec_leftovers(&dray, "one").is_empty());
+        child.stdin.take().unwrap().write_all(b"typed ").unwrap();
+        assert_eq!(ok(&finish(child)), "typed over\n");
+        world.end("one").await;
+        world.close().await;
+    });
+}
+
 /// What a shim cannot be asked for is done beside it, and it does not hear of it.
 #[test]
 fn an_exec_beside_the_shim_has_what_the_shim_cannot_give() {

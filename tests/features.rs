@@ -128,14 +128,16 @@ fn every_feature_has_a_test_and_every_test_a_feature() {
     assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
 }
 
-/// The last column of README's tables of limits and of CVEs. A `*` stands for the rest of a name.
+/// The last column of README's tables of the command line, of limits and of CVEs. A `*` stands for the rest of a name.
 #[test]
 fn readme_names_tests_that_there_are() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let readme = fs::read_to_string(root.join("README.md")).expect("README");
-    let files = [sources(&root.join("tests")), sources(&root.join("src/cgroup"))].concat();
+    let files = [sources(&root.join("tests")), sources(&root.join("src"))].concat();
     let tests: BTreeSet<&str> = files.iter().flat_map(|(_, text)| tests_of(text)).collect();
-    for (title, prefix, least) in [("## Limits\n", "", 20), ("## Security\n", "cve_", 20)] {
+    for (title, prefix, least) in
+        [("## The command line\n", "", 35), ("## Limits\n", "", 20), ("## Security\n", "cve_", 20)]
+    {
         let section = readme.split_once(title).unwrap_or_else(|| panic!("no {title}")).1;
         let section = section.split("\n## ").next().expect("one at least");
         let rows = section.lines().filter(|line| line.starts_with("| ")).skip(1);

@@ -105,6 +105,7 @@ impl Checkpoint {
             lazy_pages: self.criu.lazy_pages,
             status: self.status()?,
             auto_dedup: self.criu.auto_dedup,
+            link_remap: self.criu.link_remap,
             criu: Criu::program(global),
         })
     }
@@ -132,6 +133,7 @@ impl Checkpoint {
             ("--page-server", self.page_server.is_some()),
             ("--status-fd", self.status_fd != -1),
             ("--auto-dedup", self.criu.auto_dedup),
+            ("--link-remap", self.criu.link_remap),
             ("--tcp-skip-in-flight", self.tcp_skip_in_flight),
             ("--tcp-close", self.criu.tcp_close),
         ];

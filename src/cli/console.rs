@@ -4,7 +4,7 @@
 //! The descriptors are the caller's, shared with it: their flags are left alone, so every read and write is preceded by a
 //! look whether it would wait. What is no terminal, nor a pipe (a file, /dev/null), never does.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::pin;
@@ -14,7 +14,8 @@ use std::time::Duration;
 use futures::future::select;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr};
+use rustix::process::getpgrp;
+use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetpgrp, tcgetwinsize, tcsetattr};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
@@ -29,8 +30,9 @@ pub const CHUNK: usize = 1024;
 /// Between two looks at a terminal that nobody has open.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// How long what a program has written as its last may take to come out.
-const LAST_BOUND: Duration = Duration::from_secs(10);
+/// How much may come out once a program has ended, as slowly as the caller takes it: more than a pty holds (its flip buffers,
+/// 640 KiB by tty_buffer.c's TTYB_DEFAULT_MEM_LIMIT). What goes on after that is of something in the background.
+const TAIL: usize = 1 << 20;
 
 /// The caller's terminal in raw mode; as it was when this is dropped.
 pub struct Raw {
@@ -39,12 +41,12 @@ pub struct Raw {
 }
 
 impl Raw {
-    /// Of the first of our streams that is a terminal; `None` where none is.
+    /// Of the first of our streams that is a terminal; `None` where none is, and in its background: there it is another's.
     ///
     /// # Errors
     /// What tcsetattr(3) says.
     pub fn of_ours() -> Result<Option<Self>> {
-        let Some(terminal) = ours() else { return Ok(None) };
+        let Some(terminal) = ours().filter(is_ours_to_change) else { return Ok(None) };
         let terminal = terminal.try_clone_to_owned().os(|| "dup of the terminal")?;
         let before = tcgetattr(&terminal).os(|| "tcgetattr")?;
         let mut raw = before.clone();
@@ -57,8 +59,16 @@ impl Raw {
 
 impl Drop for Raw {
     fn drop(&mut self) {
-        let _ = tcsetattr(&self.terminal, OptionalActions::Now, &self.before);
+        if is_ours_to_change(&self.terminal) {
+            let _ = tcsetattr(&self.terminal, OptionalActions::Now, &self.before);
+        }
     }
+}
+
+/// Not in the background of a terminal. The kernel does not keep us from changing it there: SIGTTOU is blocked here. One that
+/// is not our controlling terminal (ENOTTY) has no such thing.
+fn is_ours_to_change(terminal: &impl AsFd) -> bool {
+    tcgetpgrp(terminal).map_or(true, |foreground| foreground == getpgrp())
 }
 
 /// The caller's terminal: the first of our streams that is one.
@@ -68,7 +78,9 @@ pub fn ours() -> Option<BorrowedFd<'static>> {
 
 /// The container's terminal.
 pub struct Console {
-    master: AsyncFd<OwnedFd>,
+    /// None once it is hung up.
+    master: RefCell<Option<Rc<AsyncFd<OwnedFd>>>>,
+    hung_up: Notify,
     /// Its process has ended: what is there is all that will come.
     ended: Cell<bool>,
     end: Notify,
@@ -83,8 +95,13 @@ impl Console {
         let flags = rustix::fs::fcntl_getfl(&master).os(|| "fcntl F_GETFL of a terminal")?;
         let nonblocking = flags | rustix::fs::OFlags::NONBLOCK;
         rustix::fs::fcntl_setfl(&master, nonblocking).os(|| "fcntl F_SETFL of a terminal")?;
-        let master = watch(master, Interest::READABLE | Interest::WRITABLE)?;
-        let console = Rc::new(Self { master, ended: Cell::new(false), end: Notify::new() });
+        let master = Rc::new(watch(master, Interest::READABLE | Interest::WRITABLE)?);
+        let console = Rc::new(Self {
+            master: RefCell::new(Some(master)),
+            hung_up: Notify::new(),
+            ended: Cell::new(false),
+            end: Notify::new(),
+        });
         console.follow_size();
         Ok(console)
     }
@@ -93,13 +110,21 @@ impl Console {
     pub fn follow_size(&self) {
         let Some(size) = ours().and_then(|terminal| tcgetwinsize(terminal).ok()) else { return };
         // One of no size, as a new pty is, says nothing.
-        if size.ws_col > 0 || size.ws_row > 0 {
-            let _ = tty::resize(&self.master, Size { width: size.ws_col, height: size.ws_row });
+        if let Some(master) = self.master.borrow().as_ref()
+            && (size.ws_col > 0 || size.ws_row > 0)
+        {
+            let _ = tty::resize(&**master, Size { width: size.ws_col, height: size.ws_row });
         }
     }
 
-    /// Relays what is typed, until there is no more.
+    /// Relays what is typed, until there is no more or the terminal is hung up.
     pub async fn relay_input(self: Rc<Self>) {
+        // In this order: what it holds of the master it has let go of when this returns.
+        select(pin!(self.hung_up.notified()), pin!(self.relay_typed())).await;
+    }
+
+    async fn relay_typed(&self) {
+        let Some(master) = self.master.borrow().clone() else { return };
         let stdin = Ours::new(rustix::stdio::stdin(), Interest::READABLE);
         let mut buffer = [0; CHUNK];
         loop {
@@ -110,50 +135,58 @@ impl Console {
                 Err(Errno::INTR | Errno::AGAIN) => continue,
                 Err(_) => return,
             };
-            if self.write(&buffer[..length]).await.is_err() {
+            if write(&master, &buffer[..length]).await.is_err() {
                 return;
             }
         }
     }
 
-    async fn write(&self, mut bytes: &[u8]) -> io::Result<()> {
-        while !bytes.is_empty() {
-            let written =
-                self.master.async_io(Interest::WRITABLE, |master| Ok(rustix::io::write(master, bytes)?)).await?;
-            bytes = &bytes[written..];
+    /// Relays what the container says until its process has ended and all is out. Where the caller takes no more it is hung
+    /// up: who writes to it is not to wait for ever, nor is who waits for him.
+    pub async fn relay_output(self: Rc<Self>) {
+        if let Err(e) = self.relay_said().await {
+            log::debug!("stdout: {e}");
+            self.hang_up();
         }
-        Ok(())
     }
 
-    /// Relays what the container says until its process has ended and all is out; nobody may be left who takes it.
-    pub async fn relay_output(self: Rc<Self>) {
+    async fn relay_said(&self) -> rustix::io::Result<()> {
+        let Some(master) = self.master.borrow().clone() else { return Ok(()) };
         let stdout = Ours::new(rustix::stdio::stdout(), Interest::WRITABLE);
         let mut buffer = [0; CHUNK];
-        loop {
+        let mut tail = TAIL;
+        while tail > 0 {
             let ended = self.ended.get();
-            match rustix::io::read(&self.master, &mut buffer) {
-                Ok(0) => return,
+            match rustix::io::read(&*master, &mut buffer) {
+                Ok(0) => break,
                 Ok(length) => {
-                    if stdout.write(&buffer[..length]).await.is_err() {
-                        return;
-                    }
+                    stdout.write(&buffer[..length]).await?;
+                    tail = if ended { tail.saturating_sub(length) } else { TAIL };
                 }
                 // Nobody has the other side open: that may be before somebody has, or between two who have (EIO).
-                Err(Errno::AGAIN | Errno::IO) if ended => return,
+                Err(Errno::AGAIN | Errno::IO) if ended => break,
                 // To be asked for its readiness it would be ready for ever.
                 Err(Errno::IO) => self.pause().await,
                 Err(Errno::AGAIN) => {
                     let readable = async {
-                        if let Ok(mut ready) = self.master.readable().await {
+                        if let Ok(mut ready) = master.readable().await {
                             ready.clear_ready();
                         }
                     };
                     select(pin!(readable), pin!(self.end.notified())).await;
                 }
                 Err(Errno::INTR) => {}
-                Err(_) => return,
+                Err(_) => break,
             }
         }
+        Ok(())
+    }
+
+    /// Lets go of the master: the container's terminal is gone for it (SIGHUP, EIO), as for what runc has started when that
+    /// dies of SIGPIPE.
+    fn hang_up(&self) {
+        self.master.take();
+        self.hung_up.notify_one();
     }
 
     /// Until its process has ended, or a moment.
@@ -161,12 +194,21 @@ impl Console {
         let _ = tokio::time::timeout(PAUSE, self.end.notified()).await;
     }
 
-    /// The container's process has ended; waits for `output`, which relays what it has said.
+    /// The container's process has ended; waits for `output`, which relays what it has said, as long as the caller takes for
+    /// that.
     pub async fn finish(&self, output: tokio::task::JoinHandle<()>) {
         self.ended.set(true);
         self.end.notify_one();
-        let _ = tokio::time::timeout(LAST_BOUND, output).await;
+        let _ = output.await;
     }
+}
+
+async fn write(master: &AsyncFd<OwnedFd>, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let written = master.async_io(Interest::WRITABLE, |master| Ok(rustix::io::write(master, bytes)?)).await?;
+        bytes = &bytes[written..];
+    }
+    Ok(())
 }
 
 /// A descriptor of the caller's.

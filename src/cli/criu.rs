@@ -44,6 +44,9 @@ pub struct Criu {
     /// Give back what later images replace
     #[arg(long)]
     pub auto_dedup: bool,
+    /// Keep files that are open and removed, by a name beside where they were
+    #[arg(long)]
+    pub link_remap: bool,
     /// Have memory asked for as it is needed
     #[arg(long)]
     pub lazy_pages: bool,

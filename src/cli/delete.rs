@@ -10,10 +10,11 @@ use super::target::{self, Found, Owner};
 use super::{Global, runtime};
 use crate::engine::Engine;
 use crate::engine::adopt::{Status, status_of};
-use crate::engine::remains::{Unmount, remove_saved};
+use crate::engine::remains::{Unmount, cgroup_of, remove_saved};
 use crate::engine::state::StateDir;
 use crate::error::{Error, Kind, Result};
 use crate::shim::client::{self, Client};
+use crate::sys::pidfd;
 
 /// How long a container of a shim's may take to die.
 const KILL_BOUND: Duration = Duration::from_secs(10);
@@ -51,42 +52,58 @@ pub fn run(global: &Global, args: Delete) -> Result<ExitCode> {
 fn delete(global: &Global, found: Found, force: bool) -> Result<()> {
     let (root, _) = global.place()?;
     let namespace = found.namespace.clone();
-    runtime::run(global, (&root, &namespace), false, async |engine, _signals| {
-        let id = found.saved.id.clone();
-        if force {
-            end_creator(&found).await;
-        }
-        let target = found.open().await?;
-        match target.owner {
-            Owner::Shim(client) => by_shim(&client, &id, force).await,
-            Owner::Nobody(_lock) => {
-                let Found { state, saved, .. } = &target.found;
-                let status = status_of(engine.hierarchies(), state, saved);
-                let may = force || matches!(status, Status::Created | Status::Stopped | Status::Creating);
-                if !may {
-                    return Err(not_stopped(&id, status.name()));
-                }
-                remove(&engine, state).await.map_err(|e| e.context(format!("container {id}")))
-            }
-        }
+    runtime::run(global, (&root, &namespace), false, async |engine, mut signals| {
+        // What is half removed can be removed by another delete.
+        runtime::unless_ended(&mut signals, delete_by(&engine, found, force)).await
     })
+}
+
+async fn delete_by(engine: &Rc<Engine>, found: Found, force: bool) -> Result<()> {
+    let id = found.saved.id.clone();
+    if force {
+        end_holder(engine, &found).await?;
+    }
+    let target = found.open().await?;
+    match target.owner {
+        Owner::Shim(client) => by_shim(&client, &id, force).await,
+        Owner::Nobody(_lock) => {
+            let Found { state, saved, .. } = &target.found;
+            let status = status_of(engine.hierarchies(), state, saved);
+            let may = match status {
+                Status::Created | Status::Stopped => true,
+                // On its way from a `run` to its program, or from a create that has ended.
+                Status::Creating => target.found.living_init().is_none(),
+                Status::Running | Status::Paused => false,
+            };
+            if !may && !force {
+                return Err(not_stopped(&id, status.name()));
+            }
+            remove(engine, state).await.map_err(|e| e.context(format!("container {id}")))
+        }
+    }
 }
 
 async fn remove(engine: &Rc<Engine>, state: &StateDir) -> Result<()> {
     remove_saved(engine.hierarchies(), state, Unmount::Beside(engine)).await.map(drop)
 }
 
-/// A create that hangs, in a hook of its, has the container locked until it ends.
-async fn end_creator(found: &Found) {
+/// Who makes or starts a container has it locked until that is done, which with a hook that hangs is never.
+async fn end_holder(engine: &Engine, found: &Found) -> Result<()> {
     let saved = &found.saved;
-    let makes = saved.by_command && saved.owner.pid != std::process::id() as i32;
-    if !makes || found.state.lock_within(Duration::ZERO).await.is_ok() {
-        return;
+    if found.is_a_shims() || found.state.lock_within(Duration::ZERO).await.is_ok() {
+        return Ok(());
     }
-    if let Some(creator) = saved.owner.open() {
-        // It undoes what it has done.
-        let _ = crate::sys::pidfd::kill(&creator, libc::SIGTERM as u32);
+    // A create undoes what it has done.
+    if let Some(creator) = saved.owner.open().filter(|_| saved.by_command) {
+        let _ = pidfd::kill(&creator, libc::SIGTERM as u32);
     }
+    // A start hears of the end of its container.
+    if let Some(init) = saved.init.and_then(|init| init.open()) {
+        let _ = pidfd::kill(&init, libc::SIGKILL as u32);
+        // In the v1 freezer it would not die.
+        cgroup_of(engine.hierarchies(), saved)?.map_or(Ok(()), |cgroup| cgroup.thaw())?;
+    }
+    Ok(())
 }
 
 /// What containerd would ask for: the shim tells it that the container is gone.
@@ -125,7 +142,7 @@ fn remove_aborted(global: &Global, id: &str) -> Result<bool> {
         if let Some(_lock) = state.lock()?
             && state.load()?.is_none()
         {
-            state.remove()?;
+            state.remove_aborted().map_err(|e| e.context(format!("container {id}")))?;
             found = true;
         }
     }

@@ -1,11 +1,14 @@
 //! `dray kill`
 
 use std::process::ExitCode;
+use std::rc::Rc;
 
 use clap::Args;
 
-use super::target::{self, Owner};
+use super::target::{self, Found};
 use super::{Global, runtime};
+use crate::engine::Engine;
+use crate::engine::container::Container;
 use crate::engine::lifecycle::State;
 use crate::error::{Error, Kind, Result};
 
@@ -32,12 +35,16 @@ pub fn run(global: &Global, args: Kill) -> Result<ExitCode> {
     let (root, _) = global.place()?;
     let namespace = found.namespace.clone();
     let id = &args.id;
-    runtime::run(global, (&root, &namespace), false, async |engine, _signals| {
-        let target = found.open().await?;
-        match target.owner {
-            Owner::Shim(client) => client.kill(id, "", signal, args.all).await.map_err(not_running)?,
-            Owner::Nobody(_lock) => {
-                let container = engine.adopt(&target.found.state)?;
+    runtime::run(global, (&root, &namespace), false, async |engine, mut signals| {
+        // Not locked: who has it locked may wait for what is to be killed. Its init is known by its pidfd, and its cgroup by
+        // its inode.
+        match runtime::unless_ended(&mut signals, found.shim()).await? {
+            Some(client) => {
+                let killed = runtime::unless_ended(&mut signals, client.kill(id, "", signal, args.all)).await;
+                killed.map_err(not_running)?;
+            }
+            None => {
+                let container = adopt(&engine, &found)?;
                 let killed = match args.all {
                     true => engine.kill_everyone(id, signal),
                     false if container.init.state() == State::Stopped => {
@@ -49,6 +56,14 @@ pub fn run(global: &Global, args: Kill) -> Result<ExitCode> {
             }
         }
         Ok(ExitCode::SUCCESS)
+    })
+}
+
+/// Somebody may be about to remove it.
+fn adopt(engine: &Rc<Engine>, found: &Found) -> Result<Rc<Container>> {
+    engine.adopt(&found.state).map_err(|e| match found.living_init() {
+        Some(_) => e,
+        None => not_running(Error::new(Kind::NotFound, format!("container {}", found.saved.id))),
     })
 }
 

@@ -14,7 +14,7 @@ use futures::future::{Either, select};
 use tokio::sync::oneshot;
 
 use super::global::Global;
-use super::runtime::{Signals, is_an_end};
+use super::runtime::{Signals, asked_to_end};
 use super::sockets;
 use crate::engine::Engine;
 use crate::engine::container::Process;
@@ -74,7 +74,7 @@ impl Making {
         let terminal = spec.process().as_ref().and_then(|process| process.terminal()).unwrap_or(false);
         let Streamed { streams, terminal: of_terminal } = streams(self.console_socket.as_deref(), terminal, detached)?;
         let (listening, env) = listening()?;
-        let handed = Handed { streams: Some(streams), descriptors: listening + self.preserve_fds, env };
+        let handed = Handed { streams: Some(streams), descriptors: descriptors(listening, self.preserve_fds)?, env };
         let request = Request {
             id: id.to_owned(),
             bundle,
@@ -173,18 +173,6 @@ pub fn tell(process: &Process, pidfd_socket: Option<&UnixStream>, pid_file: Opti
     pid_file.map_or(Ok(()), |path| write_pid(path, process.pid())).context(|| "--pid-file")
 }
 
-/// The first signal that asks for an end.
-async fn asked_to_end(signals: &mut Signals) -> i32 {
-    loop {
-        match signals.recv().await {
-            Some(signal) if is_an_end(signal) => return signal,
-            Some(_) => {}
-            // As long as the engine lives they are read.
-            None => std::future::pending().await,
-        }
-    }
-}
-
 /// An id becomes a name in many places; runc's rule.
 fn judge_id(id: &str) -> Result<()> {
     let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '+' | '-' | '.');
@@ -203,11 +191,29 @@ pub fn write_pid(path: &Path, pid: u32) -> Result<()> {
         .file_name()
         .ok_or_else(|| Error::new(Kind::InvalidArgument, format!("{} is no file's name", path.display())))?;
     let new = path.with_file_name(format!(".{}.{}", name.to_string_lossy(), std::process::id()));
-    let mut file = File::create_new(&new).os(|| format!("open {}", new.display()))?;
+    let mut file = match File::create_new(&new) {
+        // Of one of our pid that was killed.
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+            std::fs::remove_file(&new).os(|| format!("unlink {}", new.display()))?;
+            File::create_new(&new)
+        }
+        file => file,
+    }
+    .os(|| format!("open {}", new.display()))?;
     let written = file.write_all(pid.to_string().as_bytes()).and_then(|()| std::fs::rename(&new, path));
     written.os(|| format!("write {}", path.display())).inspect_err(|_| {
         let _ = std::fs::remove_file(&new);
     })
+}
+
+/// How many descriptors from 3 on are handed over.
+///
+/// # Errors
+/// For more than there can be.
+pub fn descriptors(listening: u32, preserved: u32) -> Result<u32> {
+    let too_many =
+        || format!("--preserve-fds {preserved} and LISTEN_FDS={listening}: there are not so many descriptors");
+    listening.checked_add(preserved).ok_or_else(|| Error::new(Kind::InvalidArgument, too_many()))
 }
 
 /// The sockets that systemd has opened for the container, where it has started us for them (sd_listen_fds(3)): how many, and
@@ -242,6 +248,14 @@ mod tests {
     }
 
     #[test]
+    fn descriptors_are_counted_as_far_as_numbers_go() {
+        assert_eq!(descriptors(1, 2).unwrap(), 3);
+        let error = descriptors(2, u32::MAX - 1).unwrap_err();
+        assert_eq!(error.kind(), Kind::InvalidArgument);
+        assert!(error.to_string().contains("--preserve-fds 4294967294"), "{error}");
+    }
+
+    #[test]
     fn a_pid_file_is_there_as_a_whole() {
         let dir = std::env::temp_dir().join(format!("dray-pid-file-{}", std::process::id()));
         std::fs::create_dir(&dir).unwrap();
@@ -250,6 +264,11 @@ mod tests {
         write_pid(&path, 123).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "123");
         assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 1);
+        let left = dir.join(format!(".pid.{}", std::process::id()));
+        std::fs::write(&left, "of one that was killed").unwrap();
+        write_pid(&path, 4).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "4");
+        assert!(!left.exists());
         assert!(write_pid(&dir.join("none/pid"), 1).is_err());
         std::fs::remove_dir_all(dir).unwrap();
     }

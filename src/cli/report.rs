@@ -62,10 +62,11 @@ impl Log for Logger {
         }
         let level = record.level();
         let text = record.args().to_string();
+        let shown = printable(&text);
         // Errors go to both, all else to one, as with runc.
         let _ = match (level, &self.file) {
-            (Level::Error, _) => writeln!(std::io::stderr(), "{}: {text}", super::NAME),
-            (_, None) => writeln!(std::io::stderr(), "{}: {}: {text}", super::NAME, logrus::name(level)),
+            (Level::Error, _) => writeln!(std::io::stderr(), "{}: {shown}", super::NAME),
+            (_, None) => writeln!(std::io::stderr(), "{}: {}: {shown}", super::NAME, logrus::name(level)),
             _ => Ok(()),
         };
         if let Some((file, format)) = &self.file {
@@ -74,6 +75,15 @@ impl Log for Logger {
     }
 
     fn flush(&self) {}
+}
+
+/// What a program of a container may have had a part in does not steer the operator's terminal.
+fn printable(text: &str) -> String {
+    let show = |c: char| match c.is_control() && c != '\n' && c != '\t' {
+        true => c.escape_default().to_string(),
+        false => c.to_string(),
+    };
+    text.chars().map(show).collect()
 }
 
 /// One line, written at once: others may append to the same file.
@@ -91,6 +101,11 @@ fn line(format: LogFormat, level: Level, text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_terminal_is_not_steered() {
+        assert_eq!(printable("a\tb\nc \u{1b}[2Jd\u{9b}e é"), "a\tb\nc \\u{1b}[2Jd\\u{9b}e é");
+    }
 
     #[test]
     fn lines_are_logrus() {

@@ -109,6 +109,7 @@ impl Restore {
             file_locks: self.criu.file_locks,
             cgroups: self.criu.cgroups()?,
             auto_dedup: self.criu.auto_dedup,
+            link_remap: self.criu.link_remap,
             lazy_pages: self.criu.lazy_pages,
             lsm_profile: self.lsm_profile.clone(),
             lsm_mount_context: self.lsm_mount_context.clone(),

@@ -110,7 +110,17 @@ pub async fn wait(init: &Process, foreground: Option<Foreground>, signals: &mut 
         futures::future::Either::Right(((), exit)) => exit.await,
     };
     if let (Some(foreground), Some(output)) = (foreground, relays) {
-        foreground.console.finish(output).await;
+        // Whoever has no patience with a caller who does not take it may still end this.
+        let impatient = async {
+            while let Some(signal) = signals.recv().await {
+                if runtime::is_an_end(signal) {
+                    return;
+                }
+            }
+            std::future::pending().await
+        };
+        let finish = foreground.console.finish(output);
+        futures::future::select(std::pin::pin!(finish), std::pin::pin!(impatient)).await;
         drop(foreground.raw);
     }
     exit.status as u8

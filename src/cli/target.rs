@@ -107,8 +107,8 @@ pub fn change<T>(
 ) -> Result<T> {
     let found = find(global, id)?;
     let (root, namespace) = (global.place()?.0, found.namespace.clone());
-    runtime::run(global, (&root, &namespace), false, async move |engine, signals| {
-        let target = found.open().await?;
+    runtime::run(global, (&root, &namespace), false, async move |engine, mut signals| {
+        let target = runtime::unless_ended(&mut signals, found.open()).await?;
         if let Owner::Nobody(_) = target.owner {
             engine.adopt(&target.found.state)?;
         }
@@ -162,7 +162,7 @@ impl Found {
 }
 
 /// In runc's words, which its callers look for.
-fn missing(id: &str) -> Error {
+pub fn missing(id: &str) -> Error {
     Error::new(Kind::NotFound, format!("container {id}: container does not exist"))
 }
 

@@ -8,6 +8,7 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 
 use super::Global;
+use super::runtime::unless_ended;
 use super::status::not_running;
 use super::target::{self, Owner};
 use crate::cgroup::resctrl;
@@ -101,8 +102,8 @@ pub fn run(global: &Global, args: Update) -> Result<ExitCode> {
     unlimit_swap(&mut resources);
     let resources = resources.to_string().into_bytes();
     let [l3, bandwidth] = [&args.l3_cache_schema, &args.mem_bw_schema].map(|flag| flag.as_deref().and_then(said));
-    target::change(global, &args.id, async |target, engine, _| {
-        match target.found.status().await? {
+    target::change(global, &args.id, async |target, engine, mut signals| {
+        match unless_ended(&mut signals, target.found.status()).await? {
             Status::Created | Status::Running | Status::Paused => {}
             _ => return Err(not_running(&args.id)),
         }
@@ -110,8 +111,8 @@ pub fn run(global: &Global, args: Update) -> Result<ExitCode> {
             .then(|| resctrl::Change::plan(&target.found.saved.resctrl, l3, bandwidth));
         let rdt = rdt.transpose()?;
         match &target.owner {
-            Owner::Shim(shim) => shim.update(&args.id, resources).await?,
-            Owner::Nobody(_) => engine.update(&args.id, &resources).await?,
+            Owner::Shim(shim) => unless_ended(&mut signals, shim.update(&args.id, resources)).await?,
+            Owner::Nobody(_) => unless_ended(&mut signals, engine.update(&args.id, &resources)).await?,
         }
         // No shim's business: the group is named in the state, and a shim never changes it.
         rdt.map_or(Ok(()), |rdt| rdt.make())

@@ -78,17 +78,26 @@ pub fn status_of(hierarchies: &Hierarchies, state: &StateDir, saved: &Saved) -> 
     if is_held(state, saved, init) {
         return Status::Created;
     }
+    // A `run` is about to start it, which is nobody else's to do.
+    if saved.by_command && is_no_program_yet(saved, init) {
+        return Status::Creating;
+    }
     match remains::cgroup_of(hierarchies, saved) {
         Ok(Some(cgroup)) if cgroup.is_frozen().unwrap_or(false) => Status::Paused,
         _ => Status::Running,
     }
 }
 
-/// Whether its init waits to be started. A shim holds it by a socket: then it still is a copy of the shim.
+/// Whether its init waits to be started, by whoever does it: at a fifo; or by its shim, which holds it by a socket.
 fn is_held(state: &StateDir, saved: &Saved, init: Identity) -> bool {
-    if saved.by_command && fifo::holds(&state.path().join(FIFO)) {
-        return true;
+    match saved.by_command {
+        true => fifo::holds(&state.path().join(FIFO)),
+        false => is_no_program_yet(saved, init),
     }
+}
+
+/// Whether its init still is a copy of its owner.
+fn is_no_program_yet(saved: &Saved, init: Identity) -> bool {
     let executable = |pid: i32| std::fs::metadata(format!("/proc/{pid}/exe")).map(|exe| (exe.dev(), exe.ino())).ok();
     saved.owner.is_alive() && executable(init.pid).is_some_and(|exe| executable(saved.owner.pid) == Some(exe))
 }
@@ -104,7 +113,7 @@ pub fn spec_of(state: &StateDir, saved: &Saved) -> Result<Spec> {
 
 impl Engine {
     /// Takes over the container whose state this is. Its directory is to be locked by the caller, as long as it changes
-    /// anything.
+    /// anything: to send it a signal is no change.
     ///
     /// # Errors
     /// `NotFound` where there is none; `FailedPrecondition` where its shim lives, or it is being made; what is wrong with its

@@ -70,6 +70,8 @@ pub struct Request {
     pub status: Option<OwnedFd>,
     /// What of the parent's images these replace is given back.
     pub auto_dedup: bool,
+    /// Files that are open and removed are kept by a name beside where they were.
+    pub link_remap: bool,
     /// CRIU's program.
     pub criu: Option<PathBuf>,
 }
@@ -178,6 +180,7 @@ impl Engine {
             cgroups_mode: request.cgroups,
             empty_ns: EMPTY,
             auto_dedup: request.auto_dedup,
+            link_remap: request.link_remap,
             lazy_pages: request.lazy_pages,
             page_server: request.page_server.clone(),
             track_mem: request.parent.is_some(),

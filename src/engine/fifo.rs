@@ -13,6 +13,7 @@ use std::time::Duration;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 use crate::error::{Error, Kind, Os, Result};
 use crate::init::sync::{FIFO_WORD, heard_of_fifo};
@@ -40,17 +41,33 @@ fn writer(path: &Path) -> Result<Option<File>> {
     }
 }
 
-/// Lets the container go; returns when it is its program.
+/// The fifo of a container that it holds.
+pub(super) struct Held<'a> {
+    path: &'a Path,
+    writer: File,
+    reader: AsyncFd<File>,
+}
+
+/// Opens it where it holds a container: until it is released that is as it was.
 ///
 /// # Errors
-/// Why it is not; `DeadlineExceeded`.
-pub(super) async fn release(path: &Path, bound: Option<Duration>) -> Result<()> {
-    let Some(mut writer) = writer(path)? else {
+/// `FailedPrecondition` where it holds none.
+pub(super) fn open(path: &Path) -> Result<Held<'_>> {
+    let Some(writer) = writer(path)? else {
         return Err(Error::new(Kind::FailedPrecondition, "it waits for nothing"));
     };
     // Opened before the word is said: its end is to be heard even where it comes at once.
     let reader = rustix::fs::open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty());
     let reader = watch(File::from(reader.os(|| format!("open {}", path.display()))?), Interest::READABLE)?;
+    Ok(Held { path, writer, reader })
+}
+
+/// Lets the container go; returns when it is its program.
+///
+/// # Errors
+/// Why it is not; `DeadlineExceeded`.
+pub(super) async fn release(held: Held<'_>, bound: Option<Duration>) -> Result<()> {
+    let Held { path, mut writer, reader } = held;
     writer.write_all(&FIFO_WORD).os(|| format!("write {}", path.display()))?;
     drop(writer);
     let ended = async {
@@ -86,7 +103,7 @@ mod tests {
         assert!(holds(&path));
         let child = std::thread::spawn(move || child(held));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let released = runtime.block_on(release(&path, Some(Duration::from_secs(20))));
+        let released = runtime.block_on(async { release(open(&path)?, Some(Duration::from_secs(20))).await });
         child.join().unwrap();
         assert!(!holds(&path) && !path.exists());
         released
@@ -118,7 +135,7 @@ mod tests {
         let path = std::env::temp_dir().join(format!("dray-fifo-none-{}", std::process::id()));
         drop(make(&path).unwrap());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let error = runtime.block_on(release(&path, None)).unwrap_err();
+        let error = runtime.block_on(async { release(open(&path)?, None).await }).unwrap_err();
         std::fs::remove_file(&path).unwrap();
         assert_eq!(error.kind(), Kind::FailedPrecondition);
     }

@@ -125,7 +125,7 @@ impl Engine {
         let engine = self.clone();
         tokio::task::spawn_local(async move {
             if !container.private_pid_ns
-                && let Err(e) = kill_all(&container.cgroup, KILL_BOUND).await
+                && let Err(e) = kill_what_is_left(&container).await
             {
                 log::warn!("container {}: its init has exited: {e}", container.id);
             }
@@ -153,6 +153,14 @@ impl Engine {
         process.set_exit(exit);
         container.exec_ended.notify_waiters();
     }
+}
+
+/// Another process may have removed a container that is not ours alone, and its cgroup's path be the next one's.
+async fn kill_what_is_left(container: &Container) -> Result<()> {
+    if !container.remains.borrow().has_its_cgroup()? {
+        return Ok(());
+    }
+    kill_all(&container.cgroup, KILL_BOUND).await
 }
 
 /// As a shell has it: the exit status, or 128 and the signal's number.

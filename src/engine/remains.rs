@@ -42,6 +42,8 @@ pub struct Remains {
     pub scope: Option<(Scope, Cgroup)>,
     /// Its groups in the resctrl file system.
     pub resctrl: Vec<PathBuf>,
+    /// Which directory the cgroup is, where another process has made it: its path may become another container's.
+    pub cgroup_inode: Option<u64>,
     /// Kill what is in the cgroup: set where no pid namespace does it.
     pub kill: bool,
     /// The directory on which its root file system was mounted by us.
@@ -109,7 +111,7 @@ impl Remains {
             self.scope = None;
         }
         if let Some(cgroup) = &self.cgroup {
-            remove_cgroup(cgroup).await?;
+            remove_cgroup(cgroup, self.kill).await?;
             self.cgroup = None;
         }
         resctrl::remove(&self.resctrl)?;
@@ -141,6 +143,17 @@ impl Remains {
 }
 
 impl Remains {
+    /// Whether what is at the cgroup's path now is the container's.
+    ///
+    /// # Errors
+    /// For one that cannot be looked at.
+    pub fn has_its_cgroup(&self) -> Result<bool> {
+        match (&self.cgroup, self.cgroup_inode) {
+            (Some(cgroup), Some(ours)) => Ok(cgroup.inode()? == Some(ours)),
+            _ => Ok(true),
+        }
+    }
+
     /// Takes what the state on disk tells of.
     ///
     /// # Errors
@@ -153,6 +166,7 @@ impl Remains {
         if let Some(cgroup) = cgroup_of(hierarchies, saved)? {
             self.scope = saved.scope.clone().map(|scope| (scope, cgroup.clone()));
             self.cgroup = Some(cgroup);
+            self.cgroup_inode = saved.cgroup_inode;
             self.kill = true;
             return Ok(());
         }
@@ -190,7 +204,7 @@ pub fn cgroup_of(hierarchies: &Hierarchies, saved: &Saved) -> Result<Option<Cgro
 pub async fn remove_saved(hierarchies: &Hierarchies, state: &StateDir, unmount: Unmount<'_>) -> Result<Option<i32>> {
     let Some(saved) = state.load()? else {
         // An aborted create, from before it did anything.
-        state.remove()?;
+        state.remove_aborted()?;
         return Ok(None);
     };
     // Our own entry is that of a create in this very process: the caller decides before it comes here. One that the command
@@ -247,6 +261,8 @@ pub async fn remove_siblings(hierarchies: &Hierarchies, state: &StateDir, id: &s
 
 fn is_of_shim(saved: &Saved, id: &str) -> bool {
     match &saved.shim {
+        // The command line's, whatever its bundle says.
+        _ if saved.by_command => false,
         Some(shim) => shim == id,
         // A state without it is of a version before it: containerd 2.0 and later write the same into the bundle.
         None => std::fs::read_to_string(saved.bundle.join("sandbox")).is_ok_and(|sandbox| sandbox.trim() == id),
@@ -298,7 +314,8 @@ pub async fn kill_all(cgroup: &Cgroup, bound: Duration) -> Result<()> {
 }
 
 /// rmdir says EBUSY for a moment after the last process has been reaped: the kernel takes it out of its cgroup later.
-async fn remove_cgroup(cgroup: &Cgroup) -> Result<()> {
+/// Where it may be killed, so is who was born in it since: an exec that was on its way.
+async fn remove_cgroup(cgroup: &Cgroup, kill: bool) -> Result<()> {
     let what = || format!("removing cgroup {}", cgroup.path().display());
     let end = Instant::now() + REMOVE_BOUND;
     let mut deadline = Instant::now() + KILL_BOUND;
@@ -306,6 +323,7 @@ async fn remove_cgroup(cgroup: &Cgroup) -> Result<()> {
     loop {
         match cgroup.remove_some().context(what)? {
             Removed::All => return Ok(()),
+            Removed::Below(0) if kill => drop(cgroup.kill().context(what)?),
             Removed::Below(0) => {}
             // There are many, and others have their turn between.
             Removed::Below(_) => (deadline, pause) = (Instant::now() + KILL_BOUND, SHORT_PAUSE),

@@ -69,6 +69,8 @@ pub struct Request {
     pub cgroups: CgroupsMode,
     /// What is read of the images is given back.
     pub auto_dedup: bool,
+    /// Files that are open and removed are kept by a name beside where they were.
+    pub link_remap: bool,
     /// Memory is asked for as it is needed.
     pub lazy_pages: bool,
     /// Another profile of the security module.
@@ -266,6 +268,7 @@ impl Engine {
             cgroups_mode: request.cgroups,
             empty_ns: EMPTY,
             auto_dedup: request.auto_dedup,
+            link_remap: request.link_remap,
             lazy_pages: request.lazy_pages,
             lsm_profile: request.lsm_profile,
             lsm_mount_context: request.lsm_mount_context,

@@ -33,6 +33,10 @@ impl Engine {
         if !process.even_if_paused.get() {
             container.refuse_if_paused().map_err(|e| e.context(process.to_string()))?;
         }
+        process.state().after(lifecycle::Event::Start).map_err(|e| e.context(process.to_string()))?;
+        // One that does not wait to be let go is not to be ended for it.
+        let held = container.fifo.as_deref().filter(|_| exec.is_empty() && process.pid() != 0).map(fifo::open);
+        let held = held.transpose().map_err(|e| e.context(process.to_string()))?;
         process.advance(lifecycle::Event::Start)?;
         let trace = process.trace.take().unwrap_or_else(|| {
             let trace = self.traces.begin(trace::Kind::Start, &id, &exec, Step::Releasing);
@@ -44,7 +48,7 @@ impl Engine {
         let starting = async {
             match exec.as_str() {
                 "" if container.init.pid() == 0 => self.restore(&container).await,
-                "" => self.release(&container).await,
+                "" => self.release(&container, held).await,
                 _ => self.start_exec(&container, &process).await,
             }
         };
@@ -85,12 +89,12 @@ impl Engine {
         }
     }
 
-    async fn release(self: &Rc<Self>, container: &Container) -> Result<()> {
+    async fn release(self: &Rc<Self>, container: &Container, held: Option<fifo::Held<'_>>) -> Result<()> {
         let init = &container.init;
         let bound = container.hooks.borrow().as_ref().map_or(Some(SET_UP_BOUND), |hooks| hooks.start_bound());
-        if let Some(fifo) = &container.fifo {
+        if let Some(held) = held {
             init.at(Step::Waiting);
-            let released = fifo::release(fifo, bound).await;
+            let released = fifo::release(held, bound).await;
             return released.context(|| "OCI runtime start failed: unable to start container process");
         }
         let sync = init.sync.borrow().clone();

@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -31,6 +31,9 @@ const VERSION: u32 = 1;
 const TRIES: usize = 1000;
 
 const FILE: &str = "state.json";
+
+/// The next one, while it is written.
+const NEW: &str = ".state.json.new";
 
 /// A copy of the specification, of a container that the command line has made: the bundle may change, or go.
 pub const CONFIG: &str = "config.json";
@@ -195,8 +198,13 @@ impl StateDir {
                 Err(e) if e.errno() == Some(libc::EWOULDBLOCK) => return Ok(Taken::Busy),
                 // Removed before it was locked.
                 Ok(None) => {}
-                Ok(Some(lock)) if self.0.join(FILE).exists() => return Ok(Taken::Theirs(lock)),
-                Ok(Some(lock)) => return self.save(saved).map(|()| Taken::Ours(lock)),
+                Ok(Some(lock)) => {
+                    self.refuse_strangers()?;
+                    if self.0.join(FILE).exists() {
+                        return Ok(Taken::Theirs(lock));
+                    }
+                    return self.save(saved).map(|()| Taken::Ours(lock));
+                }
                 Err(e) => return Err(e),
             }
         }
@@ -222,12 +230,32 @@ impl StateDir {
         }
     }
 
+    /// What is in a directory that others can write to is not our word: who may choose the hooks that are run at a delete is
+    /// root. One that is not there is nobody's.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` for a directory that is another's, or that others can write to.
+    fn refuse_strangers(&self) -> Result<()> {
+        let stat = match std::fs::symlink_metadata(&self.0) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            stat => stat.os(|| format!("stat {}", self.0.display()))?,
+        };
+        let own = [0, rustix::process::geteuid().as_raw()].contains(&stat.uid());
+        if stat.is_dir() && own && stat.mode() & 0o022 == 0 {
+            return Ok(());
+        }
+        let text = format!("{} is not a directory of ours alone", self.0.display());
+        Err(Error::new(Kind::FailedPrecondition, text))
+    }
+
     /// Replaces the state.
     pub fn save(&self, saved: &Saved) -> Result<()> {
         let path = self.0.join(FILE);
-        let new = self.0.join(".state.json.new");
+        let new = self.0.join(NEW);
         let text = serde_json::to_vec(saved).map_err(|e| Error::new(Kind::Internal, e.to_string()))?;
-        let mut file = File::create(&new).os(|| format!("open {}", new.display()))?;
+        let mut options = File::options();
+        options.write(true).create(true).truncate(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+        let mut file = options.open(&new).os(|| format!("open {}", new.display()))?;
         file.write_all(&text).os(|| format!("write {}", new.display()))?;
         // No fsync: it describes processes and mounts, which do not outlive the machine either.
         std::fs::rename(&new, &path).os(|| format!("rename {}", path.display()))
@@ -239,8 +267,11 @@ impl StateDir {
     /// `Internal` for a document that no version of this program wrote.
     pub fn load(&self) -> Result<Option<Saved>> {
         let path = self.0.join(FILE);
+        self.refuse_strangers()?;
         let text = match std::fs::read(&path) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
+                return Ok(None);
+            }
             other => other.os(|| format!("read {}", path.display()))?,
         };
         let wrong = |why: String| Error::new(Kind::Internal, format!("{}: {why}", path.display()));
@@ -297,12 +328,37 @@ impl StateDir {
         }
     }
 
-    /// Removes it with all that is in it, and the namespace's directory if it was the last.
+    /// Removes it with all that is in it, the state last, and the namespace's directory if it was the last.
     pub fn remove(&self) -> Result<()> {
-        match std::fs::remove_dir_all(&self.0) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-            other => other.os(|| format!("rmdir {}", self.0.display()))?,
+        for entry in std::fs::read_dir(&self.0).into_iter().flatten().flatten() {
+            let path = entry.path();
+            let removed = match entry.file_type() {
+                Ok(kind) if kind.is_dir() => std::fs::remove_dir_all(&path),
+                _ if entry.file_name() == FILE => continue,
+                _ => std::fs::remove_file(&path),
+            };
+            gone(removed, || format!("unlink {}", path.display()))?;
         }
+        gone(std::fs::remove_file(self.0.join(FILE)), || format!("unlink {}/{FILE}", self.0.display()))?;
+        self.remove_empty()
+    }
+
+    /// Removes one in which there is no state: at most the beginning of a first one. A directory of that name which is none of
+    /// ours has something in it.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` where there is more.
+    pub fn remove_aborted(&self) -> Result<()> {
+        self.refuse_strangers()?;
+        gone(std::fs::remove_file(self.0.join(NEW)), || format!("unlink {}/{NEW}", self.0.display()))?;
+        self.remove_empty().map_err(|e| match e.errno() {
+            Some(libc::ENOTEMPTY) => e.context("not a container's directory").with_kind(Kind::FailedPrecondition),
+            _ => e,
+        })
+    }
+
+    fn remove_empty(&self) -> Result<()> {
+        gone(std::fs::remove_dir(&self.0), || format!("rmdir {}", self.0.display()))?;
         if let Some(parent) = self.0.parent() {
             let _ = std::fs::remove_dir(parent);
         }
@@ -311,7 +367,6 @@ impl StateDir {
 
     /// Keeps a copy of the specification.
     pub fn keep_config(&self, text: &[u8]) -> Result<()> {
-        use std::os::unix::fs::OpenOptionsExt;
         let path = self.0.join(CONFIG);
         let mut file = File::options().write(true).create_new(true).mode(0o600).open(&path);
         let written = file.as_mut().map_err(|e| std::io::Error::from(e.kind())).and_then(|file| file.write_all(text));
@@ -321,6 +376,14 @@ impl StateDir {
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.0
+    }
+}
+
+/// What somebody else has removed is removed.
+fn gone(removed: std::io::Result<()>, what: impl FnOnce() -> String) -> Result<()> {
+    match removed {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other.os(what),
     }
 }
 
@@ -377,6 +440,43 @@ mod tests {
         let saved = Saved::new("a", Path::new("/b")).unwrap();
         assert!(matches!(dir.take(&saved).unwrap(), Taken::Ours(_)));
         assert_eq!(dir.load().unwrap(), Some(saved));
+        std::fs::remove_dir_all(root).unwrap();
+    }
+
+    /// `delete` with the root or the id mistyped takes away nothing of anybody's.
+    #[test]
+    fn a_directory_with_more_in_it_is_none_of_ours() {
+        let root = scratch("more");
+        let dir = StateDir::new(&root, "home", "data").unwrap();
+        std::fs::create_dir_all(dir.path().join("sub")).unwrap();
+        std::fs::write(dir.path().join("letter"), "dear").unwrap();
+        let error = dir.remove_aborted().unwrap_err();
+        assert_eq!(error.kind(), Kind::FailedPrecondition, "{error}");
+        assert!(dir.path().join("sub").exists() && dir.path().join("letter").exists());
+        std::fs::remove_dir_all(root).unwrap();
+    }
+
+    /// What others have made, or can change, is neither believed nor filled.
+    #[test]
+    fn a_directory_that_others_can_write_to_is_refused() {
+        use std::os::unix::fs::PermissionsExt;
+        let root = scratch("others");
+        let dir = StateDir::new(&root, "default", "a").unwrap();
+        let saved = Saved::new("a", Path::new("/b")).unwrap();
+        std::fs::create_dir_all(dir.path()).unwrap();
+        std::fs::write(dir.path().join(FILE), serde_json::to_vec(&saved).unwrap()).unwrap();
+        assert_eq!(dir.load().unwrap(), Some(saved.clone()));
+        let refused = |dir: &StateDir| {
+            assert_eq!(dir.load().unwrap_err().kind(), Kind::FailedPrecondition);
+            assert_eq!(dir.take(&saved).unwrap_err().kind(), Kind::FailedPrecondition);
+        };
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+        refused(&dir);
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(dir.path(), Some(65534), None).unwrap();
+            refused(&dir);
+        }
         std::fs::remove_dir_all(root).unwrap();
     }
 

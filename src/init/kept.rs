@@ -1,9 +1,10 @@
 //! What a process of a container keeps of the shim's memory when it has done all that takes the specification: what is
-//! left to do on the way to execve(2), which may be hours away, takes no more than this.
+//! left to do on the way to execve(2), which may be hours away, takes no more than this, nor any descriptor but these.
 
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::ffi::CString;
+use std::os::fd::AsFd;
 
 use crate::error::Result;
 use crate::sys::cred::Capabilities;
@@ -11,7 +12,7 @@ use crate::sys::fork::Birth;
 use crate::sys::sched::Attributes;
 use crate::sys::seccomp::Filter;
 use crate::sys::stamps::Stamper;
-use crate::sys::{exec, memory};
+use crate::sys::{exec, fd, memory};
 
 use super::identity_plan::Rlimit;
 use super::plan::{Hooks, Streams, Work};
@@ -102,9 +103,22 @@ pub fn go_on(born: &Born<'_>) -> Result<Infallible> {
     memory::keep_only(|| Kept::of(born), run)
 }
 
+/// What the set-up had open, ways to change its cgroups and the host's files among it, is not for who can come near it now. Its
+/// owners are among what is forgotten.
+fn close_the_rest(kept: &Kept) -> Result<()> {
+    let hold = match &kept.hold {
+        Hold::Socket => None,
+        Hold::Fifo(fifo) => Some(fifo.as_fd()),
+    };
+    let keep: Vec<_> = hold.into_iter().chain([kept.sync.as_fd()]).collect();
+    fd::close_all_behind(kept.handed, &keep)
+}
+
 fn run(mut kept: Kept) -> Infallible {
     let sync = kept.sync.same();
     guarded(&sync, |at| {
+        *at = steps::FORGETTING;
+        close_the_rest(&kept)?;
         for (number, LastStep(name, step)) in kept.steps.into_iter().flat_map(|(first, steps)| (first..).zip(steps)) {
             *at = name;
             kept.stamper.get().stamp(number);

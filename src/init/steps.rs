@@ -52,7 +52,7 @@ pub struct Step(pub &'static str, pub fn(&mut Born<'_>) -> Result<()>);
 pub struct LastStep(pub &'static str, pub fn(&mut Kept) -> Result<()>);
 
 /// The last of them, which does not return: what follows has a table of its own.
-const FORGETTING: &str = "forgetting the shim";
+pub const FORGETTING: &str = "forgetting the shim";
 
 /// Where a created init stands until it is started.
 pub const CREATED_AND_WAITING: &str = "waiting to be started";

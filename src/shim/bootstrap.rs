@@ -176,6 +176,11 @@ pub fn delete(flags: &Flags) -> Result<()> {
     let removed = runtime.block_on(async {
         // containerd may ask for a container, and for the pod whose shim had it, at the same time.
         let own = match state.lock()? {
+            // No shim had it: containerd has been refused the id, or asks for what it has never made.
+            Some(_lock) if state.load()?.is_some_and(|saved| saved.by_command) => {
+                log::warn!("container {} is the command line's, and is left alone", flags.id);
+                None
+            }
             Some(_lock) => remove_saved(&hierarchies, &state, Unmount::Here).await?,
             // Nothing is left; what is there in a moment is a new container's.
             None => None,

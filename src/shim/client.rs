@@ -101,9 +101,16 @@ impl Client {
     /// Connects to the shim `owner`, which listens at `socket`, for containers of `namespace`.
     ///
     /// # Errors
-    /// `Unavailable` when nobody answers there, or another process does; `DeadlineExceeded` when it does not in time.
+    /// `Unavailable` when nobody answers there, or another process or user does; `DeadlineExceeded` when it does not in time.
     pub async fn connect(socket: &Path, namespace: &str, owner: &Identity) -> Result<Self> {
         let stream = connect(socket).await?;
+        // A shim is of the user whose commands it takes (listener.rs). What the peer says of itself below may be a lie.
+        let peer = stream.peer_cred().os(|| format!("SO_PEERCRED of {}", socket.display()))?.uid();
+        if peer != rustix::process::geteuid().as_raw() {
+            let text =
+                format!("{}: a process of user {peer} listens there, not the shim {}", socket.display(), owner.pid);
+            return Err(Error::new(Kind::Unavailable, text));
+        }
         let own = ttrpc::r#async::Client::new(Socket::from(stream));
         let task = TaskClient::new(own.clone());
         let client = Self { task, own, namespace: namespace.to_owned(), pid: owner.pid };

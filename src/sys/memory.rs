@@ -8,7 +8,9 @@
 //!
 //! - the heap, which is one range of addresses ([`in_one_heap`]). The copies are in an arena of their own, from which all
 //!   that this crate allocates comes from then on; libc's own malloc must not be called any more;
-//! - the stack, both what lies above (the frames of the shim, to which nobody returns) and below (what former calls left).
+//! - the stack, both what lies above (the frames of the shim, to which nobody returns) and below (what former calls left);
+//! - the command line and the environment that this program was started with, which the kernel shows in /proc too, the former
+//!   to everybody. Their variables and words are empty from then on.
 //!
 //! The arena never frees: there is an execve(2) ahead.
 
@@ -194,18 +196,25 @@ pub fn in_one_heap() -> Result<()> {
 /// # Errors
 /// Without memory for the copies, or where not all would be forgotten; nothing is then.
 pub fn keep_only<T>(keep: impl FnOnce() -> T, then: fn(T) -> Infallible) -> Result<Infallible> {
-    let heap = heap()?;
+    let (heap, strings) = (heap()?, strings()?);
     extend(CHUNK)?;
     let kept = Box::into_raw(Box::new(keep()));
     let mark = 0u8;
-    forget_and(heap, &raw const mark as usize, kept, then)
+    forget_and(heap, strings, &raw const mark as usize, kept, then)
 }
 
 /// `above` is in the caller's frame, behind which the frames begin that nobody comes back to. The arguments are in
-/// registers.
+/// registers, or above that.
 #[inline(never)]
-fn forget_and<T>(heap: Range<usize>, above: usize, kept: *mut T, then: fn(T) -> Infallible) -> ! {
+fn forget_and<T>(
+    heap: Range<usize>,
+    strings: Range<usize>,
+    above: usize,
+    kept: *mut T,
+    then: fn(T) -> Infallible,
+) -> ! {
     forget_heap(heap);
+    forget_strings(strings);
     forget_stack(above);
     // The caller's handlers are among what is forgotten: a panic ends here.
     let _ = catch_unwind(AssertUnwindSafe(|| {
@@ -244,6 +253,32 @@ fn page_size() -> usize {
 unsafe extern "C" {
     /// The stack pointer when the program began: all frames are below, arguments and environment above.
     static __libc_stack_end: *const libc::c_void;
+
+    /// The first word of the command line.
+    static program_invocation_name: *const libc::c_char;
+}
+
+/// The words of the command line and the variables of the environment: one behind the other, and behind them the path of the
+/// program, as the kernel puts them there at each execve(2) (fs/exec.c, `bprm_execve`; getauxval(3), AT_EXECFN).
+///
+/// # Errors
+/// Where they are elsewhere.
+fn strings() -> Result<Range<usize>> {
+    // SAFETY: libc has set both before the program began, and nobody changes them; the call returns a number.
+    let (frames, start, end) = unsafe {
+        (__libc_stack_end as usize, program_invocation_name as usize, libc::getauxval(libc::AT_EXECFN) as usize)
+    };
+    match frames < start && start < end {
+        true => Ok(start..end),
+        false => Err(Error::new(Kind::Internal, "the command line is not where the kernel puts it")),
+    }
+}
+
+/// What the pointers to them find is the empty string, in libc and std as well.
+fn forget_strings(Range { start, end }: Range<usize>) {
+    // SAFETY: they are on the stack, which is writable, above all that else is there but the path of the program (`strings`). No
+    // value of ours refers to them (`std::env` copies), and no other thread looks at them: there is none.
+    unsafe { std::ptr::with_exposed_provenance_mut::<u8>(start).write_bytes(0, end - start) };
 }
 
 /// How far below the deepest frame the stack is written over rather than given back: room for the calls that give back.

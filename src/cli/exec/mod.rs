@@ -9,14 +9,16 @@ mod document;
 mod through;
 
 use std::path::PathBuf;
+use std::pin::pin;
 use std::process::ExitCode;
 
 use clap::Args;
+use futures::future::{Either, select};
 use serde_json::{Value, json};
 
-use super::making::{Streamed, listening, streams, tell};
+use super::making::{Streamed, descriptors, listening, streams, tell};
 use super::run::{foreground, wait};
-use super::runtime::Signals;
+use super::runtime::{Signals, asked_to_end, given_up, unless_ended};
 use super::target::{self, Found, Owner};
 use super::trace::Tracing;
 use super::{Global, runtime, sockets};
@@ -165,27 +167,39 @@ impl Exec {
         mut signals: Signals,
     ) -> Result<ExitCode> {
         let living_shim = found.is_a_shims();
-        let target = if living_shim { None } else { Some(found.clone().open().await?) };
+        let target = if living_shim { None } else { Some(unless_ended(&mut signals, found.clone().open()).await?) };
         let (found, lock) = match target.map(|target| (target.found, target.owner)) {
             Some((found, Owner::Nobody(lock))) => (found, Some(lock)),
             // It has been made again meanwhile, by a shim.
             Some((found, Owner::Shim(_))) => (found, None),
             None => (found, None),
         };
-        self.judge(found.status().await?)?;
+        self.judge(unless_ended(&mut signals, found.status()).await?)?;
         let process = self.document(&found)?;
         let pidfd_socket = self.pidfd_socket.as_deref().map(sockets::connect).transpose();
         let pidfd_socket = pidfd_socket.context(|| "--pidfd-socket")?;
         let Streamed { streams, terminal } =
             streams(self.console_socket.as_deref(), process["terminal"] == json!(true), self.detach)?;
         let (listening, env) = listening()?;
-        let handed = Handed { streams: Some(streams), descriptors: listening + self.preserve_fds, env };
+        let handed = Handed { streams: Some(streams), descriptors: descriptors(listening, self.preserve_fds)?, env };
         // A process of its own: it may take as long as the container is paused, and a resume needs the lock.
         drop(lock);
         engine.adopt_beside_owner(&found.state)?;
         let apart = Apart { handed, even_if_paused: self.ignore_paused, below };
         engine.exec_apart(&self.id, EXEC, process.to_string().as_bytes(), apart)?;
-        let started = engine.clone().start(self.id.clone(), EXEC.to_owned()).await;
+        let started = {
+            let starting = pin!(engine.clone().start(self.id.clone(), EXEC.to_owned()));
+            match select(starting, pin!(asked_to_end(&mut signals))).await {
+                Either::Left((started, _)) => started,
+                // It need not come to its end: the container may be paused.
+                Either::Right((signal, _)) => {
+                    let process = engine.process(&self.id, EXEC)?;
+                    process.give_up_birth();
+                    let _ = process.signal(libc::SIGKILL as u32);
+                    Err(given_up(signal))
+                }
+            }
+        };
         self.tracing.show(engine.traced(&self.id, Some(EXEC)).unwrap_or_default());
         started?;
         let process = engine.process(&self.id, EXEC)?;

@@ -1,8 +1,12 @@
 //! An exec in a living shim's container: the shim gives birth to it, and relays its streams by fifos that are made for it
 //! here; between those and the caller's streams this process relays, and hands on signals and the size of the terminal.
 //!
-//! The fifos are in the container's state directory, which is root's alone and goes with the container: whatever end this
-//! process comes to, nothing stays.
+//! The fifos are in the container's state directory, which is root's alone and goes with the container, and lose their names
+//! once the shim has them open: whatever end this process comes to, nothing stays.
+//!
+//! A caller who takes no more (`| head -1`) is to the exec what a reader of its own that has gone would be: it is sent SIGPIPE,
+//! or SIGHUP where it has a terminal. The shim has no words for the closing of an output, and keeps the fifos readable itself:
+//! closed here, the exec would wait in its write for ever. What it says although it was told so is dropped.
 
 use std::cell::Cell;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -26,7 +30,7 @@ use crate::shim::client::{Client, Streams};
 
 use super::super::console::{CHUNK, Ours, Raw, ours};
 use super::super::making::write_pid;
-use super::super::runtime::Signals;
+use super::super::runtime::{Signals, is_an_end};
 use super::super::target::Found;
 use super::super::trace::Tracing;
 
@@ -67,6 +71,7 @@ pub async fn run(
             return Err(e);
         }
     };
+    fifos.remove_names();
     let told = pid_file.map_or(Ok(()), |path| write_pid(path, pid)).context(|| "--pid-file");
     if let Err(e) = told {
         // Nobody will ask for it any more.
@@ -93,7 +98,17 @@ async fn relay(client: &Client, (id, exec): (&str, &str), fifos: &Fifos, mut sig
         std::future::pending::<()>().await
     };
     let outputs = async {
-        futures::future::join(fifos.relay_stdout(&moved), fifos.relay_stderr(&moved)).await;
+        let hang_up = async || {
+            let signal = if fifos.terminal { libc::SIGHUP } else { libc::SIGPIPE };
+            // It may have ended just now.
+            let _ = client.kill(id, exec, signal as u32, false).await;
+        };
+        let stderr = async {
+            if let Some(stderr) = &fifos.stderr {
+                relay_output(stderr, rustix::stdio::stderr(), &moved, &hang_up).await;
+            }
+        };
+        futures::future::join(relay_output(&fifos.stdout, rustix::stdio::stdout(), &moved, &hang_up), stderr).await;
         moved.ended.set(true);
         std::future::pending::<()>().await
     };
@@ -106,6 +121,8 @@ async fn relay(client: &Client, (id, exec): (&str, &str), fifos: &Fifos, mut sig
                 }
                 // Ours, of our own streams.
                 (libc::SIGWINCH | libc::SIGPIPE | libc::SIGURG | libc::SIGTTIN | libc::SIGTTOU, _) => {}
+                // Only a caller who does not take what it has said is waited for.
+                (signal, _) if moved.exited.get() && is_an_end(signal) => moved.ended.set(true),
                 // It may have ended just now.
                 (signal, _) => drop(client.kill(id, exec, signal as u32, false).await),
             }
@@ -114,6 +131,7 @@ async fn relay(client: &Client, (id, exec): (&str, &str), fifos: &Fifos, mut sig
     };
     let ended = async {
         let status = client.wait(id, exec).await?;
+        moved.exited.set(true);
         moved.until_idle().await;
         // Now whatever else has its streams open loses them: the shim lets go of its ends.
         client.delete(id, exec).await.map_err(|e| log::warn!("{e}")).ok();
@@ -133,6 +151,9 @@ struct Moved {
     bytes: Cell<usize>,
     /// How many of the outputs are being written to the caller, who takes his time.
     writing: Cell<usize>,
+    /// The exec has ended.
+    exited: Cell<bool>,
+    /// So have the outputs, or nobody wants to wait for them.
     ended: Cell<bool>,
 }
 
@@ -214,25 +235,20 @@ impl Fifos {
         }
     }
 
-    async fn relay_stdout(&self, moved: &Moved) {
-        relay_output(&self.stdout, rustix::stdio::stdout(), moved).await;
-    }
-
-    async fn relay_stderr(&self, moved: &Moved) {
-        if let Some(stderr) = &self.stderr {
-            relay_output(stderr, rustix::stdio::stderr(), moved).await;
-        }
+    /// Both sides have them open, and nobody opens them again.
+    fn remove_names(&self) {
+        let _ = std::fs::remove_dir_all(&self.directory);
     }
 }
 
 impl Drop for Fifos {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.directory);
+        self.remove_names();
     }
 }
 
-/// Until the end of the fifo. What the caller does not take any more is dropped: the program is not to wait for it.
-async fn relay_output(fifo: &AsyncFd<OwnedFd>, to: BorrowedFd<'static>, moved: &Moved) {
+/// Until the end of the fifo. When the caller does not take it any more, `hang_up`, and the rest is dropped.
+async fn relay_output(fifo: &AsyncFd<OwnedFd>, to: BorrowedFd<'static>, moved: &Moved, hang_up: &impl AsyncFn()) {
     let caller = Ours::new(to, Interest::WRITABLE);
     let mut buffer = [0; CHUNK];
     let mut taken = true;
@@ -246,6 +262,9 @@ async fn relay_output(fifo: &AsyncFd<OwnedFd>, to: BorrowedFd<'static>, moved: &
                     moved.writing.update(|writing| writing + 1);
                     taken = caller.write(&buffer[..count]).await.is_ok();
                     moved.writing.update(|writing| writing - 1);
+                    if !taken && !moved.exited.get() {
+                        hang_up().await;
+                    }
                 }
             }
             Err(Errno::AGAIN) => ready.clear_ready(),

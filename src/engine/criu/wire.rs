@@ -100,6 +100,8 @@ pub struct Options {
     pub track_mem: bool,
     /// Parts of earlier images that later ones replace are given back.
     pub auto_dedup: bool,
+    /// A file that is open and removed may be given a name beside where it was.
+    pub link_remap: bool,
     /// Mounts from outside: by mount point and name at a dump, by name and source at a restore.
     pub mounts: Vec<(String, String)>,
     /// Where each hierarchy (its controllers) has the tree's cgroup.
@@ -183,6 +185,7 @@ impl Options {
             (12, true),
             (15, self.track_mem),
             (16, self.auto_dedup),
+            (18, self.link_remap),
             // What versions before the modes know.
             (24, self.cgroups_mode != CgroupsMode::Ignore),
             (26, self.sibling),
@@ -403,6 +406,7 @@ mod tests {
             parent: Some("../p".into()),
             track_mem: true,
             auto_dedup: true,
+            link_remap: true,
             mounts: pairs("/a", "/b"),
             cgroup_roots: pairs("cpu,cpuacct", "/x"),
             sibling: true,
@@ -418,8 +422,8 @@ mod tests {
             lsm_mount_context: Some("m".into()),
         };
         let meant = bytes(
-            "080212d10108ac0210ffffffffffffffffff011801200128013001380140014804520b726573746f72652e6c6f675a090a033a3a3110ff\
-             ff0360016a022f7272042e2e2f707801800101880107ba01080a022f6112022f62c00101ca01110a0b6370752c6370756163637412022f\
+            "080212d40108ac0210ffffffffffffffffff011801200128013001380140014804520b726573746f72652e6c6f675a090a033a3a3110ff\
+             ff0360016a022f7272042e2e2f707801800101880107900101ba01080a022f6112022f62c00101ca01110a0b6370752c6370756163637412022f\
              78d00101da010c0a08706970653a5b395d1001900203aa020a66696c655b31613a335daa02086e65745b345d3a6eb0028080808004ba02\
              090a0369706312022f69e202022f66f002018003019003019a03022f63a00301aa030a61707061726d6f723a70fa03016d",
         );
