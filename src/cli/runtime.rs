@@ -130,6 +130,6 @@ pub async fn asked_to_end(signals: &mut Signals) -> i32 {
 }
 
 /// Whether a signal asks a verb to give up.
-fn is_an_end(signal: i32) -> bool {
+pub fn is_an_end(signal: i32) -> bool {
     matches!(signal, libc::SIGINT | libc::SIGTERM | libc::SIGHUP | libc::SIGQUIT)
 }
