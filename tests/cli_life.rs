@@ -575,6 +575,20 @@ fn kill_all_reaches_every_process() {
 
 /// Without a pid namespace of its own nothing but the cgroup holds it together.
 #[test]
+fn kill_all_of_a_container_that_has_stopped_is_no_error() {
+    let dray = Dray::new();
+    dray.started(&sleeping(&dray, "one"));
+    ok(&dray.run(&["kill", "one", "KILL"]));
+    wait_until("its end", || text(&dray.run(&["state", "one"]).stdout).contains("stopped"));
+    for signal in ["0", "KILL", "TERM"] {
+        ok(&dray.run(&["kill", "--all", "one", signal]));
+    }
+    fails(&dray.run(&["kill", "one", "TERM"]), 1);
+    ok(&dray.run(&["delete", "one"]));
+    nothing_left(&dray);
+}
+
+#[test]
 fn kill_and_delete_end_all_of_a_container_without_a_pid_namespace() {
     let dray = Dray::new();
     let bundle = dray.bundle("one").script("sleep 1000 & echo $! > /child; exec sleep 1000").without_namespace("pid");

@@ -38,7 +38,11 @@ impl Engine {
         if signal == SIGKILL && container.cgroup.is_anywhere() {
             return container.cgroup.kill().and_then(|_| container.thaw_to_die()).map_err(name);
         }
-        let mut sent = container.init.signal(signal);
+        // One that has ended has none to send it to: that is no error, for who sends it to whatever there is.
+        let mut sent = match container.init.state() {
+            State::Stopped => Ok(()),
+            _ => container.init.signal(signal),
+        };
         for pid in container.cgroup.procs().map_err(name)?.into_iter().filter(|pid| *pid != container.init.pid()) {
             let Ok(pidfd) = pidfd::open(pid as i32) else { continue };
             // The number may be another's by now: whose the pidfd is, is in the cgroup, or was.

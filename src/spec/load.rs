@@ -154,6 +154,13 @@ fn amended<T: DeserializeOwned>(
             _ => true,
         });
     }
+    // Who writes by runc's types leaves out what is 0, and who writes by hand what runc does without.
+    if let Some(process) = document.pointer_mut(process).and_then(|process| process.as_object_mut()) {
+        let user = process.entry("user").or_insert_with(|| serde_json::json!({}));
+        if let Some(user) = user.as_object_mut() {
+            ["uid", "gid"].into_iter().for_each(|id| drop(user.entry(id).or_insert_with(|| 0.into())));
+        }
+    }
     if document == before {
         return Err(error);
     }
@@ -463,6 +470,16 @@ mod tests {
             assert!(error.to_string().starts_with(&format!("linux.intelRdt.{field} is not supported")), "{error}");
             load(&Bundle::with_config(field, &with(false)).0).unwrap();
         }
+    }
+
+    #[test]
+    fn who_names_no_user_means_root() {
+        for (user, ids) in [("", (0, 0)), (r#","user":{}"#, (0, 0)), (r#","user":{"uid":7}"#, (7, 0))] {
+            let process = load_process(format!(r#"{{"args":["ps"],"cwd":"/"{user}}}"#).as_bytes()).unwrap();
+            assert_eq!((process.user().uid(), process.user().gid()), ids, "{user}");
+        }
+        let error = load_process(br#"{"args":["ps"],"cwd":"/","user":"root"}"#).unwrap_err().to_string();
+        assert!(error.contains("user"), "{error}");
     }
 
     #[test]
