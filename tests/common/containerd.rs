@@ -492,7 +492,7 @@ pub struct Task {
     pub status: String,
 }
 
-fn variable(name: &str) -> String {
+pub fn variable(name: &str) -> String {
     std::env::var(name)
         .unwrap_or_else(|_| panic!("{name} is not set: run scripts/test, or eval \"$(scripts/test --env)\""))
 }

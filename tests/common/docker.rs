@@ -10,12 +10,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use rustix::process::Signal;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::containerd::version::{V1_6, V2_1, Version};
 use super::containerd::{
     can_overlay, cgroup_hierarchies, describe, eventually, pids, remove_mounts_and_cgroups, send_signal,
-    subdirectories, text,
+    subdirectories, text, variable,
 };
 use super::docker_cli::Cli;
 use super::skipped;
@@ -134,7 +134,7 @@ impl Docker {
         docker.configure();
         docker.start_containerd();
         docker.start_dockerd();
-        docker.import();
+        docker.cli.import(&docker.dir);
         Some(docker)
     }
 
@@ -219,21 +219,6 @@ impl Docker {
     /// Ends dockerd as an operator would, by SIGTERM.
     pub fn stop_dockerd(&mut self) {
         end(&mut self.dockerd, Signal::TERM);
-    }
-
-    /// Makes the image: the one layer of DRAY_IMAGE, an OCI layout.
-    fn import(&self) {
-        let layout = self.dir.join("layout");
-        fs::create_dir(&layout).unwrap();
-        let tar = Command::new("tar").arg("-C").arg(&layout).arg("-xf").arg(variable("DRAY_IMAGE")).status().unwrap();
-        assert!(tar.success(), "tar");
-        let blob = |digest: &Value| layout.join("blobs").join(digest.as_str().expect("a digest").replace(':', "/"));
-        let read = |path: PathBuf| -> Value { serde_json::from_slice(&fs::read(path).unwrap()).unwrap() };
-        let manifest = read(blob(&read(layout.join("index.json"))["manifests"][0]["digest"]));
-        let layer = blob(&manifest["layers"][0]["digest"]);
-        let changes = ["--change", "ENV PATH=/bin:/usr/bin", "--change", "CMD [\"/bin/sh\"]"];
-        self.cli.ok(&[&["import"], &changes[..], &[layer.to_str().unwrap(), &self.cli.image]].concat());
-        fs::remove_dir_all(layout).unwrap();
     }
 
     /// Whether there is an init for `--init`.
@@ -333,9 +318,4 @@ fn end(daemon: &mut Option<Child>, signal: Signal) {
         send_signal(signal, daemon.id());
         let _ = daemon.wait();
     }
-}
-
-fn variable(name: &str) -> String {
-    std::env::var(name)
-        .unwrap_or_else(|_| panic!("{name} is not set: run scripts/test, or eval \"$(scripts/test --env)\""))
 }

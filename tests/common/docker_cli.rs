@@ -4,7 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
-use super::containerd::{cgroup_hierarchies, describe, eventually, pids, text};
+use serde_json::Value;
+
+use super::containerd::{cgroup_hierarchies, describe, eventually, pids, text, variable};
 
 /// How a client is called, and where the containers that it makes are to be found.
 pub struct Cli {
@@ -62,6 +64,21 @@ impl Cli {
         let output = self.call(args);
         assert!(output.status.success(), "{args:?}: {output:?}");
         text(&output.stdout)
+    }
+
+    /// Makes the image: the one layer of DRAY_IMAGE, an OCI layout that is unpacked in a directory.
+    pub fn import(&self, dir: &Path) {
+        let layout = dir.join("layout");
+        fs::create_dir(&layout).unwrap();
+        let tar = Command::new("tar").arg("-C").arg(&layout).arg("-xf").arg(variable("DRAY_IMAGE")).status().unwrap();
+        assert!(tar.success(), "tar");
+        let blob = |digest: &Value| layout.join("blobs").join(digest.as_str().expect("a digest").replace(':', "/"));
+        let read = |path: PathBuf| -> Value { serde_json::from_slice(&fs::read(path).unwrap()).unwrap() };
+        let manifest = read(blob(&read(layout.join("index.json"))["manifests"][0]["digest"]));
+        let layer = blob(&manifest["layers"][0]["digest"]);
+        let changes = ["--change", "ENV PATH=/bin:/usr/bin", "--change", "CMD [\"/bin/sh\"]"];
+        self.ok(&[&["import"], &changes[..], &[layer.to_str().unwrap(), &self.image]].concat());
+        fs::remove_dir_all(layout).unwrap();
     }
 
     /// The words of a `run`: mostly without a network, for nothing of the machine's is to be changed.
