@@ -158,7 +158,9 @@ fn amended<T: DeserializeOwned>(
     if let Some(process) = document.pointer_mut(process).and_then(|process| process.as_object_mut()) {
         let user = process.entry("user").or_insert_with(|| serde_json::json!({}));
         if let Some(user) = user.as_object_mut() {
-            ["uid", "gid"].into_iter().for_each(|id| drop(user.entry(id).or_insert_with(|| 0.into())));
+            for id in ["uid", "gid"] {
+                user.entry(id).or_insert_with(|| 0.into());
+            }
         }
     }
     if document == before {
