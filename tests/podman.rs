@@ -10,6 +10,7 @@ mod podman {
     use std::path::PathBuf;
     use std::process::{Command, Stdio};
 
+    use super::common::cgroup::is_v2;
     use super::common::containerd::{IMAGE, eventually, text};
     use super::common::docker_cli::{Cli, sh};
     use super::common::scratch::Scratch;
@@ -41,10 +42,14 @@ mod podman {
 
     impl Drop for Rubbish {
         fn drop(&mut self) {
+            if is_v2() {
+                return;
+            }
             for entry in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
                 // Of what is mounted there nothing is removed by this: the files of a cgroup cannot be, a mount point neither.
-                let _ = fs::remove_dir_all(entry.path().join(&self.0));
-                let _ = fs::remove_dir(entry.path());
+                if fs::remove_dir_all(entry.path().join(&self.0)).is_ok() {
+                    let _ = fs::remove_dir(entry.path());
+                }
             }
         }
     }
