@@ -10,7 +10,7 @@ use std::process::{Command, ExitStatus};
 
 use common::block_on;
 use common::bundle::Bundle;
-use common::cgroup::skipped_on_v1;
+use common::cgroup::{by_systemd, skipped_on_v1};
 use common::scratch::cgroup_mounts;
 use common::stdio::Io;
 use common::world::{SOON, World, refused, until};
@@ -218,7 +218,8 @@ fn a_create_that_fails_by_it_says_so() {
         let other = Bundle::new(&world.scratch, "two");
         let other = with_hook(limited(other), "createContainer", "exit 9");
         let failed = world.create(&other, &Io::null()).await.unwrap_err();
-        assert!(!failed.to_string().contains("memory"), "{failed}");
+        // Of a scope that is gone, and its slice with it, no more is known than that there was a kill somewhere: of other tests.
+        assert!(by_systemd() || !failed.to_string().contains("memory"), "{failed}");
         assert!(world.sink.events().is_empty(), "{:?}", world.sink.events());
         world.close().await;
     });

@@ -10,6 +10,7 @@ mod podman {
     use std::path::PathBuf;
     use std::process::{Command, Stdio};
 
+    use super::common::cgroup::is_v2;
     use super::common::containerd::{IMAGE, eventually, text};
     use super::common::docker_cli::{Cli, sh};
     use super::common::scratch::Scratch;
@@ -25,6 +26,7 @@ mod podman {
             return skipped(&test, &usr.to_string_lossy());
         }
         let scratch = Scratch::new();
+        let _rubbish = Rubbish(scratch.namespace().to_owned());
         let cli = client(&scratch, &usr);
         cli.import(scratch.dir());
         scenario(&cli);
@@ -33,6 +35,23 @@ mod podman {
         let left: Vec<String> = scratch.leftovers().into_iter().filter(|left| !left.ends_with("/conmon")).collect();
         assert_eq!(left, [""; 0]);
         assert_eq!(fs::read_dir(scratch.dir().join("state")).map_or(0, Iterator::count), 0, "states");
+    }
+
+    /// Where a v1 controller is not mounted podman makes plain directories in the place of its cgroups.
+    struct Rubbish(String);
+
+    impl Drop for Rubbish {
+        fn drop(&mut self) {
+            if is_v2() {
+                return;
+            }
+            for entry in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+                // Of what is mounted there nothing is removed by this: the files of a cgroup cannot be, a mount point neither.
+                if fs::remove_dir_all(entry.path().join(&self.0)).is_ok() {
+                    let _ = fs::remove_dir(entry.path());
+                }
+            }
+        }
     }
 
     /// A podman with a configuration, images and containers of its own.
