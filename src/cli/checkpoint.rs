@@ -6,9 +6,9 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use super::Global;
 use super::criu::Criu;
 use super::target::{self, Owner};
-use super::{Global, runtime};
 use crate::engine::adopt::{Status, status_of};
 use crate::engine::checkpoint::Request;
 use crate::error::{Error, Kind, Os, Result};
@@ -48,10 +48,8 @@ pub struct Checkpoint {
 pub fn run(global: &Global, args: Checkpoint) -> Result<ExitCode> {
     let found = target::find(global, &args.id)?;
     let request = args.request(global)?;
-    let (root, _) = global.place()?;
-    let namespace = found.namespace.clone();
     let stays = args.leave_running || args.pre_dump;
-    runtime::run(global, (&root, &namespace), false, async |engine, _signals| {
+    target::with_engine(global, found, async |found, engine, _signals| {
         let target = found.open().await?;
         match target.owner {
             Owner::Shim(client) => {

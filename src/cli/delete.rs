@@ -50,9 +50,7 @@ pub fn run(global: &Global, args: Delete) -> Result<ExitCode> {
 }
 
 fn delete(global: &Global, found: Found, force: bool) -> Result<()> {
-    let (root, _) = global.place()?;
-    let namespace = found.namespace.clone();
-    runtime::run(global, (&root, &namespace), false, async |engine, mut signals| {
+    target::with_engine(global, found, async |found, engine, mut signals| {
         // What is half removed can be removed by another delete.
         runtime::unless_ended(&mut signals, delete_by(&engine, found, force)).await
     })
@@ -132,12 +130,8 @@ fn not_stopped(id: &str, status: &str) -> Error {
 /// Removes what a create has left that did not come so far as to have a state; whether there was something.
 fn remove_aborted(global: &Global, id: &str) -> Result<bool> {
     let (root, namespace) = global.place()?;
-    let namespaces = match namespace {
-        Some(namespace) => vec![namespace],
-        None => target::namespaces(&root)?,
-    };
     let mut found = false;
-    for namespace in namespaces {
+    for namespace in target::namespaces(&root, namespace)? {
         let state = StateDir::new(&root, &namespace, id)?;
         if let Some(_lock) = state.lock()?
             && state.load()?.is_none()

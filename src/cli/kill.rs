@@ -32,10 +32,8 @@ pub struct Kill {
 pub fn run(global: &Global, args: Kill) -> Result<ExitCode> {
     let signal = number(&args.signal)?;
     let found = target::find(global, &args.id)?;
-    let (root, _) = global.place()?;
-    let namespace = found.namespace.clone();
     let id = &args.id;
-    runtime::run(global, (&root, &namespace), false, async |engine, mut signals| {
+    target::with_engine(global, found, async |found, engine, mut signals| {
         // Not locked: who has it locked may wait for what is to be killed. Its init is known by its pidfd, and its cgroup by
         // its inode.
         match runtime::unless_ended(&mut signals, found.shim()).await? {

@@ -34,9 +34,7 @@ pub struct Start {
 /// In runc's words for a container that is not to be started now.
 pub fn run(global: &Global, args: Start) -> Result<ExitCode> {
     let found = target::find(global, &args.id)?;
-    let (root, _) = global.place()?;
-    let namespace = found.namespace.clone();
-    runtime::run(global, (&root, &namespace), false, async |engine, mut signals| {
+    target::with_engine(global, found, async |found, engine, mut signals| {
         let target = runtime::unless_ended(&mut signals, found.open()).await?;
         match target.owner {
             Owner::Shim(client) => {

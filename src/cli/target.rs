@@ -60,7 +60,7 @@ fn search(root: &Path, namespace: Option<String>, id: &str) -> Result<Found> {
     // Also where there is no namespace to look into: a bad id is one.
     StateDir::new(root, super::global::NAMESPACE, id)?;
     let mut all = Vec::new();
-    for namespace in namespace.map_or_else(|| namespaces(root), |namespace| Ok(vec![namespace]))? {
+    for namespace in namespaces(root, namespace)? {
         let state = StateDir::new(root, &namespace, id)?;
         all.extend(state.load()?.map(|saved| Found { namespace, state, saved }));
     }
@@ -80,9 +80,8 @@ fn search(root: &Path, namespace: Option<String>, id: &str) -> Result<Found> {
 /// When the directory of them cannot be read; one that is not there has none.
 pub fn all(global: &Global) -> Result<Vec<Found>> {
     let (root, namespace) = global.place()?;
-    let namespaces = namespace.map_or_else(|| namespaces(&root), |namespace| Ok(vec![namespace]))?;
     let mut all = Vec::new();
-    for namespace in namespaces {
+    for namespace in namespaces(&root, namespace)? {
         for id in directories(&root.join(&namespace))? {
             let loaded = StateDir::new(&root, &namespace, &id).and_then(|state| Ok((state.load()?, state)));
             match loaded {
@@ -105,15 +104,26 @@ pub fn change<T>(
     id: &str,
     work: impl AsyncFnOnce(Target, Rc<Engine>, Signals) -> Result<T>,
 ) -> Result<T> {
-    let found = find(global, id)?;
-    let (root, namespace) = (global.place()?.0, found.namespace.clone());
-    runtime::run(global, (&root, &namespace), false, async move |engine, mut signals| {
+    with_engine(global, find(global, id)?, async |found, engine, mut signals| {
         let target = runtime::unless_ended(&mut signals, found.open()).await?;
         if let Owner::Nobody(_) = target.owner {
             engine.adopt(&target.found.state)?;
         }
         work(target, engine, signals).await
     })
+}
+
+/// Does `work` on a container that was found, with an engine for its namespace.
+///
+/// # Errors
+/// As [`runtime::run`]'s.
+pub fn with_engine<T>(
+    global: &Global,
+    found: Found,
+    work: impl AsyncFnOnce(Found, Rc<Engine>, Signals) -> Result<T>,
+) -> Result<T> {
+    let (root, namespace) = (global.place()?.0, found.namespace.clone());
+    runtime::run(global, (&root, &namespace), false, async move |engine, signals| work(found, engine, signals).await)
 }
 
 impl Found {
@@ -166,9 +176,13 @@ pub fn missing(id: &str) -> Error {
     Error::new(Kind::NotFound, format!("container {id}: container does not exist"))
 }
 
-/// The directories of namespaces. containerd's names do not begin with a dot; what does is the shims' own.
-pub fn namespaces(root: &Path) -> Result<Vec<String>> {
-    Ok(directories(root)?.into_iter().filter(|name| !name.starts_with('.')).collect())
+/// The namespaces to look into: the one that is asked for, or all. containerd's names do not begin with a dot; what does is the
+/// shims' own.
+pub fn namespaces(root: &Path, asked: Option<String>) -> Result<Vec<String>> {
+    match asked {
+        Some(namespace) => Ok(vec![namespace]),
+        None => Ok(directories(root)?.into_iter().filter(|name| !name.starts_with('.')).collect()),
+    }
 }
 
 /// Names of the directories in one, sorted; none where it is not there.

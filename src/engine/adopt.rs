@@ -111,6 +111,10 @@ pub fn spec_of(state: &StateDir, saved: &Saved) -> Result<Spec> {
     load::load(directory, &mut Vec::new())
 }
 
+fn saved_in(state: &StateDir) -> Result<Saved> {
+    state.load()?.ok_or_else(|| Error::new(Kind::NotFound, "container does not exist"))
+}
+
 impl Engine {
     /// Takes over the container whose state this is. Its directory is to be locked by the caller, as long as it changes
     /// anything: to send it a signal is no change.
@@ -119,12 +123,12 @@ impl Engine {
     /// `NotFound` where there is none; `FailedPrecondition` where its shim lives, or it is being made; what is wrong with its
     /// specification.
     pub fn adopt(self: &Rc<Self>, state: &StateDir) -> Result<Rc<Container>> {
-        let saved = state.load()?.ok_or_else(|| Error::new(Kind::NotFound, "container does not exist"))?;
+        let saved = saved_in(state)?;
         if saved.has_living_shim() {
             let text = format!("its shim, process {}, is alive", saved.owner.pid);
             return Err(Error::new(Kind::FailedPrecondition, text)).context(|| format!("container {}", saved.id));
         }
-        self.adopt_beside_owner(state)
+        self.adopt_saved(state, &saved)
     }
 
     /// The same of a container whose shim may be alive: for an exec that a shim cannot be asked for, and nothing else.
@@ -132,13 +136,16 @@ impl Engine {
     /// # Errors
     /// As [`Engine::adopt`]'s.
     pub fn adopt_beside_owner(self: &Rc<Self>, state: &StateDir) -> Result<Rc<Container>> {
-        let saved = state.load()?.ok_or_else(|| Error::new(Kind::NotFound, "container does not exist"))?;
+        self.adopt_saved(state, &saved_in(state)?)
+    }
+
+    fn adopt_saved(self: &Rc<Self>, state: &StateDir, saved: &Saved) -> Result<Rc<Container>> {
         let name = || format!("container {}", saved.id);
         if saved.init.is_none() && saved.owner.is_alive() {
             return Err(Error::new(Kind::FailedPrecondition, "it is being created")).context(name);
         }
-        let spec = spec_of(state, &saved).context(name)?;
-        let container = self.container_of(state, &saved, &spec).context(name)?;
+        let spec = spec_of(state, saved).context(name)?;
+        let container = self.container_of(state, saved, &spec).context(name)?;
         self.containers.borrow_mut().insert(container.id.clone(), container.clone());
         if container.init.state() != State::Stopped {
             self.hear_of_end(&container.init)?;

@@ -105,12 +105,11 @@ pub fn run(global: &Global, args: Exec) -> Result<ExitCode> {
     if args.process.is_none() && args.args.is_empty() {
         return Err(failed(Error::new(Kind::InvalidArgument, "process args cannot be empty")));
     }
-    let (root, namespace) = (global.place()?.0, found.namespace.clone());
     let by_shim = found.is_a_shims() && !args.is_apart(&found)?;
     if !by_shim {
         runtime::seal()?;
     }
-    runtime::run(global, (&root, &namespace), false, async move |engine, signals| {
+    target::with_engine(global, found, async |found, engine, signals| {
         let done = match by_shim {
             true => args.by_shim(&found, signals).await,
             false => args.by_us(found, engine, below, signals).await,
