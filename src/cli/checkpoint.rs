@@ -82,29 +82,18 @@ fn refuse(status: Status) -> Result<()> {
 
 impl Checkpoint {
     fn request(&self, global: &Global) -> Result<Request> {
-        let images = self.criu.images()?;
+        let settings = self.criu.settings(global)?;
         let parent = self.parent_path.clone().filter(|parent| !parent.is_empty());
-        parent.as_deref().map_or(Ok(()), |parent| judge_parent(&images, parent))?;
+        parent.as_deref().map_or(Ok(()), |parent| judge_parent(&settings.images, parent))?;
         Ok(Request {
             id: self.id.clone(),
-            images,
-            work: self.criu.work()?,
+            settings,
             parent,
             exit: !self.leave_running,
             pre_dump: self.pre_dump,
-            open_tcp: self.criu.tcp_established,
             skip_in_flight: self.tcp_skip_in_flight,
-            close_tcp: self.criu.tcp_close,
-            external_unix_sockets: self.criu.ext_unix_sk,
-            terminal: self.criu.shell_job,
-            file_locks: self.criu.file_locks,
-            cgroups: self.criu.cgroups()?,
             page_server: self.page_server.as_deref().map(page_server).transpose()?,
-            lazy_pages: self.criu.lazy_pages,
             status: self.status()?,
-            auto_dedup: self.criu.auto_dedup,
-            link_remap: self.criu.link_remap,
-            criu: Criu::program(global),
         })
     }
 

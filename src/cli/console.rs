@@ -76,6 +76,12 @@ pub fn ours() -> Option<BorrowedFd<'static>> {
     [rustix::stdio::stderr(), rustix::stdio::stdout(), rustix::stdio::stdin()].into_iter().find(|stream| isatty(stream))
 }
 
+/// The size of the caller's terminal, where it has one: of none, as a new pty is, it says nothing.
+pub fn size() -> Option<Size> {
+    let size = tcgetwinsize(ours()?).ok()?;
+    (size.ws_col > 0 || size.ws_row > 0).then_some(Size { width: size.ws_col, height: size.ws_row })
+}
+
 /// The container's terminal.
 pub struct Console {
     /// None once it is hung up.
@@ -108,12 +114,8 @@ impl Console {
 
     /// Gives it the size of the caller's terminal.
     pub fn follow_size(&self) {
-        let Some(size) = ours().and_then(|terminal| tcgetwinsize(terminal).ok()) else { return };
-        // One of no size, as a new pty is, says nothing.
-        if let Some(master) = self.master.borrow().as_ref()
-            && (size.ws_col > 0 || size.ws_row > 0)
-        {
-            let _ = tty::resize(&**master, Size { width: size.ws_col, height: size.ws_row });
+        if let (Some(master), Some(size)) = (self.master.borrow().as_ref(), size()) {
+            let _ = tty::resize(&**master, size);
         }
     }
 

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::Global;
+use crate::engine::checkpoint::empty_namespaces;
+use crate::engine::criu::Settings;
 use crate::engine::criu::wire::CgroupsMode;
 use crate::error::{Error, Kind, Os, Result};
 
@@ -53,29 +55,27 @@ pub struct Criu {
 }
 
 impl Criu {
-    /// The directory of the images.
-    pub fn images(&self) -> Result<PathBuf> {
-        absolute(self.image_path.as_deref().unwrap_or(Path::new(IMAGES)))
-    }
-
-    /// The work directory, where one is said.
-    pub fn work(&self) -> Result<Option<PathBuf>> {
-        self.work_path.as_deref().map(absolute).transpose()
-    }
-
-    /// What to do about cgroups; sees to `--empty-ns` too.
+    /// What they ask for.
     ///
     /// # Errors
     /// `InvalidArgument`, in runc's words.
-    pub fn cgroups(&self) -> Result<CgroupsMode> {
-        crate::engine::checkpoint::empty_namespaces(self.empty_ns.iter().map(String::as_str))?;
+    pub fn settings(&self, global: &Global) -> Result<Settings> {
+        empty_namespaces(self.empty_ns.iter().map(String::as_str))?;
         let wrong = || Error::new(Kind::InvalidArgument, "Invalid manage-cgroups-mode value");
-        CgroupsMode::of(&self.manage_cgroups_mode).ok_or_else(wrong)
-    }
-
-    /// CRIU's program, where one is said.
-    pub fn program(global: &Global) -> Option<PathBuf> {
-        global.criu.clone()
+        Ok(Settings {
+            images: absolute(self.image_path.as_deref().unwrap_or(Path::new(IMAGES)))?,
+            work: self.work_path.as_deref().map(absolute).transpose()?,
+            open_tcp: self.tcp_established,
+            close_tcp: self.tcp_close,
+            external_unix_sockets: self.ext_unix_sk,
+            terminal: self.shell_job,
+            file_locks: self.file_locks,
+            cgroups: CgroupsMode::of(&self.manage_cgroups_mode).ok_or_else(wrong)?,
+            auto_dedup: self.auto_dedup,
+            link_remap: self.link_remap,
+            lazy_pages: self.lazy_pages,
+            program: global.criu.clone(),
+        })
     }
 }
 

@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::criu::Criu;
 use super::making::{Making, write_pid};
-use super::run::{foreground, remove, wait};
+use super::run::{Stay, foreground, remove};
 use super::{Global, runtime};
 use crate::engine::restore::Request;
 use crate::engine::state::StateDir;
@@ -27,15 +27,8 @@ pub struct Restore {
     /// File to write the pid of the container's init to
     #[arg(long, value_name = "FILE")]
     pid_file: Option<PathBuf>,
-    /// Leave the container behind, running
-    #[arg(short, long)]
-    detach: bool,
-    /// Do not delete the container when its program has ended
-    #[arg(long)]
-    keep: bool,
-    /// Leave the orphans of the container to the caller
-    #[arg(long)]
-    no_subreaper: bool,
+    #[command(flatten)]
+    stay: Stay,
     /// Change the root without pivot_root(2): CRIU sees to it
     #[arg(long)]
     no_pivot: bool,
@@ -65,11 +58,15 @@ pub fn run(global: &Global, args: Restore) -> Result<ExitCode> {
         no_new_keyring: false,
         preserve_fds: 0,
     };
-    let (mut request, terminal) = making.request(global, &args.id, args.detach, false)?;
-    request.restore = Some(args.request(global)?);
+    let (mut request, terminal) = making.request(global, &args.id, args.stay.detach, false)?;
+    request.restore = Some(Request {
+        settings: args.criu.settings(global)?,
+        lsm_profile: args.lsm_profile.clone(),
+        lsm_mount_context: args.lsm_mount_context.clone(),
+    });
     let (root, namespace) = runtime::new_place(global)?;
     let state = StateDir::new(&root, &namespace, &args.id)?;
-    runtime::run(global, (&root, &namespace), !args.no_subreaper, async |engine, mut signals| {
+    runtime::run(global, (&root, &namespace), !args.stay.no_subreaper, async |engine, mut signals| {
         let init = making.make(&engine, request, &mut signals).await?;
         let started = engine.clone().start(args.id.clone(), String::new()).await;
         let told = started.and_then(|pid| {
@@ -86,34 +83,6 @@ pub fn run(global: &Global, args: Restore) -> Result<ExitCode> {
                 return Err(error);
             }
         };
-        if args.detach {
-            return Ok(ExitCode::SUCCESS);
-        }
-        let status = wait(&init, foreground, &mut signals).await;
-        if !args.keep {
-            remove(&engine, &state, &init).await?;
-        }
-        Ok(ExitCode::from(status))
+        args.stay.until_its_end(&engine, &state, &init, foreground, &mut signals).await
     })
-}
-
-impl Restore {
-    fn request(&self, global: &Global) -> Result<Request> {
-        Ok(Request {
-            images: self.criu.images()?,
-            work: self.criu.work()?,
-            open_tcp: self.criu.tcp_established,
-            close_tcp: self.criu.tcp_close,
-            external_unix_sockets: self.criu.ext_unix_sk,
-            terminal: self.criu.shell_job,
-            file_locks: self.criu.file_locks,
-            cgroups: self.criu.cgroups()?,
-            auto_dedup: self.criu.auto_dedup,
-            link_remap: self.criu.link_remap,
-            lazy_pages: self.criu.lazy_pages,
-            lsm_profile: self.lsm_profile.clone(),
-            lsm_mount_context: self.lsm_mount_context.clone(),
-            criu: Criu::program(global),
-        })
-    }
 }

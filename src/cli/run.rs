@@ -23,15 +23,8 @@ const LOCK_BOUND: Duration = Duration::from_secs(60);
 pub struct Run {
     #[command(flatten)]
     making: Making,
-    /// Leave the container behind, running
-    #[arg(short, long)]
-    detach: bool,
-    /// Do not delete the container when its program has ended
-    #[arg(long)]
-    keep: bool,
-    /// Leave the orphans of the container to the caller
-    #[arg(long)]
-    no_subreaper: bool,
+    #[command(flatten)]
+    stay: Stay,
     #[command(flatten)]
     tracing: Tracing,
     /// The container's id.
@@ -44,10 +37,10 @@ pub struct Run {
 /// As [`Engine::create`] and [`Engine::start`]. Then nothing of the container is left.
 pub fn run(global: &Global, args: Run) -> Result<ExitCode> {
     runtime::seal()?;
-    let (request, terminal) = args.making.request(global, &args.id, args.detach, false)?;
+    let (request, terminal) = args.making.request(global, &args.id, args.stay.detach, false)?;
     let (root, namespace) = runtime::new_place(global)?;
     let state = StateDir::new(&root, &namespace, &args.id)?;
-    runtime::run(global, (&root, &namespace), !args.no_subreaper, async |engine, mut signals| {
+    runtime::run(global, (&root, &namespace), !args.stay.no_subreaper, async |engine, mut signals| {
         let started = async {
             let init = args.making.make(&engine, request, &mut signals).await?;
             let foreground = foreground(terminal)?;
@@ -59,15 +52,47 @@ pub fn run(global: &Global, args: Run) -> Result<ExitCode> {
         };
         let started = started.await;
         let (init, foreground) = args.tracing.told(started, &engine, &state, &args.id)?;
-        if args.detach {
+        args.stay.until_its_end(&engine, &state, &init, foreground, &mut signals).await
+    })
+}
+
+/// Flags of the verbs that start what they make: how long they stay with it.
+#[derive(Debug, Args)]
+pub struct Stay {
+    /// Leave the container behind, running
+    #[arg(short, long)]
+    pub detach: bool,
+    /// Do not delete the container when its program has ended
+    #[arg(long)]
+    keep: bool,
+    /// Leave the orphans of the container to the caller
+    #[arg(long)]
+    pub no_subreaper: bool,
+}
+
+impl Stay {
+    /// Stays with a container that has been started until its program has ended, and deletes it, unless it is to be left. The
+    /// exit status is the program's, where that was waited for.
+    ///
+    /// # Errors
+    /// That it could not be deleted.
+    pub async fn until_its_end(
+        &self,
+        engine: &Rc<Engine>,
+        state: &StateDir,
+        init: &Process,
+        foreground: Option<Foreground>,
+        signals: &mut runtime::Signals,
+    ) -> Result<ExitCode> {
+        if self.detach {
             return Ok(ExitCode::SUCCESS);
         }
-        let status = wait(&init, foreground, &mut signals).await;
-        if !args.keep {
-            remove(&engine, &state, &init).await?;
+        let status = wait(init, foreground, signals).await;
+        if !self.keep {
+            remove(engine, state, init).await?;
         }
         Ok(ExitCode::from(status))
-    })
+    }
 }
 
 /// The container's terminal, and the caller's.
@@ -97,8 +122,7 @@ pub async fn wait(init: &Process, foreground: Option<Foreground>, signals: &mut 
         while let Some(signal) = signals.recv().await {
             match (signal, &foreground) {
                 (libc::SIGWINCH, Some(foreground)) => foreground.console.follow_size(),
-                // Of our own, and none of the program's business.
-                (libc::SIGWINCH | libc::SIGPIPE | libc::SIGURG | libc::SIGTTOU | libc::SIGTTIN, _) => {}
+                (signal, _) if runtime::is_of_our_own(signal) => {}
                 // It may have ended meanwhile.
                 (signal, _) => drop(init.signal(signal as u32)),
             }
@@ -111,15 +135,7 @@ pub async fn wait(init: &Process, foreground: Option<Foreground>, signals: &mut 
     };
     if let (Some(foreground), Some(output)) = (foreground, relays) {
         // Whoever has no patience with a caller who does not take it may still end this.
-        let impatient = async {
-            while let Some(signal) = signals.recv().await {
-                if runtime::is_an_end(signal) {
-                    return;
-                }
-            }
-            std::future::pending().await
-        };
-        let finish = foreground.console.finish(output);
+        let (finish, impatient) = (foreground.console.finish(output), runtime::asked_to_end(signals));
         futures::future::select(std::pin::pin!(finish), std::pin::pin!(impatient)).await;
         drop(foreground.raw);
     }

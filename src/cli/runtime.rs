@@ -129,6 +129,11 @@ pub async fn asked_to_end(signals: &mut Signals) -> i32 {
     }
 }
 
+/// Whether a signal is about this process's own streams and sockets, and none of a container's business.
+pub fn is_of_our_own(signal: i32) -> bool {
+    matches!(signal, libc::SIGWINCH | libc::SIGPIPE | libc::SIGURG | libc::SIGTTIN | libc::SIGTTOU)
+}
+
 /// Whether a signal asks a verb to give up.
 pub fn is_an_end(signal: i32) -> bool {
     matches!(signal, libc::SIGINT | libc::SIGTERM | libc::SIGHUP | libc::SIGQUIT)

@@ -20,8 +20,7 @@ use crate::sys::{null, path};
 use super::Engine;
 use super::container::Container;
 use super::create::cgroup_views;
-use super::criu::wire::{self, CgroupsMode};
-use super::criu::{self, Notification, Places};
+use super::criu::{self, Notification, Places, Settings, wire};
 use super::events::Event;
 use super::lifecycle::State;
 use super::remains::KILL_BOUND;
@@ -38,42 +37,20 @@ const LOG: &str = "dump.log";
 pub struct Request {
     /// The container.
     pub id: String,
-    /// Directory of the images; made where it is not there.
-    pub images: PathBuf,
-    /// Directory of the log and of other files of the way; one of ours, for the time, where none is said.
-    pub work: Option<PathBuf>,
-    /// The images of an earlier pre-dump, by a path from `images`.
+    /// What a restore has, too.
+    pub settings: Settings,
+    /// The images of an earlier pre-dump, by a path from those of this one.
     pub parent: Option<String>,
     /// The container ends with it.
     pub exit: bool,
     /// Its memory alone, and it runs on.
     pub pre_dump: bool,
-    /// With TCP connections.
-    pub open_tcp: bool,
-    /// Those that are being made are passed over.
+    /// TCP connections that are being made are passed over.
     pub skip_in_flight: bool,
-    /// They are closed.
-    pub close_tcp: bool,
-    /// With sockets to processes outside.
-    pub external_unix_sockets: bool,
-    /// With a session or a process group of a process outside.
-    pub terminal: bool,
-    /// With file locks.
-    pub file_locks: bool,
-    /// What to do about cgroups.
-    pub cgroups: CgroupsMode,
     /// Memory goes to this server (address, port).
     pub page_server: Option<(String, u16)>,
-    /// Memory is given out as it is asked for, by the restore.
-    pub lazy_pages: bool,
-    /// Is told by a NUL byte that it can be asked for.
+    /// Is told by a NUL byte that memory can be asked for.
     pub status: Option<OwnedFd>,
-    /// What of the parent's images these replace is given back.
-    pub auto_dedup: bool,
-    /// Files that are open and removed are kept by a name beside where they were.
-    pub link_remap: bool,
-    /// CRIU's program.
-    pub criu: Option<PathBuf>,
 }
 
 /// The namespaces that CRIU is to leave empty, by the names of the specification. As with runc that is always so of the
@@ -118,7 +95,7 @@ impl Engine {
             let ended = tokio::time::timeout(KILL_BOUND, container.init.wait()).await;
             ended.map(drop).unwrap_or_else(|_| log::warn!("{}: it has been dumped and does not end", container.init));
         }
-        let path = request.images.to_string_lossy().into_owned();
+        let path = request.settings.images.to_string_lossy().into_owned();
         self.emit(Event::Checkpointed { id: container.id.clone(), path });
         Ok(())
     }
@@ -142,7 +119,8 @@ impl Engine {
     }
 
     async fn write_images(&self, container: &Container, request: &Request) -> Result<()> {
-        let program = criu::program(request.criu.as_deref())?;
+        let settings = &request.settings;
+        let program = criu::program(settings.program.as_deref())?;
         let state = StateDir::new(&self.state_root, &self.namespace, &container.id)?;
         let spec = load::load(&spec_directory(container, &state), &mut Vec::new())?;
         if !criu::mounts::has_own(&spec) {
@@ -157,13 +135,13 @@ impl Engine {
             true => Vec::new(),
             false => criu::mounts::of_dump(&spec, init, &cgroup_views(&container.cgroup))?,
         };
-        criu::make_directory(&request.images)?;
+        criu::make_directory(&settings.images)?;
         if !request.pre_dump {
             let text = serde_json::to_vec(&names).map_err(|e| Error::new(Kind::Internal, e.to_string()))?;
-            write_private(&request.images.join(DESCRIPTORS), &text)?;
+            write_private(&settings.images.join(DESCRIPTORS), &text)?;
         }
         let (own, kept) = (state.path().join("criu-work"), container.bundle.join("criu-dump.log"));
-        let places = Places::make(&request.images, request.work.as_deref(), &own, LOG, kept)?;
+        let places = Places::make(settings, &own, LOG, kept)?;
         let (options, _opened) = places.open(None)?;
         let options = wire::Options {
             pid: Some(init as i32),
@@ -171,23 +149,14 @@ impl Engine {
             mounts,
             external: external(&spec, &names)?,
             leave_running: !request.exit,
-            ext_unix_sk: request.external_unix_sockets,
-            tcp_established: request.open_tcp,
             tcp_skip_in_flight: request.skip_in_flight,
-            tcp_close: request.close_tcp,
-            shell_job: request.terminal,
-            file_locks: request.file_locks,
-            cgroups_mode: request.cgroups,
             empty_ns: EMPTY,
-            auto_dedup: request.auto_dedup,
-            link_remap: request.link_remap,
-            lazy_pages: request.lazy_pages,
             page_server: request.page_server.clone(),
             track_mem: request.parent.is_some(),
             parent: request.parent.clone(),
             freeze_cgroup: container.cgroup.freezer().map(|path| path.to_string_lossy().into_owned()),
             config_file: criu::config_file(&spec),
-            ..options
+            ..settings.with(options)
         };
         let what = if request.pre_dump { wire::Request::PreDump } else { wire::Request::Dump };
         let nothing = || null::open(rustix::fs::OFlags::RDWR);

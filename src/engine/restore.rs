@@ -32,8 +32,7 @@ use super::console;
 use super::container::{Container, Process};
 use super::create::{Judged, cgroup_views};
 use super::criu::mounts::Points;
-use super::criu::wire::{self, CgroupsMode};
-use super::criu::{self, Notification, Places};
+use super::criu::{self, Notification, Places, Settings, wire};
 use super::exec::BirthUnderWay;
 use super::helper;
 use super::hooks::Hooks;
@@ -51,34 +50,12 @@ const LOOPBACK_BOUND: Duration = Duration::from_secs(10);
 /// How the processes are to be made.
 #[derive(Clone, Debug, Default)]
 pub struct Request {
-    /// Directory of the images.
-    pub images: PathBuf,
-    /// Directory of the log and of other files of the way; one of ours, for the time, where none is said.
-    pub work: Option<PathBuf>,
-    /// With TCP connections.
-    pub open_tcp: bool,
-    /// They are closed.
-    pub close_tcp: bool,
-    /// With sockets to processes outside.
-    pub external_unix_sockets: bool,
-    /// With a session or a process group of a process outside.
-    pub terminal: bool,
-    /// With file locks.
-    pub file_locks: bool,
-    /// What to do about cgroups.
-    pub cgroups: CgroupsMode,
-    /// What is read of the images is given back.
-    pub auto_dedup: bool,
-    /// Files that are open and removed are kept by a name beside where they were.
-    pub link_remap: bool,
-    /// Memory is asked for as it is needed.
-    pub lazy_pages: bool,
+    /// What a checkpoint has, too.
+    pub settings: Settings,
     /// Another profile of the security module.
     pub lsm_profile: Option<String>,
     /// Another context of mounts.
     pub lsm_mount_context: Option<String>,
-    /// CRIU's program.
-    pub criu: Option<PathBuf>,
 }
 
 /// A container as far as Create has come with it.
@@ -132,7 +109,7 @@ pub(super) fn judge(engine: &Engine, request: &Request, spec: &oci_spec::runtime
         return refuse("CRIU knows nothing of the listener of a seccomp profile");
     }
     Points::of(spec, bundle).context(|| "restore")?;
-    let there = request.images.join(DESCRIPTORS);
+    let there = request.settings.images.join(DESCRIPTORS);
     let found = there.metadata().map(drop).os(|| format!("no checkpoint: stat {}", there.display()));
     found.map_err(|e| if e.errno() == Some(libc::ENOENT) { e.with_kind(Kind::NotFound) } else { e })
 }
@@ -229,10 +206,11 @@ impl Engine {
 
     async fn restore_at(self: &Rc<Self>, container: &Rc<Container>, pending: Pending, at: &Path) -> Result<()> {
         let Pending { request, streams, mut making, site, mut saved, state, rootfs, .. } = pending;
-        let program = criu::program(request.criu.as_deref())?;
+        let Request { settings, lsm_profile, lsm_mount_context } = request;
+        let program = criu::program(settings.program.as_deref())?;
         let (own, kept) = (state.path().join("criu-work"), container.bundle.join("criu-restore.log"));
-        let places = Places::make(&request.images, request.work.as_deref(), &own, LOG, kept)?;
-        let given = Given::new(&request.images, streams, pending.namespaces)?;
+        let places = Places::make(&settings, &own, LOG, kept)?;
+        let given = Given::new(&settings.images, streams, pending.namespaces)?;
         criu::make_directory(at)?;
         let joins = !making.is_by_systemd();
         let last = || {
@@ -260,20 +238,11 @@ impl Engine {
             inherited: given.inherited,
             joined: pending.joined,
             cgroup_roots: container.cgroup.names(),
-            ext_unix_sk: request.external_unix_sockets,
-            tcp_established: request.open_tcp,
-            tcp_close: request.close_tcp,
-            shell_job: request.terminal,
-            file_locks: request.file_locks,
-            cgroups_mode: request.cgroups,
             empty_ns: EMPTY,
-            auto_dedup: request.auto_dedup,
-            link_remap: request.link_remap,
-            lazy_pages: request.lazy_pages,
-            lsm_profile: request.lsm_profile,
-            lsm_mount_context: request.lsm_mount_context,
+            lsm_profile,
+            lsm_mount_context,
             config_file: pending.config_file,
-            ..options
+            ..settings.with(options)
         };
         let heard = async |notification: Notification| {
             let Notification { name, pid, fd } = notification;

@@ -6,6 +6,7 @@ use containerd_shim_protos::protobuf::{Message, UnknownValueRef};
 use containerd_shim_protos::shim::oci::CheckpointOptions;
 
 use crate::engine::checkpoint::{self, Request};
+use crate::engine::criu::Settings;
 use crate::engine::criu::wire::CgroupsMode;
 use crate::engine::restore;
 use crate::error::{Context, Error, Kind, Result};
@@ -29,15 +30,18 @@ pub fn request(request: CheckpointTaskRequest) -> Result<Request> {
     let cgroups = CgroupsMode::of(&options.cgroups_mode);
     Ok(Request {
         id: request.id,
-        images: images.ok_or_else(|| invalid("checkpoint: no path for the images".to_owned()))?.into(),
-        work: text(options.work_path).map(Into::into),
         parent,
         exit: options.exit,
-        open_tcp: options.open_tcp,
-        external_unix_sockets: options.external_unix_sockets,
-        terminal: options.terminal,
-        file_locks: options.file_locks,
-        cgroups: cgroups.ok_or_else(|| invalid(format!("checkpoint: cgroups_mode {:?}", options.cgroups_mode)))?,
+        settings: Settings {
+            images: images.ok_or_else(|| invalid("checkpoint: no path for the images".to_owned()))?.into(),
+            work: text(options.work_path).map(Into::into),
+            open_tcp: options.open_tcp,
+            external_unix_sockets: options.external_unix_sockets,
+            terminal: options.terminal,
+            file_locks: options.file_locks,
+            cgroups: cgroups.ok_or_else(|| invalid(format!("checkpoint: cgroups_mode {:?}", options.cgroups_mode)))?,
+            ..Settings::default()
+        },
         ..Request::default()
     })
 }
@@ -68,14 +72,15 @@ fn parent_path(options: &CheckpointOptions) -> Option<String> {
 /// The message that asks a shim for a checkpoint.
 pub fn message(request: Request) -> CheckpointTaskRequest {
     let text = |path: std::path::PathBuf| path.to_string_lossy().into_owned();
+    let settings = request.settings;
     let mut options = CheckpointOptions {
         exit: request.exit,
-        open_tcp: request.open_tcp,
-        external_unix_sockets: request.external_unix_sockets,
-        terminal: request.terminal,
-        file_locks: request.file_locks,
-        cgroups_mode: request.cgroups.name().to_owned(),
-        work_path: request.work.map(text).unwrap_or_default(),
+        open_tcp: settings.open_tcp,
+        external_unix_sockets: settings.external_unix_sockets,
+        terminal: settings.terminal,
+        file_locks: settings.file_locks,
+        cgroups_mode: settings.cgroups.name().to_owned(),
+        work_path: settings.work.map(text).unwrap_or_default(),
         ..CheckpointOptions::default()
     };
     if let Some(parent) = request.parent {
@@ -84,18 +89,21 @@ pub fn message(request: Request) -> CheckpointTaskRequest {
     // Into memory: it does not fail.
     let value = options.write_to_bytes().unwrap_or_default();
     let options = Some(Any { type_url: TYPES[0].to_owned(), value, ..Any::default() }).into();
-    CheckpointTaskRequest { id: request.id, path: text(request.images), options, ..Default::default() }
+    CheckpointTaskRequest { id: request.id, path: text(settings.images), options, ..Default::default() }
 }
 
 /// A request for a restore, of a Create that names a checkpoint. What the processes may have beside them was allowed, or
 /// not, when they were written.
 pub fn restore(images: String, work: Option<std::path::PathBuf>) -> Option<restore::Request> {
     (!images.is_empty()).then(|| restore::Request {
-        images: images.into(),
-        work,
-        open_tcp: true,
-        external_unix_sockets: true,
-        file_locks: true,
+        settings: Settings {
+            images: images.into(),
+            work,
+            open_tcp: true,
+            external_unix_sockets: true,
+            file_locks: true,
+            ..Settings::default()
+        },
         ..restore::Request::default()
     })
 }
@@ -125,11 +133,12 @@ mod tests {
         options.special_fields.mut_unknown_fields().add_length_delimited(10, b"../before".to_vec());
         for name in [TYPES[0].to_owned(), format!("types.containerd.io/{}", TYPES[1])] {
             let read = with(&options, &name, "/asked").unwrap();
-            assert_eq!((read.exit, read.open_tcp, read.terminal, read.file_locks), (true, true, true, false));
-            assert_eq!(read.cgroups, CgroupsMode::Strict);
-            assert_eq!(read.images.to_str(), Some("/asked"));
-            assert_eq!((read.work.unwrap().to_str(), read.parent.as_deref()), (Some("/work"), Some("../before")));
-            assert_eq!(with(&options, &name, "").unwrap().images.to_str(), Some("/options"));
+            let settings = read.settings;
+            assert_eq!((read.exit, read.parent.as_deref()), (true, Some("../before")));
+            assert_eq!((settings.open_tcp, settings.terminal, settings.file_locks), (true, true, false));
+            assert_eq!(settings.cgroups, CgroupsMode::Strict);
+            assert_eq!((settings.images.to_str(), settings.work.unwrap().to_str()), (Some("/asked"), Some("/work")));
+            assert_eq!(with(&options, &name, "").unwrap().settings.images.to_str(), Some("/options"));
         }
     }
 
@@ -151,13 +160,16 @@ mod tests {
     fn what_is_asked_of_a_shim_is_what_it_reads() {
         let asked = Request {
             id: "one".into(),
-            images: "/images".into(),
-            work: Some("/work".into()),
             parent: Some("../before".into()),
             exit: true,
-            open_tcp: true,
-            file_locks: true,
-            cgroups: CgroupsMode::Full,
+            settings: Settings {
+                images: "/images".into(),
+                work: Some("/work".into()),
+                open_tcp: true,
+                file_locks: true,
+                cgroups: CgroupsMode::Full,
+                ..Settings::default()
+            },
             ..Request::default()
         };
         let words = format!("{asked:?}");
@@ -167,6 +179,6 @@ mod tests {
     #[test]
     fn a_create_without_a_checkpoint_is_no_restore() {
         assert!(restore(String::new(), None).is_none());
-        assert_eq!(restore("/images".into(), None).unwrap().images.to_str(), Some("/images"));
+        assert_eq!(restore("/images".into(), None).unwrap().settings.images.to_str(), Some("/images"));
     }
 }

@@ -19,7 +19,6 @@ use futures::future::{Either, select};
 use rustix::event::PollFlags;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::termios::tcgetwinsize;
 use serde_json::{Value, json};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -28,9 +27,9 @@ use crate::engine::ready::watch;
 use crate::error::{Context, Os, Result};
 use crate::shim::client::{Client, Streams};
 
-use super::super::console::{CHUNK, Ours, Raw, ours};
+use super::super::console::{CHUNK, Ours, Raw, size};
 use super::super::making::write_pid;
-use super::super::runtime::{Signals, is_an_end};
+use super::super::runtime::{Signals, is_an_end, is_of_our_own};
 use super::super::target::Found;
 use super::super::trace::Tracing;
 
@@ -57,8 +56,8 @@ pub async fn run(
     let exec = format!("dray-{}-{:x}", std::process::id(), since.as_nanos());
     let terminal = process["terminal"] == json!(true);
     let fifos = Fifos::make(&found.state.path().join(format!(".{exec}")), terminal)?;
-    if let Some((columns, rows)) = size().filter(|_| terminal) {
-        process["consoleSize"] = json!({ "width": columns, "height": rows });
+    if let Some(size) = size().filter(|_| terminal) {
+        process["consoleSize"] = json!({ "width": size.width, "height": size.height });
     }
     client.exec(id, &exec, process.to_string().into_bytes(), &fifos.streams()).await?;
     // The wait is asked for when it runs: an exit stays known until the delete below.
@@ -116,11 +115,10 @@ async fn relay(client: &Client, (id, exec): (&str, &str), fifos: &Fifos, mut sig
         while let Some(signal) = signals.recv().await {
             match (signal, fifos.terminal) {
                 (libc::SIGWINCH, true) => {
-                    let Some((columns, rows)) = size() else { continue };
-                    let _ = client.resize(id, exec, columns.into(), rows.into()).await;
+                    let Some(size) = size() else { continue };
+                    let _ = client.resize(id, exec, size.width.into(), size.height.into()).await;
                 }
-                // Ours, of our own streams.
-                (libc::SIGWINCH | libc::SIGPIPE | libc::SIGURG | libc::SIGTTIN | libc::SIGTTOU, _) => {}
+                (signal, _) if is_of_our_own(signal) => {}
                 // Only a caller who does not take what it has said is waited for.
                 (signal, _) if moved.exited.get() && is_an_end(signal) => moved.ended.set(true),
                 // It may have ended just now.
@@ -272,10 +270,4 @@ async fn relay_output(fifo: &AsyncFd<OwnedFd>, to: BorrowedFd<'static>, moved: &
             Err(e) => return log::debug!("read of a fifo: {e}"),
         }
     }
-}
-
-/// The size of the caller's terminal, where it has one.
-fn size() -> Option<(u16, u16)> {
-    let size = tcgetwinsize(ours()?).ok()?;
-    (size.ws_col != 0 && size.ws_row != 0).then_some((size.ws_col, size.ws_row))
 }

@@ -18,6 +18,7 @@
 
 mod log;
 pub(super) mod mounts;
+mod settings;
 pub mod wire;
 
 use std::ffi::{CString, OsStr};
@@ -25,7 +26,7 @@ use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -36,12 +37,14 @@ use rustix::net::{
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use crate::error::{Context, Error, Kind, Os, Result};
+use crate::error::{Error, Kind, Os, Result};
 use crate::sys::spawn::Program;
 
 use super::Engine;
 use super::program::Running;
 use super::ready::watch;
+pub use settings::Settings;
+pub(super) use settings::{Places, config_file, make_directory};
 use wire::{Message, Options, Request};
 
 /// How long CRIU may be at work without a word: writing much memory to a slow disk takes its time, and that of a container
@@ -56,9 +59,6 @@ const MAX: usize = 40 * 1024;
 
 /// Where programs are where nobody says it.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
-/// How much CRIU logs: what it does too, as with runc.
-const LOG_LEVEL: i32 = 4;
 
 /// CRIU under way.
 pub(super) struct Criu {
@@ -263,111 +263,4 @@ fn failure(words: String, log: &Path) -> Error {
         text += &format!(": {part}");
     }
     Error::new(Kind::Internal, text)
-}
-
-/// The directories of one request, and its log.
-pub(super) struct Places {
-    images: PathBuf,
-    work: PathBuf,
-    log: &'static str,
-    /// The work directory is ours, and goes; the log of a failure is kept here.
-    kept: Option<PathBuf>,
-}
-
-/// What CRIU has by our descriptors, which are to be open until it has answered.
-pub(super) type Opened = [OwnedFd; 2];
-
-impl Places {
-    /// Makes the work directory where it is not there: that of the caller, or `own`, of which the log of a failure goes to
-    /// `kept`.
-    pub(super) fn make(
-        images: &Path,
-        work: Option<&Path>,
-        own: &Path,
-        log: &'static str,
-        kept: PathBuf,
-    ) -> Result<Self> {
-        let work_path = work.unwrap_or(own);
-        make_directory(work_path)?;
-        Ok(Self { images: images.to_owned(), work: work_path.to_owned(), log, kept: work.is_none().then_some(kept) })
-    }
-
-    /// What a request says of them, which CRIU finds by our numbers of them.
-    ///
-    /// As `process` sees them, where that is in another mount namespace: CRIU mounts in its work directory, which has to be
-    /// in its own.
-    pub(super) fn open(&self, process: Option<u32>) -> Result<(Options, Opened)> {
-        use std::os::fd::AsRawFd;
-        let seen = |path: &Path| match process {
-            Some(pid) => Path::new(&format!("/proc/{pid}/root")).join(path.strip_prefix("/").unwrap_or(path)),
-            None => path.to_owned(),
-        };
-        let [images, work] = [open_directory(&seen(&self.images))?, open_directory(&seen(&self.work))?];
-        let options = Options {
-            images: images.as_raw_fd(),
-            work: work.as_raw_fd(),
-            log_level: LOG_LEVEL,
-            log_file: self.log.to_owned(),
-            ..Options::default()
-        };
-        Ok((options, [images, work]))
-    }
-
-    /// The log.
-    pub(super) fn log(&self) -> PathBuf {
-        self.work.join(self.log)
-    }
-
-    /// The request has been answered: says where the log of a failure is, and takes away what is ours.
-    pub(super) fn done<T>(self, done: Result<T>) -> Result<T> {
-        let log = self.log();
-        let Some(kept) = self.kept else { return done.context_of_log(&log) };
-        let done = match done {
-            Err(e) if log.exists() => match std::fs::copy(&log, &kept) {
-                Ok(_) => Err(e).context_of_log(&kept),
-                Err(_) => Err(e),
-            },
-            done => done,
-        };
-        std::fs::remove_dir_all(&self.work).unwrap_or_else(|e| {
-            ::log::warn!("rmdir {}: {e}", self.work.display());
-        });
-        done
-    }
-}
-
-trait ContextOfLog {
-    fn context_of_log(self, log: &Path) -> Self;
-}
-
-impl<T> ContextOfLog for Result<T> {
-    fn context_of_log(self, log: &Path) -> Self {
-        if log.exists() { self.context(|| format!("see {}", log.display())) } else { self }
-    }
-}
-
-/// For whoever is root alone, as runc has it: images hold the memory of programs.
-pub(super) fn make_directory(path: &Path) -> Result<()> {
-    match std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path) {
-        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
-        made => made.os(|| format!("mkdir {}", path.display())),
-    }
-}
-
-/// A directory that is there.
-pub(super) fn open_directory(path: &Path) -> Result<OwnedFd> {
-    use rustix::fs::{CWD, Mode, OFlags, openat};
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    openat(CWD, path, flags, Mode::empty()).os(|| format!("open {}", path.display()))
-}
-
-/// CRIU's settings beside the request: those that the annotation `org.criu.config` names, or runc's, whose options some
-/// have there; none where the annotation is empty.
-pub(super) fn config_file(spec: &oci_spec::runtime::Spec) -> Option<String> {
-    let annotation = spec.annotations().as_ref().and_then(|all| all.get("org.criu.config"));
-    match annotation.map(String::as_str) {
-        None => Some("/etc/criu/runc.conf".to_owned()),
-        Some("") => None,
-        Some(path) => Some(path.to_owned()),
-    }
 }
