@@ -8,7 +8,6 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -19,6 +18,7 @@ use super::Global;
 use super::output::{self, Format};
 use super::target::{self, Found};
 use crate::error::{Error, Kind, Os, Result};
+use crate::sys::exec::find;
 use crate::sys::spawn::{Program, spawn};
 
 /// Lists the processes of a container.
@@ -105,11 +105,7 @@ fn ps(options: Vec<OsString>) -> Result<String> {
 /// ps on the PATH.
 fn program() -> Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into());
-    let runs = |file: &PathBuf| {
-        std::fs::metadata(file).is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
-    };
-    let found = std::env::split_paths(&path).filter(|dir| dir.is_absolute()).map(|dir| dir.join("ps")).find(runs);
-    found.ok_or_else(|| Error::new(Kind::NotFound, "exec: \"ps\": executable file not found in $PATH"))
+    find("ps", &path).ok_or_else(|| Error::new(Kind::NotFound, "exec: \"ps\": executable file not found in $PATH"))
 }
 
 /// The title and the lines of these processes.

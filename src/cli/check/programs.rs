@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use super::super::Global;
 use super::super::host::containerd::VERSION_BOUND;
-use super::super::host::program::{ask, find, may_execute};
+use super::super::host::program::ask;
 use super::absent;
 use super::finding::Area::Programs;
 use super::finding::Report;
 use crate::error::{Context, Result};
+use crate::sys::exec::{find, may_execute};
 
 /// How long `criu check` may take: it tries what it needs.
 const CHECK_BOUND: Duration = Duration::from_secs(30);
@@ -35,7 +36,7 @@ pub fn look(report: &mut Report, global: &Global) {
 fn path_of(name: &Path) -> Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = match name.components().count() {
-        1 => name.to_str().and_then(|name| find(name, &path)),
+        1 => find(name, &path),
         _ => std::path::absolute(name).ok().filter(|name| may_execute(name)),
     };
     found.ok_or_else(|| absent(format!("no {}", name.display())))

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::process::{Process, value};
 use super::{SHIM, containerd_config, program};
 use crate::error::Result;
+use crate::sys::exec;
 
 /// Its file of configuration, where no flag names another.
 const CONFIG: &str = "/etc/containerd/config.toml";
@@ -99,10 +100,10 @@ impl Containerd {
         let unit = unit();
         let our_path = std::env::var_os("PATH").unwrap_or_default();
         let config = config_of(&unit);
-        let of_unit = unit.command.first().map(PathBuf::from).filter(|exe| program::may_execute(exe));
+        let of_unit = unit.command.first().map(PathBuf::from).filter(|exe| exec::may_execute(exe));
         let (exe, path) = match of_unit {
             Some(exe) => (exe, unit.path.unwrap_or_else(|| SYSTEMD_PATH.into())),
-            None => (program::find("containerd", &our_path)?, our_path),
+            None => (exec::find("containerd", &our_path)?, our_path),
         };
         Some(Self { pid: None, version: version(&exe), exe, config, path })
     }
@@ -145,7 +146,7 @@ impl Containerd {
     /// The shim that it would start.
     pub fn shim(&self) -> Option<PathBuf> {
         let all = self.directories().into_iter().map(|dir| dir.join(SHIM));
-        all.into_iter().find(|file| file.is_absolute() && program::may_execute(file))
+        all.into_iter().find(|file| file.is_absolute() && exec::may_execute(file))
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use super::containerd::VERSION_BOUND;
 use super::process::Process;
 use super::program;
+use crate::sys::exec;
 
 /// Its file of configuration, where no flag names another.
 pub const CONFIG: &str = "/etc/docker/daemon.json";
@@ -33,8 +34,8 @@ impl Docker {
             None => {
                 let path = std::env::var_os("PATH").unwrap_or_default();
                 let usual = ["/usr/bin/dockerd", "/usr/sbin/dockerd"].map(PathBuf::from);
-                let found = program::find("dockerd", &path);
-                let exe = found.or_else(|| usual.into_iter().find(|exe| program::may_execute(exe)))?;
+                let found = exec::find("dockerd", &path);
+                let exe = found.or_else(|| usual.into_iter().find(|exe| exec::may_execute(exe)))?;
                 (exe.clone(), exe)
             }
         };

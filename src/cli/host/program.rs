@@ -4,7 +4,7 @@ use std::ffi::{CString, OsStr, OsString};
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, SigmaskHow};
@@ -14,7 +14,6 @@ use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, WaitOptions, waitpid};
 
 use crate::error::{Error, Kind, Os, Result};
-use crate::sys::exec::is_executable;
 use crate::sys::spawn::{Program, Spawned, spawn};
 
 /// What is read of an answer.
@@ -126,31 +125,4 @@ fn c_string(text: &OsStr) -> Result<CString> {
 
 fn variable(name: &OsStr, value: &OsStr) -> Result<CString> {
     c_string(&OsString::from_vec([name.as_bytes(), b"=", value.as_bytes()].concat()))
-}
-
-/// The first executable file of this name in the directories `path`, as execvp(3) has them: separated by colons.
-pub fn find(name: &str, path: &OsStr) -> Option<PathBuf> {
-    std::env::split_paths(path).map(|dir| dir.join(name)).find(|file| file.is_absolute() && may_execute(file))
-}
-
-/// Whether there is a file there that we may execute.
-pub fn may_execute(path: &Path) -> bool {
-    path.is_file() && c_string(path.as_os_str()).is_ok_and(|path| is_executable(&path).is_ok())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_what_can_be_executed_is_found() {
-        let dir = std::env::temp_dir().join(format!("dray-find.{}", std::process::id()));
-        std::fs::create_dir_all(dir.join("a/sh")).unwrap();
-        std::fs::create_dir_all(dir.join("b")).unwrap();
-        std::fs::write(dir.join("b/sh"), "").unwrap();
-        let path = format!("{0}/a:{0}/b:relative::/bin", dir.display());
-        let found = find("sh", OsStr::new(&path));
-        std::fs::remove_dir_all(&dir).unwrap();
-        assert_eq!(found.as_deref(), Some(Path::new("/bin/sh")));
-    }
 }

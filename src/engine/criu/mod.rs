@@ -26,7 +26,6 @@ use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -38,6 +37,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::error::{Error, Kind, Os, Result};
+use crate::sys::exec::find;
 use crate::sys::spawn::Program;
 
 use super::Engine;
@@ -86,11 +86,7 @@ pub(super) fn program(named: Option<&Path>) -> Result<PathBuf> {
         return std::path::absolute(name).os(|| format!("criu at {}", name.display()));
     }
     let path = std::env::var_os("PATH").unwrap_or_else(|| PATH.into());
-    let found = std::env::split_paths(&path).filter(|dir| dir.is_absolute()).map(|dir| dir.join(name));
-    let mut found = found.filter(|file| {
-        file.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
-    });
-    found.next().ok_or_else(|| {
+    find(name, &path).ok_or_else(|| {
         let text = format!(
             "{}: executable file not found in $PATH: checkpoint and restore need CRIU, 3.15 or later",
             name.display()
