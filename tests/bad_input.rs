@@ -1,7 +1,5 @@
 //! What a client, a bundle or a stranger on the socket can get wrong: a clear error, nothing left, nobody harmed.
 
-mod common;
-
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;

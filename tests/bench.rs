@@ -1,8 +1,6 @@
 //! The bench of scripts/bench: shim binaries driven through ttrpc as containerd would, in turn, so that a noisy
 //! machine is noisy for each of them. A measurement, never a test: nothing here fails because it was slow.
 
-mod common;
-
 use std::fs;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};

@@ -2,8 +2,6 @@
 //! runtime options, each by the effect that the kernel shows.
 #![allow(unsafe_code)] // Two system calls that no crate wraps.
 
-mod common;
-
 use std::fs;
 use std::io::Write;
 use std::path::Path;

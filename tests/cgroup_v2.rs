@@ -1,8 +1,6 @@
 //! What a container sees and does of the unified hierarchy: mounts of it, files by their names, cgroups below its own, and
 //! places where cgroup2 takes no process. Where the host's controllers are cgroup v1's, as far as its unified tree goes.
 
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};

@@ -3,8 +3,6 @@
 //! CRIU is of the machine, and may not be able to do anything with its kernel: these tests are skipped then, with the reason,
 //! and run in the guest of `scripts/test --vm`.
 
-mod common;
-
 use std::fs;
 use std::io::Write;
 use std::path::PathBuf;

@@ -1,13 +1,11 @@
 //! `ctr containers checkpoint` and `restore` through each containerd: see tests/checkpoint.rs for where CRIU does anything.
 
-mod common;
-
 use std::process::Stdio;
 
 use common::containerd::{Containerd, eventually, text};
 use common::criu::usable;
 
-on_each_containerd! {
+common::on_each_containerd! {
     a_container_is_checkpointed_and_restored,
 }
 

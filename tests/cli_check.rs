@@ -1,7 +1,5 @@
 //! `dray check`: what it says of this host is what the kernel's own files say, and what is taken away is missed.
 
-mod common;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -1,7 +1,5 @@
 //! `dray checkpoint` and `dray restore`: see tests/checkpoint.rs for where CRIU does anything.
 
-mod common;
-
 use std::fs::{self, File};
 use std::io::{IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;

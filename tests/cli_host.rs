@@ -1,7 +1,5 @@
 //! What the command line says of itself: its specification to begin with, features, version, completions and manual pages.
 
-mod common;
-
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;

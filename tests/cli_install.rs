@@ -1,7 +1,5 @@
 //! `dray install`: the binary, the entries of the daemons' configurations, and that all of it can be undone.
 
-mod common;
-
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::{CommandExt, ExitStatusExt};

@@ -3,8 +3,6 @@
 
 #![allow(unsafe_code)] // A system call that no crate wraps.
 
-mod common;
-
 use std::fs::{self, File};
 use std::io::{IoSliceMut, Read};
 use std::mem::MaybeUninit;

@@ -1,7 +1,5 @@
 //! README's table of the command line against what the program takes and what runc takes.
 
-mod common;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;

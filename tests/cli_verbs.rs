@@ -2,8 +2,6 @@
 //! `exec`, in the containers of a living shim, of one that has died, and of the command line. Their forms are runc's:
 //! tests/data/runc has what runc 1.1.5 has printed.
 
-mod common;
-
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::mem::MaybeUninit;

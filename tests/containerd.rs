@@ -1,8 +1,6 @@
 //! The life of containers through the real containerd and its client ctr: run, exec, kill, delete, events, streams, and
 //! what is left when something dies. Each test has a containerd of its own, so that "nothing left" can mean nothing.
 
-mod common;
-
 use common::cgroup::on;
 use common::containerd::{Containerd, eventually, parent_of, send_signal, text};
 use std::fs;
@@ -17,7 +15,7 @@ use rustix::process::Signal;
 
 const SLEEP: &[&str] = &["sleep", "1000"];
 
-on_each_containerd! {
+common::on_each_containerd! {
     run_prints_the_output_and_returns_the_status,
     a_killed_container_ends_with_128_and_the_signal,
     stdin_reaches_the_container_and_ends,

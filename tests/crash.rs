@@ -1,7 +1,5 @@
 //! The shim is killed, at every moment: the `delete` action finds what there was, and leaves nothing.
 
-mod common;
-
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};

@@ -1,8 +1,6 @@
 //! Pods, by containerd's CRI plugin, as the kubelet runs them: their life, and what is said of it. Each test has a
 //! containerd of its own and ends with a look at what is left. What a pod is made of: tests/cri_pod.rs.
 
-mod common;
-
 use common::containerd::{PATIENCE, cgroup_value, describe, eventually, parent_of, send_signal};
 use common::cri::grpc::{DEADLINE_EXCEEDED, NOT_FOUND};
 use common::cri::{BY_PATH, Cri, IDLE, Output, log_lines};
@@ -12,7 +10,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
-on_each_containerd! {
+common::on_each_containerd! {
     a_pod_has_one_shim,
     a_runtime_path_in_runcs_place_is_as_good,
     exec_sync_returns_output_and_status,

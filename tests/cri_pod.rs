@@ -1,8 +1,6 @@
 //! Pods, by containerd's CRI plugin: what the kubelet can ask of a pod and its containers, and finds in them. Their life:
 //! tests/cri.rs.
 
-mod common;
-
 use common::containerd::{cgroup_value, eventually};
 use common::cri::{BY_PATH, Cri, IDLE, Pod};
 use serde_json::{Value, json};
@@ -11,7 +9,7 @@ use std::os::unix::fs::{MetadataExt, chown};
 use std::path::Path;
 use std::process::Command;
 
-on_each_containerd! {
+common::on_each_containerd! {
     resources_are_set_and_updated,
     a_container_is_told_its_surroundings,
     containers_of_a_pod_share_what_it_says,

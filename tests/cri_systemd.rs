@@ -1,8 +1,6 @@
 //! Pods whose cgroups systemd makes, by containerd's CRI plugin: as a kubelet has them whose cgroup driver is `systemd`.
 //! Where systemd does not run, and on v1, the tests are skipped.
 
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,7 +8,7 @@ use std::process::Command;
 use common::cri::{Cri, IDLE, SYSTEMD};
 use serde_json::{Value, json};
 
-on_each_containerd! {
+common::on_each_containerd! {
     containers_are_scopes_in_the_slice_of_their_pod,
     a_runtime_for_systemd_takes_slices_alone,
     ctr_names_a_slice_too,

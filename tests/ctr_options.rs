@@ -1,13 +1,11 @@
 //! What the options of `ctr run` ask for, as the container and the kernel see it.
 
-mod common;
-
 use common::containerd::{Containerd, cgroup_value, eventually, text};
 use std::collections::BTreeMap;
 use std::fs;
 use std::process::{Command, Stdio};
 
-on_each_containerd! {
+common::on_each_containerd! {
     by_default_the_namespaces_are_new,
     the_host_s_network_and_one_by_path_are_joined,
     limits_are_those_of_the_cgroup,

@@ -3,8 +3,6 @@
 //! What a container cannot do by itself is done by this binary, which is then its program (`inside_the_container`).
 //! CVE-2016-9962 is in tests/security.rs, with the other attacks on an exec that is on its way.
 
-mod common;
-
 #[path = "cve/descriptors.rs"]
 mod descriptors;
 #[path = "cve/executable.rs"]

@@ -1,8 +1,6 @@
 //! What Docker, nerdctl and the CRI plugin put into a specification by default, and with `--privileged`: documents as they
 //! write them (tests/data), run for real. ctr's are those of tests/ctr_options.rs.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};

@@ -2,20 +2,18 @@
 //!
 //! What is expected is what Docker does with runc: DRAY_RUNTIME=io.containerd.runc.v2 runs the tests against that.
 
-mod common;
-
 /// Debian's docker.io 28.5, with containerd 2.1.
 mod docker_28 {
     use std::fs;
     use std::path::Path;
     use std::sync::Arc;
 
-    use super::common::containerd::{eventually, text};
-    use super::common::docker::Docker;
-    use super::common::docker_cli::sh;
-    use super::common::docker_scenarios as scenarios;
-    use super::common::pty::Client;
-    use super::common::skipped;
+    use common::containerd::{eventually, text};
+    use common::docker::Docker;
+    use common::docker_cli::sh;
+    use common::docker_scenarios as scenarios;
+    use common::pty::Client;
+    use common::skipped;
 
     const SLEEP: &[&str] = &["sleep", "1000"];
 
@@ -38,7 +36,7 @@ mod docker_28 {
         };
     }
 
-    crate::each_scenario_of_both!(scenarios);
+    common::each_scenario_of_both!(scenarios);
 
     /// 125 is Docker's own, 126 a program that cannot be run, 127 one that is not there. dockerd tells them by the words of
     /// the runtime's message (moby: daemon/errors.go).

@@ -1,7 +1,5 @@
 //! The order of events: containerd's, always, whatever ends how fast, and however long containerd is away.
 
-mod common;
-
 use std::time::{Duration, Instant};
 
 use common::block_on;

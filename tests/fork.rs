@@ -3,8 +3,6 @@
 //! Each test runs in a process of its own with one thread, which it may kill or put under a filter.
 #![allow(unsafe_code)] // signal(2), and pidfd_getfd(2) to look at an invariant with another one taken out of play.
 
-mod common;
-
 use std::fs;
 use std::io::{PipeReader, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};

@@ -9,7 +9,6 @@
 
 #[path = "fuzz/bytes.rs"]
 mod bytes;
-mod common;
 #[path = "fuzz/json.rs"]
 mod json;
 #[path = "fuzz/parsers.rs"]

@@ -1,8 +1,6 @@
 //! A file system that stops answering (tests/common/fuse.rs) holds up the container that is on it, and no other of the same
 //! shim: containerd gives State 2 s, and takes a shim that does not answer for dead.
 
-mod common;
-
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 

@@ -1,7 +1,5 @@
 //! Hooks: when each is run, where, with what, and what becomes of the container when one fails.
 
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

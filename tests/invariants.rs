@@ -1,8 +1,6 @@
 //! The invariants under which a single-threaded shim may fork its containers' processes (src/sys/fork.rs, src/init), as
 //! they show from outside: in /proc of the real processes, and to a container that attacks.
 
-mod common;
-
 use std::fs;
 use std::io::{ErrorKind, Read};
 use std::os::fd::OwnedFd;

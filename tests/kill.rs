@@ -1,7 +1,5 @@
 //! Kill: whom a signal reaches, and that a container is ended as a whole, and nothing beside it.
 
-mod common;
-
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;

@@ -1,8 +1,6 @@
 //! What making a container takes of the container's own limits: next to nothing. It is one process from its birth on, in its
 //! cgroup from its first step, and what it touches of its copy of the shim's memory is charged to the container.
 
-mod common;
-
 use common::block_on;
 use common::bundle::Bundle;
 use common::cgroup::on;

@@ -1,7 +1,5 @@
 //! The actions, every call in every state of a container, and what many of them cost: codes, messages, descriptors.
 
-mod common;
-
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixListener;

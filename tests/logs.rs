@@ -1,7 +1,5 @@
 //! Outputs that go to a logger (binary://, binary-v2://) or into a file (file://): nothing lost, and nobody held up.
 
-mod common;
-
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -641,7 +639,7 @@ fn a_terminals_output_goes_to_a_logger_or_a_file() {
     });
 }
 
-on_each_containerd! { ctr_logs_to_a_file_and_to_a_logger }
+common::on_each_containerd! { ctr_logs_to_a_file_and_to_a_logger }
 
 fn ctr_logs_to_a_file_and_to_a_logger(containerd: Containerd) {
     let dir = Scratch::new();

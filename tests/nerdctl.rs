@@ -2,16 +2,14 @@
 //!
 //! Debian has none, so none is fetched (scripts/daemons); with one at hand the scenarios are those that Docker goes through.
 
-mod common;
-
 mod nerdctl {
     use std::path::Path;
     use std::process::Command;
 
-    use super::common::containerd::version::{Driven, V1_6, V2_1};
-    use super::common::containerd::{Containerd, can_overlay, text};
-    use super::common::docker_cli::Cli;
-    use super::common::{docker_scenarios as scenarios, skipped};
+    use common::containerd::version::{Driven, V1_6, V2_1};
+    use common::containerd::{Containerd, can_overlay, text};
+    use common::docker_cli::Cli;
+    use common::{docker_scenarios as scenarios, skipped};
 
     /// nerdctl keeps a table of names and its logs below the data root: each test has its own, with a containerd of its own.
     fn with_nerdctl(test: &str, scenario: fn(&Cli)) {
@@ -48,7 +46,7 @@ mod nerdctl {
             // The machine's own configuration is not this test's.
             env: vec![("NERDCTL_TOML".into(), Path::new("/dev/null").into())],
             runtime: std::env::var("DRAY_RUNTIME").unwrap_or_else(|_| "io.containerd.dray.v2".into()),
-            image: super::common::containerd::IMAGE.into(),
+            image: common::containerd::IMAGE.into(),
             options: vec!["--cgroup-parent".into(), containerd.cgroup.clone()],
             without_network: true,
             namespace: containerd.namespace.clone(),
@@ -66,5 +64,5 @@ mod nerdctl {
         };
     }
 
-    crate::each_scenario_of_both!(scenarios);
+    common::each_scenario_of_both!(scenarios);
 }

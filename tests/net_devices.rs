@@ -1,8 +1,6 @@
 //! linux.netDevices: the host's network devices in a container, seen from inside.
 #![allow(unsafe_code)]
 
-mod common;
-
 use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};

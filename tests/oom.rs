@@ -1,8 +1,6 @@
 //! The OOM killer in a container, on either version of cgroups: that it is told, before the exit that it leads to, and whose
 //! limit it was.
 
-mod common;
-
 use std::fs;
 use std::fs::File;
 use std::path::{Path, PathBuf};

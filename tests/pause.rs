@@ -1,8 +1,6 @@
 //! Pause and Resume: all of a container stands still, nothing is started in it, and it can still be asked about, killed
 //! and removed.
 
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

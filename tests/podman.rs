@@ -2,19 +2,17 @@
 //!
 //! Debian's podman, with the libraries that it needs, is fetched by scripts/daemons and not installed.
 
-mod common;
-
 mod podman {
     use std::fs;
     use std::os::unix::fs::{PermissionsExt, symlink};
     use std::path::PathBuf;
     use std::process::{Command, Stdio};
 
-    use super::common::cgroup::is_v2;
-    use super::common::containerd::{IMAGE, eventually, text};
-    use super::common::docker_cli::{Cli, sh};
-    use super::common::scratch::Scratch;
-    use super::common::{docker_scenarios as scenarios, shim_binary, skipped};
+    use common::cgroup::is_v2;
+    use common::containerd::{IMAGE, eventually, text};
+    use common::docker_cli::{Cli, sh};
+    use common::scratch::Scratch;
+    use common::{docker_scenarios as scenarios, shim_binary, skipped};
 
     fn with_podman(test: &str, scenario: fn(&Cli)) {
         let test = format!("podman::{test}");

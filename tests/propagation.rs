@@ -1,7 +1,5 @@
 //! linux.rootfsPropagation and the propagation of single mounts: what is mounted on one side and seen on the other.
 
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -1,7 +1,5 @@
 //! Update, Stats and the OOM event: what the kernel is told of a running container's limits, and what it tells.
 
-mod common;
-
 use std::fs;
 
 use common::block_on;

@@ -1,7 +1,5 @@
 //! An image of more layers than a page of mount options has room for, as containerd unpacks and mounts it.
 
-mod common;
-
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -51,7 +49,7 @@ fn image(work: &Path, archive: &Path) {
     tar(&layers, archive);
 }
 
-on_each_containerd! { an_image_of_130_layers_runs }
+common::on_each_containerd! { an_image_of_130_layers_runs }
 
 fn an_image_of_130_layers_runs(containerd: Containerd) {
     let archive = containerd.dir.join("many.tar");

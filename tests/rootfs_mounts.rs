@@ -1,7 +1,5 @@
 //! What Create mounts for the root file system: overlays of many layers, several mounts, file systems on devices.
 
-mod common;
-
 use std::fs;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};

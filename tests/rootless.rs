@@ -1,7 +1,5 @@
 //! Containers of a rootless containerd: the shim is root of a user namespace, and on the host a user like others.
 
-mod common;
-
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -643,7 +641,7 @@ fn a_daemon_of_one_id_runs_containers(later: Later) {
     });
 }
 
-on_each_containerd!(
+common::on_each_containerd!(
     a_rootless_daemon_runs_containers,
     a_rootless_daemon_limits_containers_in_a_delegated_cgroup,
     a_daemon_of_one_id_runs_containers,

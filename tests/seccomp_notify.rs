@@ -1,7 +1,5 @@
 //! SCMP_ACT_NOTIFY: calls of a container that a listener answers, seen from inside and by the listener.
 
-mod common;
-
 use std::fs;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, Instant};

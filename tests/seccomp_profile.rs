@@ -1,8 +1,6 @@
 //! linux.seccomp: profiles as the kernel applies them, to an init, to an exec, and to this test's own threads.
 #![allow(unsafe_code)]
 
-mod common;
-
 use common::block_on;
 use common::container::{Ended, Host, refused, run, run_script};
 use dray::init::seccomp;

@@ -1,8 +1,6 @@
 //! A container's process is born as a copy of the shim, which holds the environments and specifications of all its
 //! containers: nothing of another one's may be left in it where somebody can look.
 
-mod common;
-
 use common::attacker::{watch, with_ptrace};
 use common::block_on;
 use common::bundle::Bundle;

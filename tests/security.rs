@@ -1,7 +1,5 @@
 //! What a hostile container, image or specification must not get.
 
-mod common;
-
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 

@@ -1,7 +1,5 @@
 //! /dev, device rules, masked and read-only paths.
 
-mod common;
-
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 

@@ -1,7 +1,5 @@
 //! A further process: its identity is its own process document's, its namespaces and cgroups are init's.
 
-mod common;
-
 use common::block_on;
 use common::container::Host;
 use serde_json::{Value, json};

@@ -1,8 +1,6 @@
 //! What a specification may have that this version does not know: annotations and unknown fields pass, unknown values of
 //! known fields are refused by their names.
 
-mod common;
-
 use common::container::{refused, run};
 use serde_json::{Value, json};
 use ttrpc::Code;

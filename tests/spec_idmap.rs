@@ -1,7 +1,5 @@
 //! Bind mounts whose files have other owners: idmap and ridmap, by mappings of their own or of the user namespace.
 
-mod common;
-
 use std::fs;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};

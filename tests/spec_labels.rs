@@ -2,8 +2,6 @@
 //! AppArmor or SELinux (tests/data/selinux.conf is a policy that will do) they are what the container runs under. What
 //! would be written is seen by the unit tests of init/label.rs.
 
-mod common;
-
 use std::io::Write;
 use std::process::{Command, Stdio};
 

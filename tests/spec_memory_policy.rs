@@ -1,7 +1,5 @@
 //! linux.memoryPolicy: the policy that the kernel shows of a process's memory, of init and of execs.
 
-mod common;
-
 use common::container::{Host, refused, run};
 use common::{block_on, linux, skipped};
 use serde_json::{Value, json};

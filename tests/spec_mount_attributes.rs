@@ -1,7 +1,5 @@
 //! Attributes of mounts: those of a whole tree (rro and the like), remount, and kernels without mount_setattr(2).
 
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 

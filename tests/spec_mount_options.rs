@@ -1,7 +1,5 @@
 //! mounts[].options: every word, as the kernel shows the mount in the container's own mountinfo, or by what it does.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 

@@ -1,7 +1,5 @@
 //! mounts: each type with its options, seen in the container's own mountinfo.
 
-mod common;
-
 use std::fs::{self, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::{PermissionsExt, symlink};

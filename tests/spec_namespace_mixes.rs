@@ -1,7 +1,5 @@
 //! linux.namespaces: mixes of new ones, the host's, and ones joined by path, as the processes in them see them.
 
-mod common;
-
 use std::collections::HashSet;
 
 use common::block_on;

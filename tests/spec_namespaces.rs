@@ -1,7 +1,5 @@
 //! linux.namespaces: new ones, the host's, and ones joined by path; hostname.
 
-mod common;
-
 use std::fs::File;
 use std::os::fd::AsRawFd;
 

@@ -1,7 +1,5 @@
 //! process: who a container's init is and what it starts with, read from its own files in /proc.
 
-mod common;
-
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;

@@ -1,7 +1,5 @@
 //! What this version does not implement is refused by its name, through the real Create, and leaves nothing.
 
-mod common;
-
 use std::fs;
 
 use common::block_on;

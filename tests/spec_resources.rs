@@ -1,7 +1,5 @@
 //! linux.resources: in the files of the container's cgroup, as the container itself sees them, and by their effect.
 
-mod common;
-
 use std::fs;
 use std::path::PathBuf;
 

@@ -1,7 +1,5 @@
 //! The root file system: what Create mounts, read-only roots, the pivot, and images that try to lead out of it.
 
-mod common;
-
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};

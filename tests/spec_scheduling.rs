@@ -1,8 +1,6 @@
 //! process.scheduler, ioPriority, execCPUAffinity; linux.personality; domainname: from the kernel's own files, inside.
 #![allow(unsafe_code)]
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 

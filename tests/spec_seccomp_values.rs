@@ -1,7 +1,5 @@
 //! linux.seccomp: each action, operator and flag of a profile by what it does to a program in a container.
 
-mod common;
-
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 

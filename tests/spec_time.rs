@@ -1,7 +1,5 @@
 //! Time namespaces: new ones with linux.timeOffsets, joined ones, those of execs; and the shim, which stays where it is.
 
-mod common;
-
 use std::fs;
 
 use common::block_on;

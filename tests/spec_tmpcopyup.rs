@@ -1,7 +1,5 @@
 //! tmpcopyup: a tmpfs that begins with a copy of what it covers.
 
-mod common;
-
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::os::unix::net::UnixListener;

@@ -1,7 +1,5 @@
 //! Stats on either version of cgroups: the kernel's numbers, all of them, and what asking for them costs.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs;

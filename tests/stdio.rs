@@ -1,7 +1,5 @@
 //! The streams of containers and execs through containerd's fifos: nothing lost, and nobody held up.
 
-mod common;
-
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;

@@ -1,7 +1,5 @@
 //! linux.sysctl: set in the container's namespaces, never in the host's.
 
-mod common;
-
 use std::fs;
 
 use common::container::{refused, run_script};

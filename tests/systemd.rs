@@ -1,7 +1,5 @@
 //! systemd's cgroup driver: a container is a scope of systemd's. Where systemd does not run, only that it is refused.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};

@@ -1,8 +1,6 @@
 //! systemd's cgroup driver for who is rootless: a container is a scope of the user's own systemd. Where systemd does not
 //! run, and on v1, where it gives no user a controller, the tests are skipped.
 
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -1,7 +1,5 @@
 //! The task service, driven as containerd drives it: lifecycle, events, stdio, and what is left behind.
 
-mod common;
-
 use std::time::Duration;
 
 use common::bundle::Bundle;

@@ -1,7 +1,5 @@
 //! Terminals of containers and execs: by the task service, and by ctr in a terminal of its own.
 
-mod common;
-
 use std::fs::{self, File};
 use std::io::Write;
 use std::process::Command;
@@ -386,7 +384,7 @@ fn what_cannot_be_is_refused_and_leaves_nothing() {
     });
 }
 
-on_each_containerd! { ctr_run_in_a_terminal, ctr_exec_and_attach_in_a_terminal }
+common::on_each_containerd! { ctr_run_in_a_terminal, ctr_exec_and_attach_in_a_terminal }
 
 /// Says what it is told, and its size with it.
 const SHELL: [&str; 3] = [

@@ -1,7 +1,5 @@
 //! Where the time of operations went: what the shim tells of them, and how `dray trace` shows it.
 
-mod common;
-
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;

@@ -1,7 +1,5 @@
 //! User namespaces: new ones with mappings, joined ones, and what a container in one has and has not.
 
-mod common;
-
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -596,7 +594,7 @@ fn a_seccomp_filter_is_loaded() {
     }
 }
 
-on_each_containerd! { ctr_runs_execs_and_deletes_a_container_with_mappings }
+common::on_each_containerd! { ctr_runs_execs_and_deletes_a_container_with_mappings }
 
 /// ctr remaps the snapshot, and asks for the namespace.
 fn ctr_runs_execs_and_deletes_a_container_with_mappings(containerd: Containerd) {

@@ -99,7 +99,7 @@ impl Containerd {
 
     /// Says that the test cannot run here.
     pub fn skip(&self, why: &str) {
-        crate::common::skipped(&self.test, why);
+        crate::skipped(&self.test, why);
     }
 
     /// Its socket.

@@ -5,16 +5,16 @@ use std::os::unix::fs::FileTypeExt;
 
 use serde_json::json;
 
-use crate::common::attacker::{attacker, attacking_process, with_capability};
-use crate::common::block_on;
-use crate::common::bundle::Bundle;
-use crate::common::container::Host;
-use crate::common::driver::Shim;
-use crate::common::events::EventSink;
-use crate::common::scratch::Scratch;
-use crate::common::stdio::Io;
-use crate::common::victim::wrapped;
-use crate::common::world::{SOON, World};
+use common::attacker::{attacker, attacking_process, with_capability};
+use common::block_on;
+use common::bundle::Bundle;
+use common::container::Host;
+use common::driver::Shim;
+use common::events::EventSink;
+use common::scratch::Scratch;
+use common::stdio::Io;
+use common::victim::wrapped;
+use common::world::{SOON, World};
 use ttrpc::Code;
 
 /// Inside: what every descriptor is, without the one by which a directory of them is read.

@@ -7,15 +7,15 @@ use std::path::Path;
 
 use serde_json::json;
 
-use crate::common::attacker::{attacker, watch_newcomers, with_ptrace};
-use crate::common::block_on;
-use crate::common::bundle::Bundle;
-use crate::common::driver::{Shim, code};
-use crate::common::events::EventSink;
-use crate::common::scratch::Scratch;
-use crate::common::stdio::Io;
-use crate::common::victim::{Victim, executable, long_directory};
-use crate::common::world::{SOON, until};
+use common::attacker::{attacker, watch_newcomers, with_ptrace};
+use common::block_on;
+use common::bundle::Bundle;
+use common::driver::{Shim, code};
+use common::events::EventSink;
+use common::scratch::Scratch;
+use common::stdio::Io;
+use common::victim::{Victim, executable, long_directory};
+use common::world::{SOON, until};
 
 async fn appears(path: &Path) {
     until(&path.display().to_string(), || path.exists()).await;

@@ -7,9 +7,9 @@ use std::path::Path;
 use serde_json::{Value, json};
 use ttrpc::Code;
 
-use crate::common::block_on;
-use crate::common::bundle::Bundle;
-use crate::common::container::{Host, refused, run};
+use common::block_on;
+use common::bundle::Bundle;
+use common::container::{Host, refused, run};
 
 const INHERITABLE: [&str; 3] = ["grep", "CapInh", "/proc/self/status"];
 const NONE: &str = "CapInh:\t0000000000000000\n";

@@ -7,16 +7,16 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use ttrpc::Code;
 
-use crate::common::attacker::with_capability;
-use crate::common::block_on;
-use crate::common::bundle::Bundle;
-use crate::common::container::{Host, refused, run};
-use crate::common::driver::{Shim, StartOptions};
-use crate::common::events::EventSink;
-use crate::common::scratch::Scratch;
-use crate::common::shim_binary;
-use crate::common::stdio::Io;
-use crate::common::world::SOON;
+use common::attacker::with_capability;
+use common::block_on;
+use common::bundle::Bundle;
+use common::container::{Host, refused, run};
+use common::driver::{Shim, StartOptions};
+use common::events::EventSink;
+use common::scratch::Scratch;
+use common::shim_binary;
+use common::stdio::Io;
+use common::world::SOON;
 
 /// What differs from busybox in the image of the bundle "one".
 fn image(host: &Host) -> PathBuf {

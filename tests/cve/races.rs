@@ -13,15 +13,15 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde_json::{Value, json};
 use ttrpc::Code;
 
-use crate::common::attacker::attacker;
-use crate::common::block_on;
-use crate::common::bundle::Bundle;
-use crate::common::container::Host;
-use crate::common::driver::code;
-use crate::common::mountinfo::{MountLine, parse};
-use crate::common::scratch::mounts_below;
-use crate::common::stdio::Io;
-use crate::common::world::{World, until};
+use common::attacker::attacker;
+use common::block_on;
+use common::bundle::Bundle;
+use common::container::Host;
+use common::driver::code;
+use common::mountinfo::{MountLine, parse};
+use common::scratch::mounts_below;
+use common::stdio::Io;
+use common::world::{World, until};
 
 /// What a container would have of the host's, were something of its own to lead there.
 const CORE_PATTERN: &str = "/proc/sys/kernel/core_pattern";

@@ -11,16 +11,16 @@ use std::path::{Path, PathBuf};
 use containerd_shim_protos::protobuf::Message;
 use serde_json::{Value, json};
 
-use crate::common::attacker::attacker;
-use crate::common::bundle::Bundle;
-use crate::common::container::Host;
-use crate::common::driver::{Shim, StartOptions, TASK_V2};
-use crate::common::events::EventSink;
-use crate::common::scratch::Scratch;
-use crate::common::stdio::Io;
-use crate::common::user::as_user;
-use crate::common::world::{SOON, World};
-use crate::common::{block_on, shim_binary};
+use common::attacker::attacker;
+use common::bundle::Bundle;
+use common::container::Host;
+use common::driver::{Shim, StartOptions, TASK_V2};
+use common::events::EventSink;
+use common::scratch::Scratch;
+use common::stdio::Io;
+use common::user::as_user;
+use common::world::{SOON, World};
+use common::{block_on, shim_binary};
 
 /// Inside: every file below a directory that can be opened for writing, and every directory's name.
 pub fn list_writable(directory: &str) {

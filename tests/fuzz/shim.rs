@@ -14,18 +14,18 @@ use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::protobuf::{Message, MessageField};
 use serde_json::{Value, json};
 
-use crate::common::block_on;
-use crate::common::bundle::Bundle;
-use crate::common::driver::{StartOptions, TASK_V2, TASK_V3, code, parse_reply, runc_options, start_action};
-use crate::common::events::EventSink;
-use crate::common::scratch::{Scratch, mounts_below};
-use crate::common::shim_binary;
-use crate::common::stdio::Io;
-use crate::common::world::{World, descriptors, leftovers, status, until};
 use crate::json::{self, Seeds};
 use crate::parsers::{generic, stdins};
 use crate::rng::Rng;
 use crate::{Rounds, TEXT, bytes, corpus, documents};
+use common::block_on;
+use common::bundle::Bundle;
+use common::driver::{StartOptions, TASK_V2, TASK_V3, code, parse_reply, runc_options, start_action};
+use common::events::EventSink;
+use common::scratch::{Scratch, mounts_below};
+use common::shim_binary;
+use common::stdio::Io;
+use common::world::{World, descriptors, leftovers, status, until};
 
 /// How long the well-behaved may wait meanwhile, beside other tests.
 const SERVED: Duration = Duration::from_secs(5);

@@ -15,7 +15,7 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 pub fn eventually(mut is_so: impl FnMut() -> bool) -> bool {
     let start = Instant::now();
     while !is_so() {
-        if start.elapsed() > crate::common::patience(PATIENCE) {
+        if start.elapsed() > crate::patience(PATIENCE) {
             return false;
         }
         sleep(Duration::from_millis(20));

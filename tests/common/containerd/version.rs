@@ -70,7 +70,7 @@ pub fn on<D: Driven>(version: &'static Version, scenario: &str, run: impl FnOnce
     let name = format!("{}::{scenario}", version.module);
     match version.bin() {
         Ok(bin) => run(D::start(version, bin, name)),
-        Err(why) => crate::common::skipped(&name, &why),
+        Err(why) => crate::skipped(&name, &why),
     }
 }
 
@@ -84,7 +84,7 @@ macro_rules! on_each_containerd {
     };
     (@ $module:ident $version:ident $($scenario:ident)*) => {
         mod $module {
-            use $crate::common::containerd::version::{$version, on};
+            use $crate::containerd::version::{$version, on};
             $(#[test]
             fn $scenario() {
                 on(&$version, stringify!($scenario), super::$scenario);

@@ -38,7 +38,7 @@ pub struct Client {
 impl Client {
     /// One that calls `socket`; connects anew for each call, so that the server may be another process each time.
     pub fn new(socket: &Path) -> Self {
-        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../data");
         let mut parser = protobuf_parse::Parser::new();
         let parsed = parser.pure().include(&dir).input(dir.join("cri.proto")).file_descriptor_set();
         let file = parsed.expect("tests/data/cri.proto").file.remove(0);

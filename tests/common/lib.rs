@@ -1,5 +1,8 @@
 //! What the rooted tests and the bench share: a shim driven as containerd drives it, bundles, and containerd itself.
-#![allow(dead_code)] // Every test file is a crate of its own and uses a part of this.
+//!
+//! A crate, since each test file is one: it is compiled once for all of them.
+#![allow(missing_docs)] // Of what says by its name what it is.
+#![allow(clippy::new_without_default)] // What is made here is on the machine, and not by the way.
 
 pub mod attacker;
 pub mod bundle;
@@ -28,14 +31,19 @@ pub mod user;
 pub mod victim;
 pub mod world;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The shim under test: the release binary that `scripts/test` names (DRAY_SHIM), else the one that cargo built beside the
 /// test. DRAY_TEST_SHIM names another one (the Go shim, to check a test itself).
 pub fn shim_binary() -> PathBuf {
     let named = std::env::var_os("DRAY_TEST_SHIM").or_else(|| std::env::var_os("DRAY_SHIM"));
-    named.map_or_else(|| env!("CARGO_BIN_EXE_containerd-shim-dray-v2").into(), PathBuf::from)
+    // cargo has tests in target/PROFILE/deps.
+    let beside = || {
+        let test = std::env::current_exe().expect("our own path");
+        test.parent().and_then(Path::parent).expect("target/PROFILE").join("containerd-shim-dray-v2")
+    };
+    named.map_or_else(beside, PathBuf::from)
 }
 
 /// Says that a test, or a part of it, cannot run here; `scripts/test` lists it at its end.
