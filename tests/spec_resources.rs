@@ -164,14 +164,16 @@ fn the_container_sees_its_bursts_idleness_weights_and_rates() {
             resources["cpu"] = json!({"quota": 30000, "period": 60000, "burst": 20000, "idle": 1});
             resources["memory"] = json!({"kernelTCP": 8388608, "checkBeforeUpdate": true, "useHierarchy": true});
             resources["blockIO"] = json!({
-                "weight": 321, "throttleReadBpsDevice": rate(2), "throttleReadIOPSDevice": rate(3),
-                "throttleWriteBpsDevice": rate(4), "throttleWriteIOPSDevice": rate(5),
+                "weight": 321, "throttleReadBpsDevice": rate(2 << 30), "throttleReadIOPSDevice": rate(3 << 20),
+                "throttleWriteBpsDevice": rate(4 << 30), "throttleWriteIOPSDevice": rate(5 << 20),
             });
         });
         let line = |rate: u64| format!("{major}:{minor} {rate}");
-        let rates = [line(2), line(3), line(4), line(5)];
+        // None at which it would have to wait for its own program.
+        let rates = [line(2 << 30), line(3 << 20), line(4 << 30), line(5 << 20)];
         let v1 = [&["30000", "20000", "1", "321"].map(String::from)[..], &rates, &["8388608".to_string()]].concat();
-        let rates = format!("{major}:{minor} rbps=2 wbps=4 riops=3 wiops=5");
+        let rates =
+            format!("{major}:{minor} rbps={} wbps={} riops={} wiops={}", 2u64 << 30, 4u64 << 30, 3 << 20, 5 << 20);
         let v2 = ["30000 60000", "20000", "1", &rates].map(String::from).to_vec();
         assert_eq!(host.run(&bundle).await.lines(), on(v1, v2));
     });
