@@ -1,4 +1,5 @@
-//! The shim is killed, at every moment: the `delete` action finds what there was, and leaves nothing.
+//! The shim is killed, at every moment: the `delete` action finds what there was, and leaves nothing. containerd is away: what
+//! it is to hear waits for it.
 
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -248,5 +249,36 @@ fn with_an_init_that_has_left_its_cgroup() {
             assert!(beside.is_alive());
             drop(beside);
         }
+    });
+}
+
+#[test]
+fn nothing_is_lost_while_containerd_is_away_for_a_minute() {
+    block_on(async {
+        let away = Duration::from_secs(60);
+        let (mut world, bundle) = World::running("one", |bundle| bundle.args(&["sleep", "1000"])).await;
+        world.sink.wait_topic("start", "one", SOON).await.unwrap();
+        world.sink.stop();
+        let since = Instant::now();
+        let mut lives = 0;
+        let second = Bundle::new(&world.scratch, "two");
+        while since.elapsed() < away {
+            let exec = format!("x{lives}");
+            world.exec_to_exit("one", &exec, &bundle.process(&["true"]), &Io::null()).await.unwrap();
+            world.run(&second).await;
+            world.wait("two", "").await.unwrap();
+            world.delete("two", "").await.unwrap();
+            lives += 1;
+            tokio::time::sleep(away / 20).await;
+        }
+        assert_eq!(world.end("one").await, 137);
+        world.sink.restart();
+        world.sink.wait_topic("delete", "one", Duration::from_secs(60)).await.unwrap();
+        let expected: Vec<_> = (0..lives).flat_map(|_| ["create", "start", "exit", "delete"]).collect();
+        assert_eq!(world.sink.topics("two"), expected);
+        for life in 0..lives {
+            assert_eq!(world.sink.topics_of_exec(&format!("x{life}")), ["exec-added", "exec-started", "exit"]);
+        }
+        world.close().await;
     });
 }

@@ -122,6 +122,13 @@ impl EventSink {
         of_container.map(|event| event.topic.trim_start_matches("/tasks/").to_string()).collect()
     }
 
+    /// Topics of one exec, in order.
+    pub fn topics_of_exec(&self, exec: &str) -> Vec<String> {
+        let seen = self.shared.seen.borrow();
+        let of_exec = seen.iter().filter(|event| event.exec_id == exec);
+        of_exec.map(|event| event.topic.trim_start_matches("/tasks/").to_string()).collect()
+    }
+
     /// Waits until the predicate holds for all events so far; the error lists what came instead.
     pub async fn wait_for(
         &self,
