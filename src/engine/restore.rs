@@ -197,7 +197,9 @@ impl Engine {
         if mount_point.exists() {
             std::fs::remove_dir(&mount_point).unwrap_or_else(|e| log::warn!("rmdir {}: {e}", mount_point.display()));
         }
-        if restored.is_err() && container.cgroup.is_anywhere() {
+        // What runs in one that is not ours yet is another's.
+        let ours = container.remains.borrow().cgroup.is_some();
+        if restored.is_err() && ours {
             // What CRIU has not ended itself.
             kill_all(&container.cgroup, KILL_BOUND).await.unwrap_or_else(|e| log::error!("{}: {e}", container.init));
         }

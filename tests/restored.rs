@@ -1,0 +1,82 @@
+//! What holds of a container holds of it once it is restored, too; and a restore that fails is nobody else's trouble.
+//!
+//! See tests/checkpoint.rs for where CRIU does anything.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use common::block_on;
+use common::bundle::Bundle;
+use common::cgroup::skipped_on_v1;
+use common::criu::usable;
+use common::dray::{Dray, fails, ok, text, wait_until};
+use common::skipped;
+use common::stdio::Io;
+use common::world::{SOON, World};
+use containerd_shim_protos::shim::oci::CheckpointOptions;
+use serde_json::json;
+
+/// CRIU takes its time in an emulated guest.
+const LONG: Duration = Duration::from_secs(60);
+
+/// Where the images go.
+fn images(dray: &Dray) -> String {
+    dray.scratch().dir().join("images").to_str().expect("UTF-8").to_owned()
+}
+
+/// What a restore takes for images, until it has CRIU.
+fn no_images(dray: &Dray) -> String {
+    let images = images(dray);
+    fs::create_dir(&images).unwrap();
+    fs::write(Path::new(&images).join("descriptors.json"), "[]").unwrap();
+    images
+}
+
+/// Writes it to images, with which it ends.
+#[track_caller]
+fn dump(dray: &Dray, bundle: &Bundle) {
+    ok(&dray.run_in(bundle.dir(), &["checkpoint", "--image-path", &images(dray), &bundle.id]));
+}
+
+#[track_caller]
+fn restore(dray: &Dray, bundle: &Bundle) {
+    ok(&dray.run_in(bundle.dir(), &["restore", "-d", "--image-path", &images(dray), &bundle.id]));
+}
+
+/// What a script prints in the container.
+#[track_caller]
+fn inside(dray: &Dray, bundle: &Bundle, script: &str) -> String {
+    let output = dray.run(&["exec", &bundle.id, "sh", "-c", script]);
+    ok(&output) + &text(&output.stderr)
+}
+
+fn lives(pid: i32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|status| !status.contains("State:\tZ"))
+}
+
+#[test]
+fn a_restore_that_fails_kills_nobody_in_the_scope_of_another() {
+    let name = "a_restore_that_fails_kills_nobody_in_the_scope_of_another";
+    if !Path::new("/run/systemd/system").is_dir() {
+        return skipped(name, "systemd does not run here");
+    }
+    let (one, two) = (Dray::new(), Dray::new());
+    let path = format!("system.slice:{}:one", one.scratch().namespace().replace(['-', '.'], "_"));
+    let with = |dray: &Dray| {
+        dray.bundle("one").args(&["sleep", "1000"]).edit(|spec| spec["linux"]["cgroupsPath"] = json!(path))
+    };
+    let (a, b) = (with(&one), with(&two));
+    one.started(&a);
+    let victim = one.pid("one");
+    let images = no_images(&two);
+    for (criu, word) in [("/bin/true", "processes in"), ("no-such-criu", "not found")] {
+        let args = ["--criu", criu, "restore", "-d", "--image-path", &images, "one"];
+        let said = fails(&two.run_in(b.dir(), &args), 1);
+        assert!(said.contains(word), "{said}");
+        // What is killed is gone when the restore has returned.
+        assert!(lives(victim), "after: {said}");
+    }
+}
