@@ -80,3 +80,21 @@ fn a_restore_that_fails_kills_nobody_in_the_scope_of_another() {
         assert!(lives(victim), "after: {said}");
     }
 }
+
+#[test]
+fn a_read_only_root_is_read_only_again() {
+    if !usable("a_read_only_root_is_read_only_again") {
+        return;
+    }
+    let dray = Dray::new();
+    let bundle = dray.bundle("one").args(&["sleep", "1000"]).edit(|spec| spec["root"]["readonly"] = json!(true));
+    dray.started(&bundle);
+    let look = "touch /written; grep -c ' / / ro,' /proc/self/mountinfo";
+    let output = dray.run(&["exec", "one", "sh", "-c", look]);
+    assert_eq!(ok(&output), "1\n");
+    assert!(text(&output.stderr).contains("Read-only file system"), "{output:?}");
+    dump(&dray, &bundle);
+    restore(&dray, &bundle);
+    assert_eq!(inside(&dray, &bundle, look), format!("1\n{}", text(&output.stderr)));
+    assert!(!bundle.rootfs_dir().join("written").exists());
+}

@@ -85,6 +85,7 @@ pub(super) struct Pending {
     rootfs: PathBuf,
     mounts: Vec<(String, String)>,
     points: Points,
+    readonly: bool,
     /// Namespaces of others, by CRIU's name.
     namespaces: Vec<(&'static str, OwnedFd)>,
     /// Those that are joined by path, by kind.
@@ -145,6 +146,7 @@ impl Engine {
             rootfs: judged.rootfs.clone(),
             mounts: criu::mounts::of_restore(spec, bundle, &cgroup_views(&cgroup))?,
             points: Points::of(spec, bundle)?,
+            readonly: spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false),
             namespaces: external_namespaces(judged)?,
             joined: joined(judged)?,
             config_file: criu::config_file(spec),
@@ -219,7 +221,7 @@ impl Engine {
             if joins {
                 join(&container.cgroup)?;
             }
-            mount_root(&rootfs, at, &pending.points)
+            mount_root(&rootfs, at, &pending.points, pending.readonly)
         };
         let mut criu = self.run_criu(&program, given.streams, given.extra, last)?;
         let mut remains = Returned { remains: container.remains.take(), container };
@@ -405,11 +407,13 @@ fn join(cgroup: &Cgroup) -> Result<()> {
 
 /// Mounts the root file system on `at`, in a mount namespace of the calling process's own: CRIU wants the root of a mount
 /// that nothing else is mounted on.
-fn mount_root(rootfs: &Path, at: &Path, points: &Points) -> Result<()> {
+fn mount_root(rootfs: &Path, at: &Path, points: &Points, readonly: bool) -> Result<()> {
     ns::unshare(Namespace::Mount.flag())?;
     mount::propagation(Path::new("/"), libc::MS_PRIVATE | libc::MS_REC)?;
     let tree = Mount::clone_path(None, rootfs, true)?;
     tree.attach(Root::open(at)?.as_fd())?;
-    let root = Root::from_fd(tree.into());
-    points.make(&root).context(|| "mount points")
+    let root = Root::from_fd(tree.as_fd().try_clone_to_owned().os(|| "dup")?);
+    points.make(&root).context(|| "mount points")?;
+    // CRIU makes the container's root of this mount, and restores no flags of it (checkpoint-restore/criu issue 2632).
+    if readonly { tree.restrict(libc::MOUNT_ATTR_RDONLY, 0) } else { Ok(()) }
 }
