@@ -89,7 +89,7 @@ fn a_read_only_root_is_read_only_again() {
     let dray = Dray::new();
     let bundle = dray.bundle("one").args(&["sleep", "1000"]).edit(|spec| spec["root"]["readonly"] = json!(true));
     dray.started(&bundle);
-    let look = "touch /written; grep -c ' / / ro,' /proc/self/mountinfo";
+    let look = "touch /written; grep -cE '^[^ ]+ [^ ]+ [^ ]+ [^ ]+ / ro,' /proc/self/mountinfo";
     let output = dray.run(&["exec", "one", "sh", "-c", look]);
     assert_eq!(ok(&output), "1\n");
     assert!(text(&output.stderr).contains("Read-only file system"), "{output:?}");
@@ -97,4 +97,54 @@ fn a_read_only_root_is_read_only_again() {
     restore(&dray, &bundle);
     assert_eq!(inside(&dray, &bundle, look), format!("1\n{}", text(&output.stderr)));
     assert!(!bundle.rootfs_dir().join("written").exists());
+}
+
+/// Capabilities, seccomp, no_new_privs of its init.
+fn privileges(dray: &Dray, bundle: &Bundle) -> String {
+    inside(dray, bundle, "grep -E '^(Cap|NoNewPrivs|Seccomp:)' /proc/1/status")
+}
+
+#[test]
+fn what_restricts_a_process_restricts_it_again() {
+    if !usable("what_restricts_a_process_restricts_it_again") {
+        return;
+    }
+    let dray = Dray::new();
+    let profile = json!({"defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": libc::ENOSPC}]});
+    let strict = dray.bundle("one").args(&["sleep", "1000"]).edit(|spec| {
+        spec["process"]["noNewPrivileges"] = json!(true);
+        spec["linux"]["seccomp"] = profile;
+    });
+    dray.started(&strict);
+    let before = privileges(&dray, &strict);
+    assert!(before.contains("NoNewPrivs:\t1\n") && before.contains("Seccomp:\t2\n"), "{before}");
+    dump(&dray, &strict);
+    restore(&dray, &strict);
+    assert_eq!(privileges(&dray, &strict), before);
+    ok(&dray.run(&["delete", "--force", "one"]));
+
+    // Images of a process that was less restricted than this specification has it.
+    let spec = strict.spec().clone();
+    let lax = strict.edit(|spec| {
+        spec["process"]["noNewPrivileges"] = json!(false);
+        spec["linux"].as_object_mut().expect("linux").remove("seccomp");
+    });
+    fs::remove_dir_all(images(&dray)).unwrap();
+    dray.started(&lax);
+    assert!(privileges(&dray, &lax).contains("NoNewPrivs:\t0\n"));
+    dump(&dray, &lax);
+    let restored = || dray.run_in(lax.dir(), &["restore", "-d", "--image-path", &images(&dray), "one"]);
+    lax.write_config(spec.to_string().as_bytes());
+    let said = fails(&restored(), 1);
+    assert!(said.contains("seccomp") && !dray.state_dir("one").exists(), "{said}");
+    let mut fewer = lax.spec().clone();
+    fewer["process"]["capabilities"] = json!({"bounding": ["CAP_KILL"]});
+    lax.write_config(fewer.to_string().as_bytes());
+    let said = fails(&restored(), 1);
+    assert!(said.contains("capabilities") && !dray.state_dir("one").exists(), "{said}");
+    lax.write_config(lax.spec().to_string().as_bytes());
+    ok(&restored());
+    // It is what it was.
+    assert!(privileges(&dray, &lax).contains("NoNewPrivs:\t0\n"));
 }

@@ -369,12 +369,12 @@ impl Engine {
         judged.resctrl.as_ref().map_or(Ok(()), |resctrl| resctrl.make(&mut remains.resctrl))?;
 
         child.at(Step::Planning);
-        let treatment = process.treatment.clone();
         let hooks = Hooks::of(&request.id, &request.bundle, &judged.spec)?;
         if let Some(checkpoint) = &request.restore {
-            let prepared = Prepared { init: child, streams, making, saved, hooks, treatment };
+            let prepared = Prepared { init: child, streams, making, saved, hooks, process };
             return self.restorable(judged, checkpoint, prepared, remains);
         }
+        let treatment = process.treatment.clone();
         saved.descriptors = checkpoint::names_of(&streams);
         let mut unborn = plan_init(self.own, judged, process, streams, &making, hooks.as_ref().map(Hooks::plan))?;
         unborn.plan.seccomp = judged.seccomp.clone();

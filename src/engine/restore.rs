@@ -18,7 +18,6 @@ use crate::cgroup::Cgroup;
 use crate::error::{Context, Error, Kind, Os, Result};
 use crate::init::namespaces::{UNIFIED, write_into};
 use crate::init::plan::{self, Streams};
-use crate::init::treatment::Treatment;
 use crate::spec::namespaces::{self, namespace};
 use crate::sys::fork::Child;
 use crate::sys::mount::{self, Mount};
@@ -32,6 +31,7 @@ use super::console;
 use super::container::{Container, Process};
 use super::create::{Judged, cgroup_views};
 use super::criu::mounts::Points;
+use super::criu::restrictions::Restrictions;
 use super::criu::{self, Notification, Places, Settings, wire};
 use super::exec::BirthUnderWay;
 use super::helper;
@@ -70,8 +70,8 @@ pub(super) struct Prepared {
     pub saved: Saved,
     /// Its hooks.
     pub hooks: Option<Hooks>,
-    /// How the kernel treats its init.
-    pub treatment: Treatment,
+    /// What would become its init, were it born.
+    pub process: plan::Process,
 }
 
 /// What Start needs.
@@ -86,6 +86,7 @@ pub(super) struct Pending {
     mounts: Vec<(String, String)>,
     points: Points,
     readonly: bool,
+    restrictions: Restrictions,
     /// Namespaces of others, by CRIU's name.
     namespaces: Vec<(&'static str, OwnedFd)>,
     /// Those that are joined by path, by kind.
@@ -124,7 +125,7 @@ impl Engine {
         prepared: Prepared,
         remains: &mut Remains,
     ) -> Result<Rc<Container>> {
-        let Prepared { init, streams, making, mut saved, hooks, treatment } = prepared;
+        let Prepared { init, streams, making, mut saved, hooks, process } = prepared;
         let (spec, bundle, state) = (&judged.spec, &judged.request.bundle, &judged.state);
         let cgroup = making.cgroup.clone();
         saved.poststop = hooks.as_ref().and_then(Hooks::poststop);
@@ -147,6 +148,7 @@ impl Engine {
             mounts: criu::mounts::of_restore(spec, bundle, &cgroup_views(&cgroup))?,
             points: Points::of(spec, bundle)?,
             readonly: spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false),
+            restrictions: Restrictions::of(&process, judged.seccomp.is_some()),
             namespaces: external_namespaces(judged)?,
             joined: joined(judged)?,
             config_file: criu::config_file(spec),
@@ -168,7 +170,7 @@ impl Engine {
             init,
             seccomp: judged.seccomp.clone(),
             listener: None,
-            treatment,
+            treatment: process.treatment,
             execs: Default::default(),
             exec_ended: Default::default(),
             init_reaped: Default::default(),
@@ -221,7 +223,8 @@ impl Engine {
             if joins {
                 join(&container.cgroup)?;
             }
-            mount_root(&rootfs, at, &pending.points, pending.readonly)
+            mount_root(&rootfs, at, &pending.points, pending.readonly)?;
+            pending.restrictions.impose()
         };
         let mut criu = self.run_criu(&program, given.streams, given.extra, last)?;
         let mut remains = Returned { remains: container.remains.take(), container };
@@ -254,6 +257,8 @@ impl Engine {
                 ("setup-namespaces", Some(pid), _) => self.set_up(container, pid, pending.new_network).await,
                 ("orphan-pts-master", _, Some(master)) => console::connect(&container.init, master),
                 ("post-restore", Some(pid), _) => self.restored(container, pid, &state, &mut saved),
+                // Not before: credentials and filters come last.
+                ("pre-resume", ..) => check(&container.init, &pending.restrictions),
                 _ => Ok(()),
             }
         };
@@ -296,6 +301,15 @@ impl Engine {
         container.remains.borrow_mut().kill = !container.private_pid_ns;
         Ok(())
     }
+}
+
+/// Ends an init that is not as restricted as it is to be, before it goes on: CRIU would let it.
+fn check(init: &Process, restrictions: &Restrictions) -> Result<()> {
+    let checked = restrictions.check(init.pid() as i32);
+    if checked.is_err() {
+        init.signal(libc::SIGKILL as u32).unwrap_or_else(|e| log::error!("{init}: {e}"));
+    }
+    checked
 }
 
 /// The remains of a container that others are to find again, however this ends.
