@@ -148,3 +148,46 @@ fn what_restricts_a_process_restricts_it_again() {
     // It is what it was.
     assert!(privileges(&dray, &lax).contains("NoNewPrivs:\t0\n"));
 }
+
+/// A key in a session keyring of the calling thread's own, which only who has that keyring sees.
+#[allow(unsafe_code)]
+fn secret_of_the_session(name: &std::ffi::CStr) {
+    const JOIN_SESSION_KEYRING: i32 = 1;
+    const SETPERM: i32 = 5;
+    const SESSION_KEYRING: i32 = -3;
+    const POSSESSOR_ALL: u32 = 0x3f00_0000;
+    // SAFETY: the strings end with NUL, and the payload is as long as it is said to be.
+    unsafe {
+        assert!(libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, std::ptr::null::<libc::c_char>()) > 0);
+        let key = libc::syscall(libc::SYS_add_key, c"user".as_ptr(), name.as_ptr(), c"x".as_ptr(), 1, SESSION_KEYRING);
+        assert!(key > 0);
+        assert_eq!(libc::syscall(libc::SYS_keyctl, SETPERM, key, POSSESSOR_ALL), 0);
+    }
+}
+
+#[test]
+fn keys_of_the_runtimes_session_are_not_the_containers() {
+    if !usable("keys_of_the_runtimes_session_are_not_the_containers") {
+        return;
+    }
+    secret_of_the_session(c"dray-test-secret");
+    let keys = Command::new("cat").arg("/proc/keys").output().unwrap();
+    assert!(text(&keys.stdout).contains("dray-test-secret"), "{}", text(&keys.stdout));
+    let dray = Dray::new();
+    // Those of an exec would be its own.
+    let script = "while :; do cat /proc/keys > /tmp/new; mv /tmp/new /tmp/keys; sleep 0.2; done";
+    let bundle = dray.bundle("one").script(script).edit(|spec| spec["linux"]["maskedPaths"] = json!([]));
+    let seen = || {
+        let path = bundle.rootfs_dir().join("tmp/keys");
+        let _ = fs::remove_file(&path);
+        wait_until("it has looked", || path.exists());
+        fs::read_to_string(path).unwrap()
+    };
+    dray.started(&bundle);
+    let keys = seen();
+    assert!(keys.contains("_ses") && !keys.contains("dray-test-secret"), "{keys}");
+    dump(&dray, &bundle);
+    restore(&dray, &bundle);
+    let keys = seen();
+    assert!(keys.contains("_ses") && !keys.contains("dray-test-secret"), "{keys}");
+}

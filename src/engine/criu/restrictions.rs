@@ -12,13 +12,15 @@ pub(in crate::engine) struct Restrictions {
     bounding: u64,
     /// It is under a seccomp profile.
     filtered: bool,
+    /// It has a session keyring of its own.
+    session_keyring: bool,
 }
 
 impl Restrictions {
     /// Of one that is planned like this.
     pub fn of(process: &Process, filtered: bool) -> Self {
-        let Process { no_new_privileges, capabilities, .. } = process;
-        Self { no_new_privileges: *no_new_privileges, bounding: capabilities.bounding, filtered }
+        let &Process { no_new_privileges, ref capabilities, session_keyring, .. } = process;
+        Self { no_new_privileges, bounding: capabilities.bounding, filtered, session_keyring }
     }
 
     /// In CRIU's own process, before it is executed: what everything inherits that it makes.
@@ -26,6 +28,9 @@ impl Restrictions {
     /// # Errors
     /// What the kernel says.
     pub fn impose(&self) -> Result<()> {
+        if self.session_keyring {
+            cred::new_session_keyring()?;
+        }
         // Before 3.19 CRIU knows nothing of it (checkpoint-restore/criu pull request 2228).
         if self.no_new_privileges { cred::no_new_privileges() } else { Ok(()) }
     }
@@ -69,7 +74,8 @@ mod tests {
 
     #[test]
     fn what_is_less_restricted_is_named() {
-        let restrictions = Restrictions { no_new_privileges: true, bounding: 0b101, filtered: true };
+        let restrictions =
+            Restrictions { no_new_privileges: true, bounding: 0b101, filtered: true, session_keyring: true };
         let status = |nnp, seccomp, bounding| {
             format!(
                 "Name:\tx\nCapEff:\tffff\nCapBnd:\t{bounding}\nNoNewPrivs:\t{nnp}\nSeccomp:\t{seccomp}\nSeccomp_filters:\t2\n"
@@ -90,7 +96,8 @@ mod tests {
             assert!(said.contains(word), "{status:?}: {said}");
         }
         // Nothing is asked for.
-        let restrictions = Restrictions { no_new_privileges: false, bounding: u64::MAX, filtered: false };
+        let restrictions =
+            Restrictions { no_new_privileges: false, bounding: u64::MAX, filtered: false, session_keyring: false };
         restrictions.check_status(&status(0, 0, "ffff")).unwrap();
     }
 }
