@@ -191,3 +191,31 @@ fn keys_of_the_runtimes_session_are_not_the_containers() {
     let keys = seen();
     assert!(keys.contains("_ses") && !keys.contains("dray-test-secret"), "{keys}");
 }
+
+#[test]
+fn one_file_for_both_outputs_is_written_on() {
+    if !usable("one_file_for_both_outputs_is_written_on") {
+        return;
+    }
+    let dray = Dray::new();
+    let script = "i=0; while :; do i=$((i+1)); echo $i; echo e$i >&2; sleep 0.1; done";
+    let bundle = dray.bundle("one").script(script);
+    let path = dray.scratch().dir().join("log");
+    let log = || fs::read_to_string(&path).unwrap();
+    // As a shell has it for `>>log 2>&1`.
+    let with_log = |args: &[&str]| {
+        let file = fs::File::options().append(true).create(true).open(&path).unwrap();
+        let mut command = dray.command(args);
+        command.current_dir(bundle.dir()).stdout(file.try_clone().unwrap()).stderr(file);
+        assert!(command.status().unwrap().success(), "{}", log());
+    };
+    with_log(&["run", "-d", "one"]);
+    wait_until("it writes", || log().contains("e3\n"));
+    dump(&dray, &bundle);
+    let before = log();
+    with_log(&["restore", "-d", "--image-path", &images(&dray), "one"]);
+    let last: u32 = before.lines().filter_map(|line| line.parse().ok()).next_back().unwrap();
+    let (number, error) = (format!("\n{}\n", last + 2), format!("\ne{}\n", last + 2));
+    wait_until("it writes on", || log().contains(&number) && log().contains(&error));
+    assert!(log().starts_with(&before) && log().matches("\n2\n").count() == 1, "{}", log());
+}

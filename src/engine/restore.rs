@@ -22,7 +22,7 @@ use crate::spec::namespaces::{self, namespace};
 use crate::sys::fork::Child;
 use crate::sys::mount::{self, Mount};
 use crate::sys::ns::{self, Birthplace, Namespace};
-use crate::sys::path::Root;
+use crate::sys::path::{self, Root};
 use crate::sys::{net, null, pidfd};
 
 use super::Engine;
@@ -350,23 +350,27 @@ impl Given {
         for (number, name) in names.iter().enumerate().take(streams.len()) {
             let is_first = names.iter().position(|other| other == name) == Some(number);
             let is_given = ["pipe:", "socket:", "file[", "tty["].iter().any(|kind| name.starts_with(kind));
-            match names.iter().filter(|other| *other == name).count() {
-                _ if !is_first || !is_given => {}
-                1 => inherited.push((name.clone(), number as i32)),
-                // One file for several streams is what leads nowhere, to be read and written: a null device.
-                _ if name.starts_with("file[") => {
-                    inherited.push((name.clone(), criu::extra_number(extra.len())));
-                    extra.push(null()?);
-                }
-                // The last: what is written to is more likely to be so than what is read from.
-                _ => {
-                    let last = names.iter().rposition(|other| other == name).unwrap_or(number);
-                    inherited.push((name.clone(), last as i32));
-                }
+            if !is_first || !is_given {
+                continue;
+            }
+            // The last: what is written to is more likely to be so than what is read from.
+            let last = names.iter().take(streams.len()).rposition(|other| other == name).unwrap_or(number);
+            if last != number && name.starts_with("file[") && was_null(number, &streams[last])? {
+                inherited.push((name.clone(), criu::extra_number(extra.len())));
+                extra.push(null()?);
+            } else {
+                inherited.push((name.clone(), last as i32));
             }
         }
         Ok(Self { streams, extra, inherited })
     }
+}
+
+/// Whether one file for several streams, of which the `first` has this number, was a null device, to be read and written;
+/// else it is what `>log 2>&1` makes of two. CRIU puts but a device in place of a device, and a file in place of a file.
+fn was_null(first: usize, ours: &OwnedFd) -> Result<bool> {
+    use rustix::fs::FileType;
+    Ok(first == 0 || FileType::from_raw_mode(path::stat(ours)?.st_mode) != FileType::RegularFile)
 }
 
 /// Namespaces of others that CRIU enters by a descriptor.
