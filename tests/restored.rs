@@ -219,3 +219,22 @@ fn one_file_for_both_outputs_is_written_on() {
     wait_until("it writes on", || log().contains(&number) && log().contains(&error));
     assert!(log().starts_with(&before) && log().matches("\n2\n").count() == 1, "{}", log());
 }
+
+#[test]
+fn a_work_directory_may_be_named_by_an_absolute_link() {
+    if !usable("a_work_directory_may_be_named_by_an_absolute_link") {
+        return;
+    }
+    let dray = Dray::new();
+    let bundle = dray.bundle("one").args(&["sleep", "1000"]);
+    let dir = dray.scratch().dir();
+    fs::create_dir(dir.join("real")).unwrap();
+    symlink(dir.join("real"), dir.join("link")).unwrap();
+    dray.started(&bundle);
+    let of = |path: PathBuf| path.to_str().unwrap().to_owned();
+    let (images, work) = (of(dir.join("link/images")), of(dir.join("link/work")));
+    ok(&dray.run_in(bundle.dir(), &["checkpoint", "--image-path", &images, "--work-path", &work, "one"]));
+    ok(&dray.run_in(bundle.dir(), &["restore", "-d", "--image-path", &images, "--work-path", &work, "one"]));
+    assert!(dir.join("real/work/restore.log").exists());
+    assert_eq!(inside(&dray, &bundle, "echo here"), "here\n");
+}
