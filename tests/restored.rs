@@ -238,3 +238,31 @@ fn a_work_directory_may_be_named_by_an_absolute_link() {
     assert!(dir.join("real/work/restore.log").exists());
     assert_eq!(inside(&dray, &bundle, "echo here"), "here\n");
 }
+
+/// With v1 no container is given its cgroup to divide.
+#[test]
+fn a_cgroup_that_was_its_own_to_divide_is_so_again() {
+    let name = "a_cgroup_that_was_its_own_to_divide_is_so_again";
+    if skipped_on_v1(name, "cgroups are delegated with v2 alone") || !usable(name) {
+        return;
+    }
+    const USER: u32 = 1000;
+    let dray = Dray::new();
+    let view = json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["rw"]});
+    let bundle = dray.bundle("one").args(&["sleep", "1000"]).mount(view).edit(|spec| {
+        spec["process"]["user"] = json!({"uid": USER, "gid": USER});
+        spec["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "cgroup"}));
+    });
+    let owners = || {
+        let of = |path: PathBuf| path.metadata().unwrap().uid();
+        let names = ["cgroup.procs", "cgroup.subtree_control", "memory.max"];
+        [of(bundle.cgroups()[0].clone())].into_iter().chain(names.map(|name| of(bundle.cgroup_file(name)))).collect()
+    };
+    dray.started(&bundle);
+    let before: Vec<u32> = owners();
+    assert_eq!(before, [USER, USER, USER, 0]);
+    dump(&dray, &bundle);
+    restore(&dray, &bundle);
+    assert_eq!(owners(), before);
+    assert_eq!(inside(&dray, &bundle, "mkdir /sys/fs/cgroup/below && echo made; id -u"), format!("made\n{USER}\n"));
+}

@@ -683,7 +683,7 @@ fn set_oom_score_adj(pid: u32, wanted: Option<i32>) -> Result<()> {
 }
 
 /// Whose the cgroup is to be, on the host, where that is the container's to divide and not root's as it is.
-fn owner_of_cgroup(judged: &Judged) -> Option<u32> {
+pub(super) fn owner_of_cgroup(judged: &Judged) -> Option<u32> {
     let user = judged.spec.process().as_ref().map_or(0, |process| process.user().uid());
     let owner = judged.id_maps.as_ref().map_or(Some(user), |maps| maps.uids.host(user));
     owner.filter(|owner| *owner != 0 && spec::mounts::gives_cgroup(&judged.spec))

@@ -29,7 +29,7 @@ use super::Engine;
 use super::checkpoint::{DESCRIPTORS, EMPTY, EXTERNAL_NAMESPACES, names_of};
 use super::console;
 use super::container::{Container, Process};
-use super::create::{Judged, cgroup_views};
+use super::create::{Judged, cgroup_views, owner_of_cgroup};
 use super::criu::mounts::Points;
 use super::criu::restrictions::Restrictions;
 use super::criu::{self, Notification, Places, Settings, wire};
@@ -87,6 +87,8 @@ pub(super) struct Pending {
     points: Points,
     readonly: bool,
     restrictions: Restrictions,
+    /// Whose the cgroup is to be.
+    owner: Option<u32>,
     /// Namespaces of others, by CRIU's name.
     namespaces: Vec<(&'static str, OwnedFd)>,
     /// Those that are joined by path, by kind.
@@ -149,6 +151,7 @@ impl Engine {
             points: Points::of(spec, bundle)?,
             readonly: spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false),
             restrictions: Restrictions::of(&process, judged.seccomp.is_some()),
+            owner: owner_of_cgroup(judged),
             namespaces: external_namespaces(judged)?,
             joined: joined(judged)?,
             config_file: criu::config_file(spec),
@@ -230,6 +233,9 @@ impl Engine {
         let mut remains = Returned { remains: container.remains.take(), container };
         self.settle(&site, &mut making, &container.id, criu.pid(), &mut remains.remains).await?;
         drop(remains);
+        if let Some(owner) = pending.owner {
+            container.cgroup.delegate(owner)?;
+        }
         container.resctrl.as_ref().map_or(Ok(()), |resctrl| resctrl.join(criu.pid()))?;
         // From here on there may be something to be ended.
         saved.cgroup_inode = container.cgroup.inode()?;
