@@ -266,3 +266,41 @@ fn a_cgroup_that_was_its_own_to_divide_is_so_again() {
     assert_eq!(owners(), before);
     assert_eq!(inside(&dray, &bundle, "mkdir /sys/fs/cgroup/below && echo made; id -u"), format!("made\n{USER}\n"));
 }
+
+#[test]
+fn the_lack_of_memory_of_a_restored_container_is_told() {
+    if !usable("the_lack_of_memory_of_a_restored_container_is_told") {
+        return;
+    }
+    block_on(async {
+        const LIMIT: u64 = 16 << 20;
+        let limited = |bundle: Bundle| {
+            bundle.args(&["sleep", "1000"]).edit(|spec| {
+                spec["linux"]["resources"]["memory"] = json!({"limit": LIMIT, "swap": LIMIT});
+            })
+        };
+        let (world, bundle) = World::running("one", limited).await;
+        let images = world.scratch.dir().join("images");
+        let waiting = world.spawn_wait("one", "").await;
+        let exit = CheckpointOptions { exit: true, ..Default::default() };
+        if let Err(e) = world.within(LONG).checkpoint_with("one", &images, exit).await {
+            panic!("{e}\n{}", fs::read_to_string(bundle.dir().join("criu-dump.log")).unwrap_or_default());
+        }
+        waiting.await.unwrap().unwrap();
+        world.delete("one", "").await.unwrap();
+
+        let mut request = world.request_for(&bundle, &Io::null());
+        request.checkpoint = images.to_str().unwrap().to_owned();
+        world.create_request(request).await.unwrap();
+        if let Err(e) = world.within(LONG).start("one", "").await {
+            panic!("{e}\n{}", fs::read_to_string(bundle.dir().join("criu-restore.log")).unwrap_or_default());
+        }
+        assert!(!world.sink.topics("one").contains(&"oom".to_owned()));
+        let hog = bundle.process(&["sh", "-c", "exec dd if=/dev/zero of=/dev/null count=1 bs=64M"]);
+        let exited = world.within(LONG).exec_to_exit("one", "hog", &hog, &Io::null()).await.unwrap();
+        assert_eq!(exited.exit_status, 137);
+        world.sink.wait_topic("oom", "one", SOON).await.unwrap();
+        assert_eq!(world.end("one").await, 137);
+        world.close().await;
+    });
+}

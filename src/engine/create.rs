@@ -1,5 +1,6 @@
 //! Create: from a request to a container whose init is parked right before its execve.
 
+use std::cell::OnceCell;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::AssertUnwindSafe;
@@ -468,7 +469,7 @@ impl Engine {
             in_checkpoint: Default::default(),
             restore: Default::default(),
             stats: Default::default(),
-            oom: oom.take(),
+            oom: oom.take().map(OnceCell::from).unwrap_or_default(),
             fifo: held.then(|| judged.state.path().join(FIFO)),
             hooks: std::cell::RefCell::new(hooks.map(Box::new)),
             deleting: Default::default(),

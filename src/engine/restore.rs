@@ -37,6 +37,7 @@ use super::exec::BirthUnderWay;
 use super::helper;
 use super::hooks::Hooks;
 use super::listener::Listener;
+use super::oom::Oom;
 use super::place::{Making, Site};
 use super::remains::{KILL_BOUND, Remains, kill_all};
 use super::state::{Identity, Saved, StateDir};
@@ -138,7 +139,6 @@ impl Engine {
         state.save(&saved)?;
         remains.poststop = saved.poststop.clone();
         remains.kill = true;
-        let oom = cgroup.watch_oom().ok().flatten().map(super::oom::Oom::new).map(Rc::new);
         let pending = Pending {
             request: request.clone(),
             streams,
@@ -182,7 +182,7 @@ impl Engine {
             in_checkpoint: Default::default(),
             restore: RefCell::new(Some(Box::new(pending))),
             stats: Default::default(),
-            oom,
+            oom: Default::default(),
             fifo: None,
             hooks: RefCell::new(hooks.map(Box::new)),
             deleting: Default::default(),
@@ -235,6 +235,11 @@ impl Engine {
         drop(remains);
         if let Some(owner) = pending.owner {
             container.cgroup.delegate(owner)?;
+        }
+        if let Some(oom) = container.cgroup.watch_oom()?.map(Oom::new).map(Rc::new) {
+            // None is restored twice.
+            let _ = container.oom.set(oom);
+            self.watch_oom(container)?;
         }
         container.resctrl.as_ref().map_or(Ok(()), |resctrl| resctrl.join(criu.pid()))?;
         // From here on there may be something to be ended.
