@@ -304,3 +304,17 @@ fn the_lack_of_memory_of_a_restored_container_is_told() {
         world.close().await;
     });
 }
+
+/// Without CRIU, too.
+#[test]
+fn devices_of_the_hosts_are_refused_before_anything_is_done() {
+    let dray = Dray::new();
+    let bundle = dray.bundle("one").args(&["sleep", "1000"]).edit(|spec| {
+        spec["linux"]["netDevices"] = json!({"dray-test0": {}});
+    });
+    let images = no_images(&dray);
+    let said =
+        fails(&dray.run_in(bundle.dir(), &["--criu", "/bin/true", "restore", "-d", "--image-path", &images, "one"]), 1);
+    assert!(said.contains("linux.netDevices"), "{said}");
+    assert!(!dray.state_dir("one").exists());
+}

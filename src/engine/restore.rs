@@ -19,6 +19,7 @@ use crate::error::{Context, Error, Kind, Os, Result};
 use crate::init::namespaces::{UNIFIED, write_into};
 use crate::init::plan::{self, Streams};
 use crate::spec::namespaces::{self, namespace};
+use crate::spec::net_devices::net_devices;
 use crate::sys::fork::Child;
 use crate::sys::mount::{self, Mount};
 use crate::sys::ns::{self, Birthplace, Namespace};
@@ -112,6 +113,9 @@ pub(super) fn judge(engine: &Engine, request: &Request, spec: &oci_spec::runtime
     }
     if Listener::of("", bundle, spec).is_some() {
         return refuse("CRIU knows nothing of the listener of a seccomp profile");
+    }
+    if !net_devices(spec)?.is_empty() {
+        return refuse("linux.netDevices: no device of the host's comes into a network namespace that CRIU makes");
     }
     Points::of(spec, bundle).context(|| "restore")?;
     let there = request.settings.images.join(DESCRIPTORS);
