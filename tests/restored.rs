@@ -309,12 +309,26 @@ fn the_lack_of_memory_of_a_restored_container_is_told() {
 #[test]
 fn devices_of_the_hosts_are_refused_before_anything_is_done() {
     let dray = Dray::new();
-    let bundle = dray.bundle("one").args(&["sleep", "1000"]).edit(|spec| {
+    let bundle = dray.bundle("one").args(&["sleep", "1000"]);
+    let with_device = {
+        let mut spec = bundle.spec().clone();
         spec["linux"]["netDevices"] = json!({"dray-test0": {}});
-    });
-    let images = no_images(&dray);
-    let said =
-        fails(&dray.run_in(bundle.dir(), &["--criu", "/bin/true", "restore", "-d", "--image-path", &images, "one"]), 1);
-    assert!(said.contains("linux.netDevices"), "{said}");
+        spec.to_string()
+    };
+    let refused = |verb: &[&str], images: &str| {
+        let args = [&["--criu", "/bin/true"], verb, &["--image-path", images, "one"]].concat();
+        let said = fails(&dray.run_in(bundle.dir(), &args), 1);
+        assert!(said.contains("linux.netDevices"), "{said}");
+    };
+    dray.started(&bundle);
+    // As if it had been made with one.
+    fs::write(dray.state_dir("one").join("config.json"), &with_device).unwrap();
+    let images = images(&dray);
+    refused(&["checkpoint"], &images);
+    assert!(lives(dray.pid("one")) && !Path::new(&images).exists());
+    ok(&dray.run(&["delete", "--force", "one"]));
+
+    bundle.write_config(with_device.as_bytes());
+    refused(&["restore", "-d"], &no_images(&dray));
     assert!(!dray.state_dir("one").exists());
 }
