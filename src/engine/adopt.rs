@@ -3,7 +3,7 @@
 //!
 //! Its init is no child of ours. That it has ended is seen by its pidfd, and how is not known here.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -195,7 +195,7 @@ impl Engine {
             in_checkpoint: Default::default(),
             restore: Default::default(),
             stats: Default::default(),
-            oom: oom.map(Oom::new).map(Rc::new),
+            oom: oom.map(Oom::new).map(Rc::new).map(OnceCell::from).unwrap_or_default(),
             fifo: saved.by_command.then(|| state.path().join(FIFO)),
             hooks: RefCell::new(Hooks::of(&saved.id, &saved.bundle, spec)?.map(Box::new)),
             deleting: Default::default(),

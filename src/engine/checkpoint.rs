@@ -14,6 +14,7 @@ use crate::error::{Context, Error, Kind, Os, Result};
 use crate::init::plan::Streams;
 use crate::spec::load;
 use crate::spec::namespaces::namespace;
+use crate::spec::net_devices::net_devices;
 use crate::sys::path::mount_id;
 use crate::sys::{null, path};
 
@@ -123,6 +124,9 @@ impl Engine {
         let program = criu::program(settings.program.as_deref())?;
         let state = StateDir::new(&self.state_root, &self.namespace, &container.id)?;
         let spec = load::load(&spec_directory(container, &state), &mut Vec::new())?;
+        if !net_devices(&spec)?.is_empty() {
+            return Err(Error::new(Kind::Unimplemented, "linux.netDevices: CRIU takes no network devices along"));
+        }
         if !criu::mounts::has_own(&spec) {
             return Err(Error::new(
                 Kind::Unimplemented,

@@ -85,8 +85,8 @@ pub struct Container {
     pub(super) restore: RefCell<Option<Box<Pending>>>,
     /// What its numbers are read from, from the first question for them on.
     pub stats: OnceCell<Source>,
-    /// Its watch for the OOM killer, where the host has one.
-    pub oom: Option<Rc<Oom>>,
+    /// Its watch for the OOM killer, where the host has one; that of one to be restored not before it has its cgroup.
+    pub oom: OnceCell<Rc<Oom>>,
     /// What it is held by until it is started, where its creator has exited.
     pub fifo: Option<PathBuf>,
     /// Its hooks, until it has been started: their environment may hold secrets.

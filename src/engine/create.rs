@@ -1,5 +1,6 @@
 //! Create: from a request to a container whose init is parked right before its execve.
 
+use std::cell::OnceCell;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::AssertUnwindSafe;
@@ -369,12 +370,12 @@ impl Engine {
         judged.resctrl.as_ref().map_or(Ok(()), |resctrl| resctrl.make(&mut remains.resctrl))?;
 
         child.at(Step::Planning);
-        let treatment = process.treatment.clone();
         let hooks = Hooks::of(&request.id, &request.bundle, &judged.spec)?;
         if let Some(checkpoint) = &request.restore {
-            let prepared = Prepared { init: child, streams, making, saved, hooks, treatment };
+            let prepared = Prepared { init: child, streams, making, saved, hooks, process };
             return self.restorable(judged, checkpoint, prepared, remains);
         }
+        let treatment = process.treatment.clone();
         saved.descriptors = checkpoint::names_of(&streams);
         let mut unborn = plan_init(self.own, judged, process, streams, &making, hooks.as_ref().map(Hooks::plan))?;
         unborn.plan.seccomp = judged.seccomp.clone();
@@ -468,7 +469,7 @@ impl Engine {
             in_checkpoint: Default::default(),
             restore: Default::default(),
             stats: Default::default(),
-            oom: oom.take(),
+            oom: oom.take().map(OnceCell::from).unwrap_or_default(),
             fifo: held.then(|| judged.state.path().join(FIFO)),
             hooks: std::cell::RefCell::new(hooks.map(Box::new)),
             deleting: Default::default(),
@@ -683,7 +684,7 @@ fn set_oom_score_adj(pid: u32, wanted: Option<i32>) -> Result<()> {
 }
 
 /// Whose the cgroup is to be, on the host, where that is the container's to divide and not root's as it is.
-fn owner_of_cgroup(judged: &Judged) -> Option<u32> {
+pub(super) fn owner_of_cgroup(judged: &Judged) -> Option<u32> {
     let user = judged.spec.process().as_ref().map_or(0, |process| process.user().uid());
     let owner = judged.id_maps.as_ref().map_or(Some(user), |maps| maps.uids.host(user));
     owner.filter(|owner| *owner != 0 && spec::mounts::gives_cgroup(&judged.spec))

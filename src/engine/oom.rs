@@ -129,7 +129,7 @@ impl Drop for Oom {
 impl Engine {
     /// Sees to it that a container's lack of memory is told while nothing of it ends.
     pub(super) fn watch_oom(self: &Rc<Self>, container: &Rc<Container>) -> Result<()> {
-        let Some(oom) = &container.oom else { return Ok(()) };
+        let Some(oom) = container.oom.get() else { return Ok(()) };
         let Some(bell) = oom.watch.bell() else { return Ok(()) };
         let (bell, kind) = match bell {
             Bell::Eventfd(bell) => (watch(bell, Interest::READABLE)?, Interest::READABLE),
@@ -149,7 +149,7 @@ impl Engine {
         let mut pause = Duration::from_millis(1);
         let mut looks = 0;
         while let Some(container) = weak.upgrade() {
-            let Some(oom) = &container.oom else { return false };
+            let Some(oom) = container.oom.get() else { return false };
             let starting = container.init.state() == State::Starting;
             // The victim may be what has just been started: after its start event, unless there always is another one.
             let early = starting || looks < LOOKS && container.has_starting_execs();
@@ -182,7 +182,7 @@ impl Engine {
 
     /// Before an exit is told. A kill by the OOM killer has been counted before its victim could die.
     pub(super) fn tell_oom_before_exit(&self, container: &Container, process: &Process, status: u32) {
-        let Some(oom) = &container.oom else { return };
+        let Some(oom) = container.oom.get() else { return };
         let killed = status == 128 + libc::SIGKILL as u32;
         // That one, or one that has rung the bell. A look may cost more than an exec's exit should.
         if killed || oom.looking.get() || oom.watch.is_ringing() {
@@ -200,7 +200,7 @@ impl Engine {
     /// After the end of init, by SIGKILL or on its way to its program, that nothing explains: its cgroup may have been taken away
     /// before it could be asked.
     pub(super) fn tell_missed_oom(&self, container: &Container) {
-        let Some(oom) = &container.oom else { return };
+        let Some(oom) = container.oom.get() else { return };
         if !container.init.was_killed() && oom.look_back(&container.id) {
             self.told_oom(container);
         }
@@ -208,7 +208,7 @@ impl Engine {
 
     /// Tells of what has not been told; true when there was something. Where nothing will be killed each ring is told.
     pub(super) fn tell_oom(&self, container: &Container, rung: bool) -> bool {
-        let Some(oom) = &container.oom else { return false };
+        let Some(oom) = container.oom.get() else { return false };
         let (kills, seen) = oom.look(&container.id);
         if kills > 0 || rung && seen.stuck {
             self.told_oom(container);
@@ -221,7 +221,7 @@ impl Engine {
         self.emit(Event::Oom { container: container.id.clone() });
         // For the others of a pod, whose limits are the same, this was elsewhere.
         for other in self.containers.borrow().values().filter(|other| other.id != container.id) {
-            if let Some(oom) = &other.oom {
+            if let Some(oom) = other.oom.get() {
                 oom.watch.note_others(oom.told.get());
             }
         }

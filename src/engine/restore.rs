@@ -18,25 +18,27 @@ use crate::cgroup::Cgroup;
 use crate::error::{Context, Error, Kind, Os, Result};
 use crate::init::namespaces::{UNIFIED, write_into};
 use crate::init::plan::{self, Streams};
-use crate::init::treatment::Treatment;
 use crate::spec::namespaces::{self, namespace};
+use crate::spec::net_devices::net_devices;
 use crate::sys::fork::Child;
 use crate::sys::mount::{self, Mount};
 use crate::sys::ns::{self, Birthplace, Namespace};
-use crate::sys::path::Root;
+use crate::sys::path::{self, Root};
 use crate::sys::{net, null, pidfd};
 
 use super::Engine;
 use super::checkpoint::{DESCRIPTORS, EMPTY, EXTERNAL_NAMESPACES, names_of};
 use super::console;
 use super::container::{Container, Process};
-use super::create::{Judged, cgroup_views};
+use super::create::{Judged, cgroup_views, owner_of_cgroup};
 use super::criu::mounts::Points;
+use super::criu::restrictions::Restrictions;
 use super::criu::{self, Notification, Places, Settings, wire};
 use super::exec::BirthUnderWay;
 use super::helper;
 use super::hooks::Hooks;
 use super::listener::Listener;
+use super::oom::Oom;
 use super::place::{Making, Site};
 use super::remains::{KILL_BOUND, Remains, kill_all};
 use super::state::{Identity, Saved, StateDir};
@@ -70,8 +72,8 @@ pub(super) struct Prepared {
     pub saved: Saved,
     /// Its hooks.
     pub hooks: Option<Hooks>,
-    /// How the kernel treats its init.
-    pub treatment: Treatment,
+    /// What would become its init, were it born.
+    pub process: plan::Process,
 }
 
 /// What Start needs.
@@ -85,6 +87,10 @@ pub(super) struct Pending {
     rootfs: PathBuf,
     mounts: Vec<(String, String)>,
     points: Points,
+    readonly: bool,
+    restrictions: Restrictions,
+    /// Whose the cgroup is to be.
+    owner: Option<u32>,
     /// Namespaces of others, by CRIU's name.
     namespaces: Vec<(&'static str, OwnedFd)>,
     /// Those that are joined by path, by kind.
@@ -108,6 +114,9 @@ pub(super) fn judge(engine: &Engine, request: &Request, spec: &oci_spec::runtime
     if Listener::of("", bundle, spec).is_some() {
         return refuse("CRIU knows nothing of the listener of a seccomp profile");
     }
+    if !net_devices(spec)?.is_empty() {
+        return refuse("linux.netDevices: no device of the host's comes into a network namespace that CRIU makes");
+    }
     Points::of(spec, bundle).context(|| "restore")?;
     let there = request.settings.images.join(DESCRIPTORS);
     let found = there.metadata().map(drop).os(|| format!("no checkpoint: stat {}", there.display()));
@@ -123,7 +132,7 @@ impl Engine {
         prepared: Prepared,
         remains: &mut Remains,
     ) -> Result<Rc<Container>> {
-        let Prepared { init, streams, making, mut saved, hooks, treatment } = prepared;
+        let Prepared { init, streams, making, mut saved, hooks, process } = prepared;
         let (spec, bundle, state) = (&judged.spec, &judged.request.bundle, &judged.state);
         let cgroup = making.cgroup.clone();
         saved.poststop = hooks.as_ref().and_then(Hooks::poststop);
@@ -134,7 +143,6 @@ impl Engine {
         state.save(&saved)?;
         remains.poststop = saved.poststop.clone();
         remains.kill = true;
-        let oom = cgroup.watch_oom().ok().flatten().map(super::oom::Oom::new).map(Rc::new);
         let pending = Pending {
             request: request.clone(),
             streams,
@@ -145,6 +153,9 @@ impl Engine {
             rootfs: judged.rootfs.clone(),
             mounts: criu::mounts::of_restore(spec, bundle, &cgroup_views(&cgroup))?,
             points: Points::of(spec, bundle)?,
+            readonly: spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false),
+            restrictions: Restrictions::of(&process, judged.seccomp.is_some()),
+            owner: owner_of_cgroup(judged),
             namespaces: external_namespaces(judged)?,
             joined: joined(judged)?,
             config_file: criu::config_file(spec),
@@ -166,7 +177,7 @@ impl Engine {
             init,
             seccomp: judged.seccomp.clone(),
             listener: None,
-            treatment,
+            treatment: process.treatment,
             execs: Default::default(),
             exec_ended: Default::default(),
             init_reaped: Default::default(),
@@ -175,7 +186,7 @@ impl Engine {
             in_checkpoint: Default::default(),
             restore: RefCell::new(Some(Box::new(pending))),
             stats: Default::default(),
-            oom,
+            oom: Default::default(),
             fifo: None,
             hooks: RefCell::new(hooks.map(Box::new)),
             deleting: Default::default(),
@@ -197,7 +208,9 @@ impl Engine {
         if mount_point.exists() {
             std::fs::remove_dir(&mount_point).unwrap_or_else(|e| log::warn!("rmdir {}: {e}", mount_point.display()));
         }
-        if restored.is_err() && container.cgroup.is_anywhere() {
+        // What runs in one that is not ours yet is another's.
+        let ours = container.remains.borrow().cgroup.is_some();
+        if restored.is_err() && ours {
             // What CRIU has not ended itself.
             kill_all(&container.cgroup, KILL_BOUND).await.unwrap_or_else(|e| log::error!("{}: {e}", container.init));
         }
@@ -217,12 +230,21 @@ impl Engine {
             if joins {
                 join(&container.cgroup)?;
             }
-            mount_root(&rootfs, at, &pending.points)
+            mount_root(&rootfs, at, &pending.points, pending.readonly)?;
+            pending.restrictions.impose()
         };
         let mut criu = self.run_criu(&program, given.streams, given.extra, last)?;
         let mut remains = Returned { remains: container.remains.take(), container };
         self.settle(&site, &mut making, &container.id, criu.pid(), &mut remains.remains).await?;
         drop(remains);
+        if let Some(owner) = pending.owner {
+            container.cgroup.delegate(owner)?;
+        }
+        if let Some(oom) = container.cgroup.watch_oom()?.map(Oom::new).map(Rc::new) {
+            // None is restored twice.
+            let _ = container.oom.set(oom);
+            self.watch_oom(container)?;
+        }
         container.resctrl.as_ref().map_or(Ok(()), |resctrl| resctrl.join(criu.pid()))?;
         // From here on there may be something to be ended.
         saved.cgroup_inode = container.cgroup.inode()?;
@@ -250,6 +272,8 @@ impl Engine {
                 ("setup-namespaces", Some(pid), _) => self.set_up(container, pid, pending.new_network).await,
                 ("orphan-pts-master", _, Some(master)) => console::connect(&container.init, master),
                 ("post-restore", Some(pid), _) => self.restored(container, pid, &state, &mut saved),
+                // Not before: credentials and filters come last.
+                ("pre-resume", ..) => check(&container.init, &pending.restrictions),
                 _ => Ok(()),
             }
         };
@@ -294,6 +318,15 @@ impl Engine {
     }
 }
 
+/// Ends an init that is not as restricted as it is to be, before it goes on: CRIU would let it.
+fn check(init: &Process, restrictions: &Restrictions) -> Result<()> {
+    let checked = restrictions.check(init.pid() as i32);
+    if checked.is_err() {
+        init.signal(libc::SIGKILL as u32).unwrap_or_else(|e| log::error!("{init}: {e}"));
+    }
+    checked
+}
+
 /// The remains of a container that others are to find again, however this ends.
 struct Returned<'c> {
     remains: Remains,
@@ -332,23 +365,27 @@ impl Given {
         for (number, name) in names.iter().enumerate().take(streams.len()) {
             let is_first = names.iter().position(|other| other == name) == Some(number);
             let is_given = ["pipe:", "socket:", "file[", "tty["].iter().any(|kind| name.starts_with(kind));
-            match names.iter().filter(|other| *other == name).count() {
-                _ if !is_first || !is_given => {}
-                1 => inherited.push((name.clone(), number as i32)),
-                // One file for several streams is what leads nowhere, to be read and written: a null device.
-                _ if name.starts_with("file[") => {
-                    inherited.push((name.clone(), criu::extra_number(extra.len())));
-                    extra.push(null()?);
-                }
-                // The last: what is written to is more likely to be so than what is read from.
-                _ => {
-                    let last = names.iter().rposition(|other| other == name).unwrap_or(number);
-                    inherited.push((name.clone(), last as i32));
-                }
+            if !is_first || !is_given {
+                continue;
+            }
+            // The last: what is written to is more likely to be so than what is read from.
+            let last = names.iter().take(streams.len()).rposition(|other| other == name).unwrap_or(number);
+            if last != number && name.starts_with("file[") && was_null(number, &streams[last])? {
+                inherited.push((name.clone(), criu::extra_number(extra.len())));
+                extra.push(null()?);
+            } else {
+                inherited.push((name.clone(), last as i32));
             }
         }
         Ok(Self { streams, extra, inherited })
     }
+}
+
+/// Whether one file for several streams, of which the `first` has this number, was a null device, to be read and written;
+/// else it is what `>log 2>&1` makes of two. CRIU puts but a device in place of a device, and a file in place of a file.
+fn was_null(first: usize, ours: &OwnedFd) -> Result<bool> {
+    use rustix::fs::FileType;
+    Ok(first == 0 || FileType::from_raw_mode(path::stat(ours)?.st_mode) != FileType::RegularFile)
 }
 
 /// Namespaces of others that CRIU enters by a descriptor.
@@ -403,11 +440,13 @@ fn join(cgroup: &Cgroup) -> Result<()> {
 
 /// Mounts the root file system on `at`, in a mount namespace of the calling process's own: CRIU wants the root of a mount
 /// that nothing else is mounted on.
-fn mount_root(rootfs: &Path, at: &Path, points: &Points) -> Result<()> {
+fn mount_root(rootfs: &Path, at: &Path, points: &Points, readonly: bool) -> Result<()> {
     ns::unshare(Namespace::Mount.flag())?;
     mount::propagation(Path::new("/"), libc::MS_PRIVATE | libc::MS_REC)?;
     let tree = Mount::clone_path(None, rootfs, true)?;
     tree.attach(Root::open(at)?.as_fd())?;
-    let root = Root::from_fd(tree.into());
-    points.make(&root).context(|| "mount points")
+    let root = Root::from_fd(tree.as_fd().try_clone_to_owned().os(|| "dup")?);
+    points.make(&root).context(|| "mount points")?;
+    // CRIU makes the container's root of this mount, and restores no flags of it (checkpoint-restore/criu issue 2632).
+    if readonly { tree.restrict(libc::MOUNT_ATTR_RDONLY, 0) } else { Ok(()) }
 }

@@ -44,7 +44,7 @@ impl Engine {
             trace
         });
         process.trace.replace(Some(trace.clone()));
-        let kills = container.oom.as_ref().map_or(0, |oom| oom.mark());
+        let kills = container.oom.get().map_or(0, |oom| oom.mark());
         let starting = async {
             match exec.as_str() {
                 "" if container.init.pid() == 0 => self.restore(&container).await,
@@ -76,7 +76,7 @@ impl Engine {
                 trace.at(Step::GivingUp);
                 process.trace.take();
                 self.tell_oom(&container, false);
-                let error = match &container.oom {
+                let error = match container.oom.get() {
                     Some(oom) => oom.explain(&id, kills, error),
                     None => error,
                 };

@@ -18,6 +18,7 @@
 
 mod log;
 pub(super) mod mounts;
+pub(super) mod restrictions;
 mod settings;
 pub mod wire;
 

@@ -5,9 +5,11 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Spec;
+use rustix::fs::OFlags;
 
 use super::wire::{CgroupsMode, Options};
 use crate::error::{Context, Os, Result};
+use crate::sys::path::Root;
 
 /// How much CRIU logs: what it does too, as with runc.
 const LOG_LEVEL: i32 = 4;
@@ -84,13 +86,14 @@ impl Places {
     /// What a request says of them, which CRIU finds by our numbers of them.
     ///
     /// As `process` sees them, where that is in another mount namespace: CRIU mounts in its work directory, which has to be
-    /// in its own.
+    /// in its own. Links on the way there, absolute ones too, are followed in that one.
     pub(in super::super) fn open(&self, process: Option<u32>) -> Result<(Options, Opened)> {
-        let seen = |path: &Path| match process {
-            Some(pid) => Path::new(&format!("/proc/{pid}/root")).join(path.strip_prefix("/").unwrap_or(path)),
-            None => path.to_owned(),
+        let root = process.map(|pid| Root::open(Path::new(&format!("/proc/{pid}/root")))).transpose()?;
+        let open = |path: &Path| match &root {
+            Some(root) => root.open_file(path, OFlags::RDONLY | OFlags::DIRECTORY),
+            None => open_directory(path),
         };
-        let [images, work] = [open_directory(&seen(&self.images))?, open_directory(&seen(&self.work))?];
+        let [images, work] = [open(&self.images)?, open(&self.work)?];
         let options = Options {
             images: images.as_raw_fd(),
             work: work.as_raw_fd(),
@@ -144,7 +147,7 @@ pub(in super::super) fn make_directory(path: &Path) -> Result<()> {
 
 /// A directory that is there.
 fn open_directory(path: &Path) -> Result<OwnedFd> {
-    use rustix::fs::{CWD, Mode, OFlags, openat};
+    use rustix::fs::{CWD, Mode, openat};
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     openat(CWD, path, flags, Mode::empty()).os(|| format!("open {}", path.display()))
 }
