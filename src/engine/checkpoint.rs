@@ -133,7 +133,7 @@ impl Engine {
         let init = container.init.pid();
         let mounts = match request.pre_dump {
             true => Vec::new(),
-            false => criu::mounts::of_dump(&spec, init, &cgroup_views(&container.cgroup))?,
+            false => criu::mounts::of_dump(&spec, &container.bundle, init, &cgroup_views(&container.cgroup))?,
         };
         criu::make_directory(&settings.images)?;
         if !request.pre_dump {

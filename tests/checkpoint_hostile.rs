@@ -1,0 +1,129 @@
+//! Checkpoints of containers, and into directories, that mean harm; and a CRIU that is none.
+//!
+//! What is looked at is done before and after CRIU, so that a script in its place does: it is of no use on many kernels.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+use common::block_on;
+use common::bundle::Bundle;
+use common::driver::{Shim, StartOptions};
+use common::events::EventSink;
+use common::scratch::Scratch;
+use common::world::{World, refused, until};
+use containerd_shim_protos::api::Status;
+use containerd_shim_protos::shim::oci::CheckpointOptions;
+use serde_json::json;
+use ttrpc::Code;
+
+/// A CRIU that says nothing and ends.
+const ENDS: &str = "exit 1";
+
+fn images(world: &World) -> PathBuf {
+    world.scratch.dir().join("images")
+}
+
+fn exit() -> CheckpointOptions {
+    CheckpointOptions { exit: true, ..Default::default() }
+}
+
+/// A shim to which `script` is CRIU: there `$0` is in the scratch directory's `bin`.
+async fn with_criu(script: &str, change: impl FnOnce(Bundle) -> Bundle) -> (World, Bundle) {
+    let scratch = Scratch::new();
+    let sink = EventSink::start(&scratch);
+    let bundle = change(Bundle::new(&scratch, "one"));
+    let bin = scratch.dir().join("bin");
+    fs::create_dir(&bin).unwrap();
+    fs::write(bin.join("criu"), format!("#!/bin/sh\n{script}\n")).unwrap();
+    fs::set_permissions(bin.join("criu"), fs::Permissions::from_mode(0o755)).unwrap();
+    let env = vec![("PATH", format!("{}:/usr/bin:/bin", bin.display()))];
+    let options = StartOptions { env, ..Default::default() };
+    let shim = Shim::start_with(&common::shim_binary(), &bundle, &sink, options).await.unwrap();
+    (World { shim, sink, scratch }, bundle)
+}
+
+/// Two binds, `/a/x` and `/b/x`, with these options.
+fn two_binds(bundle: Bundle, script: &str, a: &[&str], b: &[&str]) -> Bundle {
+    let bind = |bundle: Bundle, name: &str, options: &[&str]| {
+        let source = bundle.scratch().dir().join(name);
+        fs::create_dir(&source).unwrap();
+        let destination = format!("/{name}/x");
+        bundle.mount(json!({"destination": destination, "type": "bind", "source": source, "options": options}))
+    };
+    let bundle = bind(bind(bundle, "a", a), "b", b);
+    bundle.script(&format!("{script}; touch /done; sleep 1000"))
+}
+
+/// With no more than default capabilities, a container exchanges the directories that its mounts are in: at a restore a
+/// source that is to be read would be shown with the attributes of the one that may be written to.
+#[test]
+fn a_mount_that_has_taken_the_place_of_a_restricted_one_is_not_dumped_as_it() {
+    let exchange = "mv /a /c && mv /b /a && mv /c /b";
+    let link = "mv /a /c && ln -s b /a";
+    for (script, restriction) in [(exchange, "ro"), (link, "ro"), (exchange, "nosuid"), (exchange, "noexec")] {
+        block_on(async {
+            let with = |bundle| two_binds(bundle, script, &["rbind", restriction], &["rbind", "rw"]);
+            let (world, bundle) = with_criu(ENDS, with).await;
+            world.run(&bundle).await;
+            until("the mounts are exchanged", || bundle.rootfs_dir().join("done").exists()).await;
+            let said = world.checkpoint_with("one", &images(&world), exit()).await;
+            refused(said, Code::FAILED_PRECONDITION, &["one", "/a/x", restriction]);
+            assert!(!images(&world).exists());
+            assert_eq!(world.status("one", "").await.unwrap(), Status::RUNNING);
+            world.end("one").await;
+            world.close().await;
+        });
+    }
+}
+
+/// What a later entry makes of a mount counts, and where nobody says `ro`, a bind of what is read-only on the host is so.
+#[test]
+fn what_later_entries_and_the_host_restrict_counts_too() {
+    let exchange = "mv /a /c && mv /b /a && mv /c /b";
+    block_on(async {
+        let with = |bundle: Bundle| {
+            let remount = json!({"destination": "/a/x", "options": ["remount", "bind", "ro"]});
+            two_binds(bundle, exchange, &["rbind"], &["rbind"]).mount(remount)
+        };
+        let (world, one) = with_criu(ENDS, with).await;
+        world.run(&one).await;
+        until("the mounts are exchanged", || one.rootfs_dir().join("done").exists()).await;
+        let said = world.checkpoint_with("one", &images(&world), exit()).await;
+        refused(said, Code::FAILED_PRECONDITION, &["one", "/a/x", "ro"]);
+        world.end("one").await;
+
+        let source = world.scratch.dir().join("a");
+        let mount = |words: &[&str]| {
+            let mut command = std::process::Command::new("mount");
+            assert!(command.args(words).arg(&source).status().unwrap().success());
+        };
+        mount(&["--bind", source.to_str().unwrap()]);
+        mount(&["-o", "remount,bind,ro"]);
+        fs::remove_dir(world.scratch.dir().join("b")).unwrap();
+        let two = Bundle::new(&world.scratch, "two");
+        let bind = json!({"destination": "/a/x", "type": "bind", "source": source, "options": ["rbind"]});
+        let own = json!({"destination": "/b/x", "type": "tmpfs", "source": "tmpfs"});
+        let two = two.script(&format!("{exchange}; touch /done; sleep 1000")).mount(bind).mount(own);
+        world.run(&two).await;
+        until("the mounts are exchanged", || two.rootfs_dir().join("done").exists()).await;
+        let said = world.checkpoint_with("two", &images(&world), exit()).await;
+        assert!(std::process::Command::new("umount").arg(&source).status().unwrap().success());
+        refused(said, Code::FAILED_PRECONDITION, &["two", "/a/x", "ro"]);
+        world.end("two").await;
+        world.close().await;
+    });
+}
+
+#[test]
+fn mounts_with_the_attributes_that_are_asked_for_are_dumped() {
+    block_on(async {
+        let with = |bundle| two_binds(bundle, "true", &["rbind", "ro", "noexec"], &["rbind", "rw"]).cgroup_view();
+        let (world, one) = with_criu(ENDS, with).await;
+        world.run(&one).await;
+        let said = world.checkpoint_with("one", &images(&world), exit()).await;
+        refused(said, Code::INTERNAL, &["one", "without an answer"]);
+        world.end("one").await;
+        world.close().await;
+    });
+}
