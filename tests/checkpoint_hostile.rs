@@ -3,7 +3,7 @@
 //! What is looked at is done before and after CRIU, so that a script in its place does: it is of no use on many kernels.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
 
 use common::block_on;
@@ -11,7 +11,8 @@ use common::bundle::Bundle;
 use common::driver::{Shim, StartOptions};
 use common::events::EventSink;
 use common::scratch::Scratch;
-use common::world::{World, refused, until};
+use common::stdio::Io;
+use common::world::{SOON, World, refused, until};
 use containerd_shim_protos::api::Status;
 use containerd_shim_protos::shim::oci::CheckpointOptions;
 use serde_json::json;
@@ -123,6 +124,44 @@ fn mounts_with_the_attributes_that_are_asked_for_are_dumped() {
         world.run(&one).await;
         let said = world.checkpoint_with("one", &images(&world), exit()).await;
         refused(said, Code::INTERNAL, &["one", "without an answer"]);
+        world.end("one").await;
+        world.close().await;
+    });
+}
+
+/// A directory that was there before may hold what one waits for, or a link to what is root's; and so may the images, which
+/// are unpacked from a layer of anybody's.
+#[test]
+fn a_fifo_or_a_link_among_the_images_stops_nobody_and_leads_nowhere() {
+    let one = |bundle: Bundle| bundle.args(&["sleep", "1000"]);
+    block_on(async {
+        let (world, bundle) = with_criu(ENDS, one).await;
+        world.run(&bundle).await;
+        let (images, precious) = (images(&world), world.scratch.dir().join("precious"));
+        fs::create_dir(&images).unwrap();
+        let there = images.join("descriptors.json");
+        fs::write(&precious, "kept").unwrap();
+        let fifo = || nix::unistd::mkfifo(&there, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        for (link, make) in [(false, &fifo as &dyn Fn()), (true, &|| symlink(&precious, &there).unwrap())] {
+            make();
+            let said = world.within(SOON).checkpoint_with("one", &images, exit()).await;
+            refused(said, Code::INTERNAL, &["one", "without an answer"]);
+            assert!(fs::symlink_metadata(&there).unwrap().is_file(), "link {link}");
+            fs::remove_file(&there).unwrap();
+        }
+        assert_eq!(fs::read_to_string(&precious).unwrap(), "kept");
+
+        // A restore is refused before there is anything of it.
+        let two = one(Bundle::new(&world.scratch, "two"));
+        for make in [&fifo as &dyn Fn(), &|| symlink("/dev/zero", &there).unwrap()] {
+            make();
+            let mut request = world.request_for(&two, &Io::null());
+            request.checkpoint = images.to_str().unwrap().to_owned();
+            let said = world.within(SOON).create_request(request).await;
+            refused(said, Code::INVALID_ARGUMENT, &["two", "descriptors.json"]);
+            fs::remove_file(&there).unwrap();
+        }
+        assert_eq!(world.status("one", "").await.unwrap(), Status::RUNNING);
         world.end("one").await;
         world.close().await;
     });

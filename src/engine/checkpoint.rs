@@ -1,16 +1,16 @@
 //! Checkpoint: the processes of a running container written to images, by CRIU.
 //!
-//! Beside CRIU's own there is runc's `descriptors.json` among the images, by which a restore knows which of the container's
-//! open files are its standard streams.
+//! Beside CRIU's own there is runc's `descriptors.json` among the images ([`super::descriptors`]), by which a restore knows
+//! which of the container's open files are its standard streams.
 
 use std::cell::Cell;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
 
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
-use crate::error::{Context, Error, Kind, Os, Result};
+use crate::error::{Error, Kind, Os, Result};
 use crate::init::plan::Streams;
 use crate::spec::load;
 use crate::spec::namespaces::namespace;
@@ -21,13 +21,11 @@ use super::Engine;
 use super::container::Container;
 use super::create::cgroup_views;
 use super::criu::{self, Notification, Places, Settings, wire};
+use super::descriptors;
 use super::events::Event;
 use super::lifecycle::State;
 use super::remains::KILL_BOUND;
 use super::state::StateDir;
-
-/// runc's, in the directory of the images.
-pub(super) const DESCRIPTORS: &str = "descriptors.json";
 
 /// The name of the log, which runc's clients know.
 const LOG: &str = "dump.log";
@@ -129,7 +127,7 @@ impl Engine {
                 "its mount namespace is not its own, which CRIU cannot restore",
             ));
         }
-        let names = descriptors(container, &state)?;
+        let names = streams_of(container, &state)?;
         let init = container.init.pid();
         let mounts = match request.pre_dump {
             true => Vec::new(),
@@ -137,8 +135,7 @@ impl Engine {
         };
         criu::make_directory(&settings.images)?;
         if !request.pre_dump {
-            let text = serde_json::to_vec(&names).map_err(|e| Error::new(Kind::Internal, e.to_string()))?;
-            write_private(&settings.images.join(DESCRIPTORS), &text)?;
+            descriptors::write(&settings.images, &names)?;
         }
         let (own, kept) = (state.path().join("criu-work"), container.bundle.join("criu-dump.log"));
         let places = Places::make(settings, &own, LOG, kept)?;
@@ -195,7 +192,7 @@ fn spec_directory<'c>(container: &'c Container, state: &'c StateDir) -> PathBuf 
 }
 
 /// What the standard streams of its init are.
-fn descriptors(container: &Container, state: &StateDir) -> Result<Vec<String>> {
+fn streams_of(container: &Container, state: &StateDir) -> Result<Vec<String>> {
     let saved = state.load()?.map(|saved| saved.descriptors).unwrap_or_default();
     if !saved.is_empty() {
         return Ok(saved);
@@ -244,12 +241,3 @@ fn external(spec: &Spec, streams: &[String]) -> Result<Vec<String>> {
 /// The namespaces that CRIU does not look into where they are others', and what it is told them by; runc's names.
 pub(super) const EXTERNAL_NAMESPACES: &[(LinuxNamespaceType, &str, &str)] =
     &[(LinuxNamespaceType::Network, "net", "extRootNetNS"), (LinuxNamespaceType::Pid, "pid", "extRootPidNS")];
-
-/// For root alone.
-fn write_private(path: &Path, text: &[u8]) -> Result<()> {
-    use std::io::Write;
-    use std::os::unix::fs::OpenOptionsExt;
-    let mut options = std::fs::OpenOptions::new();
-    let file = options.write(true).create(true).truncate(true).mode(0o600).open(path);
-    file.and_then(|mut file| file.write_all(text)).os(|| format!("write {}", path.display())).context(|| DESCRIPTORS)
-}
