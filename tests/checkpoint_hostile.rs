@@ -5,11 +5,13 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use common::block_on;
 use common::bundle::Bundle;
 use common::driver::{Shim, StartOptions};
 use common::events::EventSink;
+use common::fuse::Fuse;
 use common::scratch::Scratch;
 use common::stdio::Io;
 use common::world::{SOON, World, refused, until};
@@ -163,6 +165,40 @@ fn a_fifo_or_a_link_among_the_images_stops_nobody_and_leads_nowhere() {
         }
         assert_eq!(world.status("one", "").await.unwrap(), Status::RUNNING);
         world.end("one").await;
+        world.close().await;
+    });
+}
+
+/// The destinations of its mounts are on a server that does not answer: others of the shim are served, and in time the
+/// checkpoint is given up.
+#[test]
+fn a_checkpoint_of_what_is_on_a_hanging_server_holds_up_itself_alone() {
+    block_on(async {
+        let (world, one) = with_criu(ENDS, |bundle| bundle.args(&["sleep", "1000"])).await;
+        world.run(&one).await;
+        let fuse = Fuse::mount(one.busybox(), &world.scratch.dir().join("fuse"));
+        let bind = json!({"destination": "/data", "type": "bind", "source": fuse.path(), "options": ["rbind"]});
+        let source = world.scratch.dir().join("source");
+        fs::create_dir(&source).unwrap();
+        let below = json!({"destination": "/data/bin", "type": "bind", "source": source, "options": ["rbind"]});
+        let two = Bundle::new(&world.scratch, "two").args(&["sleep", "1000"]).mount(bind).mount(below);
+        world.run(&two).await;
+        fuse.hang();
+        let dumping = world.reconnect().await.unwrap().within(Duration::from_secs(60));
+        let path = images(&world);
+        let dumping = tokio::spawn(async move { dumping.checkpoint_with("two", &path, exit()).await });
+        fuse.until_waited_for().await;
+        let other = world.reconnect().await.unwrap().within(Duration::from_secs(2));
+        for _ in 0..20 {
+            assert_eq!(other.status("one", "").await.unwrap(), Status::RUNNING);
+            assert_eq!(other.status("two", "").await.unwrap(), Status::RUNNING);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        refused(dumping.await.unwrap(), Code::DEADLINE_EXCEEDED, &["two", "mounts"]);
+        fuse.answer();
+        world.end("two").await;
+        world.end("one").await;
+        drop(fuse);
         world.close().await;
     });
 }

@@ -4,11 +4,15 @@
 //! which of the container's open files are its standard streams.
 
 use std::cell::Cell;
+use std::fs::File;
+use std::io::{Read, Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::time::Duration;
 
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use rustix::fs::{MemfdFlags, memfd_create};
 
 use crate::error::{Error, Kind, Os, Result};
 use crate::init::plan::Streams;
@@ -29,6 +33,9 @@ use super::state::StateDir;
 
 /// The name of the log, which runc's clients know.
 const LOG: &str = "dump.log";
+
+/// How long a look at its mounts may take.
+const LOOK_BOUND: Duration = Duration::from_secs(10);
 
 /// How the images are to be made.
 #[derive(Debug, Default)]
@@ -131,8 +138,11 @@ impl Engine {
         let init = container.init.pid();
         let mounts = match request.pre_dump {
             true => Vec::new(),
-            false => criu::mounts::of_dump(&spec, &container.bundle, init, &cgroup_views(&container.cgroup))?,
+            false => self.mounts_of(container, &spec, init).await?,
         };
+        if container.init.state() != State::Running || container.init_reaped.get() {
+            return Err(Error::new(Kind::FailedPrecondition, "it has stopped"));
+        }
         criu::make_directory(&settings.images)?;
         if !request.pre_dump {
             descriptors::write(&settings.images, &names)?;
@@ -167,6 +177,25 @@ impl Engine {
         };
         let log = places.log();
         places.done(criu.ask(what, &options, &log, heard).await.map(drop))
+    }
+}
+
+impl Engine {
+    /// Its mounts as CRIU is told of them. They are looked up in the tree of the container, which may be on a server that does
+    /// not answer: by a child.
+    async fn mounts_of(&self, container: &Container, spec: &Spec, init: u32) -> Result<Vec<(String, String)>> {
+        let cgroups = cgroup_views(&container.cgroup);
+        let mut answer = File::from(memfd_create("mounts", MemfdFlags::CLOEXEC).os(|| "memfd_create mounts")?);
+        let encoding = |e: serde_json::Error| Error::new(Kind::Internal, e.to_string());
+        let look = || {
+            let found = criu::mounts::of_dump(spec, &container.bundle, init, &cgroups)?;
+            let text = serde_json::to_vec(&found).map_err(encoding)?;
+            (&answer).write_all(&text).os(|| "write to memfd mounts")
+        };
+        self.in_child_at("looking for its mounts", LOOK_BOUND, None, &[answer.as_fd()], look).await?;
+        let mut text = Vec::new();
+        answer.rewind().and_then(|()| answer.read_to_end(&mut text)).os(|| "read memfd mounts")?;
+        serde_json::from_slice(&text).map_err(encoding)
     }
 }
 
