@@ -202,3 +202,26 @@ fn a_checkpoint_of_what_is_on_a_hanging_server_holds_up_itself_alone() {
         world.close().await;
     });
 }
+
+#[test]
+fn a_terminals_program_may_have_closed_its_streams() {
+    block_on(async {
+        let with = |bundle: Bundle| {
+            let bundle = bundle.script("exec <&- 2>&-; touch /done; exec sleep 1000");
+            bundle.edit(|spec| spec["process"]["terminal"] = json!(true))
+        };
+        let (world, bundle) = with_criu(ENDS, with).await;
+        let io = Io::terminal(&world.scratch, "io");
+        world.create(&bundle, &io).await.unwrap();
+        world.start("one", "").await.unwrap();
+        until("they are closed", || bundle.rootfs_dir().join("done").exists()).await;
+        let said = world.checkpoint_with("one", &images(&world), exit()).await;
+        refused(said, Code::INTERNAL, &["one", "without an answer"]);
+        let text = fs::read_to_string(images(&world).join("descriptors.json")).unwrap();
+        let names: Vec<String> = serde_json::from_str(&text).unwrap();
+        assert!(names.len() == 3 && names[1].starts_with("/dev/"), "{text}");
+        assert_eq!((names[0].as_str(), names[2].as_str()), ("", ""));
+        world.end("one").await;
+        world.close().await;
+    });
+}

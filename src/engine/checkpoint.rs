@@ -226,10 +226,12 @@ fn streams_of(container: &Container, state: &StateDir) -> Result<Vec<String>> {
     if !saved.is_empty() {
         return Ok(saved);
     }
-    // Of a version that did not note them, or of a terminal.
-    let name = |number| format!("/proc/{}/fd/{number}", container.init.pid());
-    let read = |path: String| std::fs::read_link(&path).os(|| format!("readlink {path}"));
-    (0..3).map(|number| read(name(number)).map(|link| link.to_string_lossy().into_owned())).collect()
+    // Of a version that did not note them, or of a terminal. One that it has closed has no name.
+    let name = |number| match std::fs::read_link(format!("/proc/{}/fd/{number}", container.init.pid())) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+        link => Ok(link.os(|| format!("readlink fd {number}"))?.to_string_lossy().into_owned()),
+    };
+    (0..3).map(name).collect()
 }
 
 /// The names that CRIU has for the standard streams of a process to be, in runc's form where runc has one. None for those
