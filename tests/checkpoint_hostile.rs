@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use common::block_on;
 use common::bundle::Bundle;
+use common::cgroup::is_v2;
 use common::driver::{Shim, StartOptions};
 use common::events::EventSink;
 use common::fuse::Fuse;
@@ -222,6 +223,35 @@ fn a_terminals_program_may_have_closed_its_streams() {
         assert!(names.len() == 3 && names[1].starts_with("/dev/"), "{text}");
         assert_eq!((names[0].as_str(), names[2].as_str()), ("", ""));
         world.end("one").await;
+        world.close().await;
+    });
+}
+
+/// What a CRIU leaves behind that is killed on its way: the cgroup frozen, without a pause of ours.
+const FREEZES: &str = r#"read directory value < "$0.freezes"
+echo "$value" > "$directory"; exit 1"#;
+
+#[test]
+fn what_criu_has_frozen_does_not_stay_so() {
+    block_on(async {
+        let (world, bundle) = with_criu(FREEZES, |bundle| bundle.args(&["sleep", "1000"])).await;
+        world.run(&bundle).await;
+        let (name, frozen, thawed) =
+            if is_v2() { ("cgroup.freeze", "1", "0") } else { ("freezer.state", "FROZEN", "THAWED") };
+        let file = bundle.cgroup_file(name);
+        fs::write(world.scratch.dir().join("bin/criu.freezes"), format!("{} {frozen}\n", file.display())).unwrap();
+        let said = world.checkpoint_with("one", &images(&world), exit()).await;
+        refused(said, Code::INTERNAL, &["one", "without an answer"]);
+        assert_eq!(bundle.knob(name).trim(), thawed);
+        // One that was paused before stays so.
+        world.pause("one").await.unwrap();
+        let said = world.checkpoint_with("one", &images(&world), exit()).await;
+        refused(said, Code::INTERNAL, &["one", "without an answer"]);
+        assert_eq!(bundle.knob(name).trim(), frozen);
+        world.resume("one").await.unwrap();
+        // And it dies, whoever has frozen it.
+        fs::write(&file, frozen).unwrap();
+        assert_eq!(world.end("one").await, 137);
         world.close().await;
     });
 }

@@ -27,7 +27,7 @@ use super::create::cgroup_views;
 use super::criu::{self, Notification, Places, Settings, wire};
 use super::descriptors;
 use super::events::Event;
-use super::lifecycle::State;
+use super::lifecycle::{FreezerState, State};
 use super::remains::KILL_BOUND;
 use super::state::StateDir;
 
@@ -176,7 +176,12 @@ impl Engine {
             Ok(())
         };
         let log = places.log();
-        places.done(criu.ask(what, &options, &log, heard).await.map(drop))
+        let asked = criu.ask(what, &options, &log, heard).await.map(drop);
+        if asked.is_err() && container.freezer.get() == FreezerState::Thawed {
+            // A CRIU that has been killed leaves it as it is, and nobody would take that for a pause to be resumed.
+            container.cgroup.unfreeze().unwrap_or_else(|e| log::error!("{}: {e}", container.init));
+        }
+        places.done(asked)
     }
 }
 
