@@ -255,3 +255,20 @@ fn what_criu_has_frozen_does_not_stay_so() {
         world.close().await;
     });
 }
+
+#[test]
+fn a_request_that_is_too_long_is_told_as_that() {
+    block_on(async {
+        let long = format!("/{}", "x".repeat(1 << 20));
+        let with = |bundle: Bundle| {
+            bundle.args(&["sleep", "1000"]).edit(|spec| spec["annotations"] = json!({"org.criu.config": long}))
+        };
+        // It waits to be asked.
+        let (world, bundle) = with_criu("read line <&3; exit 1", with).await;
+        world.run(&bundle).await;
+        let said = world.checkpoint_with("one", &images(&world), exit()).await;
+        refused(said, Code::INTERNAL, &["one", "too long", "sendmsg to criu"]);
+        world.end("one").await;
+        world.close().await;
+    });
+}
