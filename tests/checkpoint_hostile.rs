@@ -272,3 +272,28 @@ fn a_request_that_is_too_long_is_told_as_that() {
         world.close().await;
     });
 }
+
+/// The images are moved about, and are only of use with the earlier ones beside them.
+#[test]
+fn earlier_images_are_those_beside_the_new_ones() {
+    block_on(async {
+        let (world, bundle) = with_criu(ENDS, |bundle| bundle.args(&["sleep", "1000"])).await;
+        world.run(&bundle).await;
+        let parent = |path: &str| {
+            let mut options = exit();
+            // `parent_path`.
+            options.special_fields.mut_unknown_fields().add_length_delimited(10, path.as_bytes().to_vec());
+            options
+        };
+        let absolute = world.scratch.dir().to_str().unwrap();
+        for (path, word) in [(absolute, "relative"), ("../none", "../none")] {
+            let said = world.checkpoint_with("one", &images(&world), parent(path)).await;
+            refused(said, Code::INVALID_ARGUMENT, &["one", "parent", word]);
+            assert!(!images(&world).exists());
+        }
+        let said = world.checkpoint_with("one", &images(&world), parent("../bin")).await;
+        refused(said, Code::INTERNAL, &["one", "without an answer"]);
+        world.end("one").await;
+        world.close().await;
+    });
+}

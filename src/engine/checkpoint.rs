@@ -7,7 +7,7 @@ use std::cell::Cell;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -70,6 +70,39 @@ pub fn empty_namespaces<'n>(names: impl IntoIterator<Item = &'n str>) -> Result<
     }
 }
 
+/// Refuses a path to earlier images that CRIU would not find from the new ones. In runc's words.
+///
+/// # Errors
+/// `InvalidArgument`.
+pub fn judge_parent(images: &Path, parent: &str) -> Result<()> {
+    let wrong = |text: String| Err(Error::new(Kind::InvalidArgument, text));
+    if Path::new(parent).components().next() == Some(Component::RootDir) {
+        return wrong("--parent-path must be relative".to_owned());
+    }
+    let path = images.join(parent);
+    match path.metadata() {
+        Ok(metadata) if metadata.is_dir() => Ok(()),
+        Ok(_) => wrong(format!("invalid --parent-path: stat {}: not a directory", path.display())),
+        // It is seen from the images, whose directory may have to be made yet.
+        Err(_) if !images.exists() && images.parent().is_some_and(|above| normal(&above.join("x").join(parent))) => {
+            Ok(())
+        }
+        Err(e) => wrong(format!("invalid --parent-path: stat {}: {e}", path.display())),
+    }
+}
+
+/// Whether a path is one of a directory, by its words where a part of it is not there.
+fn normal(path: &Path) -> bool {
+    let mut words = std::path::PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::ParentDir => drop(words.pop()),
+            part => words.push(part),
+        }
+    }
+    words.is_dir()
+}
+
 /// CLONE_NEWNET.
 pub(super) const EMPTY: u32 = libc::CLONE_NEWNET as u32;
 
@@ -125,6 +158,7 @@ impl Engine {
 
     async fn write_images(&self, container: &Container, request: &Request) -> Result<()> {
         let settings = &request.settings;
+        request.parent.as_deref().map_or(Ok(()), |parent| judge_parent(&settings.images, parent))?;
         let program = criu::program(settings.program.as_deref())?;
         let state = StateDir::new(&self.state_root, &self.namespace, &container.id)?;
         let spec = load::load(&spec_directory(container, &state), &mut Vec::new())?;
@@ -277,3 +311,23 @@ fn external(spec: &Spec, streams: &[String]) -> Result<Vec<String>> {
 /// The namespaces that CRIU does not look into where they are others', and what it is told them by; runc's names.
 pub(super) const EXTERNAL_NAMESPACES: &[(LinuxNamespaceType, &str, &str)] =
     &[(LinuxNamespaceType::Network, "net", "extRootNetNS"), (LinuxNamespaceType::Pid, "pid", "extRootPidNS")];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parent_is_a_directory_seen_from_the_images() {
+        let dir = std::env::temp_dir().join(format!("dray-parent-{}", std::process::id()));
+        std::fs::create_dir_all(dir.join("before")).unwrap();
+        std::fs::write(dir.join("file"), "").unwrap();
+        judge_parent(&dir.join("images"), "../before").unwrap();
+        assert!(!dir.join("images").exists());
+        std::fs::create_dir(dir.join("images")).unwrap();
+        judge_parent(&dir.join("images"), "../before").unwrap();
+        for (bad, word) in [("/before", "relative"), ("../none", "--parent-path"), ("../file", "not a directory")] {
+            assert!(judge_parent(&dir.join("images"), bad).unwrap_err().to_string().contains(word), "{bad}");
+        }
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+}
