@@ -1,7 +1,6 @@
 //! `dray checkpoint`
 
 use std::os::fd::OwnedFd;
-use std::path::{Component, Path};
 use std::process::ExitCode;
 
 use clap::Args;
@@ -10,7 +9,7 @@ use super::Global;
 use super::criu::Criu;
 use super::target::{self, Owner};
 use crate::engine::adopt::{Status, status_of};
-use crate::engine::checkpoint::Request;
+use crate::engine::checkpoint::{Request, judge_parent};
 use crate::error::{Error, Kind, Os, Result};
 use crate::sys::fd;
 
@@ -134,36 +133,6 @@ impl Checkpoint {
     }
 }
 
-/// In runc's words.
-fn judge_parent(images: &Path, parent: &str) -> Result<()> {
-    let wrong = |text: String| Err(Error::new(Kind::InvalidArgument, text));
-    if Path::new(parent).components().next() == Some(Component::RootDir) {
-        return wrong("--parent-path must be relative".to_owned());
-    }
-    let path = images.join(parent);
-    match path.metadata() {
-        Ok(metadata) if metadata.is_dir() => Ok(()),
-        Ok(_) => wrong(format!("invalid --parent-path: stat {}: not a directory", path.display())),
-        // It is seen from the images, whose directory may have to be made yet.
-        Err(_) if !images.exists() && images.parent().is_some_and(|above| normal(&above.join("x").join(parent))) => {
-            Ok(())
-        }
-        Err(e) => wrong(format!("invalid --parent-path: stat {}: {e}", path.display())),
-    }
-}
-
-/// Whether a path is one of a directory, by its words where a part of it is not there.
-fn normal(path: &Path) -> bool {
-    let mut words = std::path::PathBuf::new();
-    for part in path.components() {
-        match part {
-            Component::ParentDir => drop(words.pop()),
-            part => words.push(part),
-        }
-    }
-    words.is_dir()
-}
-
 fn page_server(text: &str) -> Result<(String, u16)> {
     let wrong = |text: &str| Error::new(Kind::InvalidArgument, text);
     let usage = "Use --page-server ADDRESS:PORT to specify page server";
@@ -187,20 +156,5 @@ mod tests {
         for (bad, word) in [("host", "ADDRESS:PORT"), (":1", "ADDRESS:PORT"), ("h:", "ADDRESS:PORT"), ("h:x", "port")] {
             assert!(page_server(bad).unwrap_err().to_string().contains(word), "{bad}");
         }
-    }
-
-    #[test]
-    fn a_parent_is_a_directory_seen_from_the_images() {
-        let dir = std::env::temp_dir().join(format!("dray-parent-{}", std::process::id()));
-        std::fs::create_dir_all(dir.join("before")).unwrap();
-        std::fs::write(dir.join("file"), "").unwrap();
-        judge_parent(&dir.join("images"), "../before").unwrap();
-        assert!(!dir.join("images").exists());
-        std::fs::create_dir(dir.join("images")).unwrap();
-        judge_parent(&dir.join("images"), "../before").unwrap();
-        for (bad, word) in [("/before", "relative"), ("../none", "--parent-path"), ("../file", "not a directory")] {
-            assert!(judge_parent(&dir.join("images"), bad).unwrap_err().to_string().contains(word), "{bad}");
-        }
-        std::fs::remove_dir_all(dir).unwrap();
     }
 }

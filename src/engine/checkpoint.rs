@@ -1,16 +1,20 @@
 //! Checkpoint: the processes of a running container written to images, by CRIU.
 //!
-//! Beside CRIU's own there is runc's `descriptors.json` among the images, by which a restore knows which of the container's
-//! open files are its standard streams.
+//! Beside CRIU's own there is runc's `descriptors.json` among the images ([`super::descriptors`]), by which a restore knows
+//! which of the container's open files are its standard streams.
 
 use std::cell::Cell;
+use std::fs::File;
+use std::io::{Read, Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::rc::Rc;
+use std::time::Duration;
 
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use rustix::fs::{MemfdFlags, memfd_create};
 
-use crate::error::{Context, Error, Kind, Os, Result};
+use crate::error::{Error, Kind, Os, Result};
 use crate::init::plan::Streams;
 use crate::spec::load;
 use crate::spec::namespaces::namespace;
@@ -22,16 +26,17 @@ use super::Engine;
 use super::container::Container;
 use super::create::cgroup_views;
 use super::criu::{self, Notification, Places, Settings, wire};
+use super::descriptors;
 use super::events::Event;
-use super::lifecycle::State;
+use super::lifecycle::{FreezerState, State};
 use super::remains::KILL_BOUND;
 use super::state::StateDir;
 
-/// runc's, in the directory of the images.
-pub(super) const DESCRIPTORS: &str = "descriptors.json";
-
 /// The name of the log, which runc's clients know.
 const LOG: &str = "dump.log";
+
+/// How long a look at its mounts may take.
+const LOOK_BOUND: Duration = Duration::from_secs(10);
 
 /// How the images are to be made.
 #[derive(Debug, Default)]
@@ -64,6 +69,39 @@ pub fn empty_namespaces<'n>(names: impl IntoIterator<Item = &'n str>) -> Result<
         Some(name) => Err(Error::new(Kind::InvalidArgument, format!("namespace {name:?} is not supported"))),
         None => Ok(()),
     }
+}
+
+/// Refuses a path to earlier images that CRIU would not find from the new ones. In runc's words.
+///
+/// # Errors
+/// `InvalidArgument`.
+pub fn judge_parent(images: &Path, parent: &str) -> Result<()> {
+    let wrong = |text: String| Err(Error::new(Kind::InvalidArgument, text));
+    if Path::new(parent).components().next() == Some(Component::RootDir) {
+        return wrong("--parent-path must be relative".to_owned());
+    }
+    let path = images.join(parent);
+    match path.metadata() {
+        Ok(metadata) if metadata.is_dir() => Ok(()),
+        Ok(_) => wrong(format!("invalid --parent-path: stat {}: not a directory", path.display())),
+        // It is seen from the images, whose directory may have to be made yet.
+        Err(_) if !images.exists() && images.parent().is_some_and(|above| normal(&above.join("x").join(parent))) => {
+            Ok(())
+        }
+        Err(e) => wrong(format!("invalid --parent-path: stat {}: {e}", path.display())),
+    }
+}
+
+/// Whether a path is one of a directory, by its words where a part of it is not there.
+fn normal(path: &Path) -> bool {
+    let mut words = std::path::PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::ParentDir => drop(words.pop()),
+            part => words.push(part),
+        }
+    }
+    words.is_dir()
 }
 
 /// CLONE_NEWNET.
@@ -121,6 +159,7 @@ impl Engine {
 
     async fn write_images(&self, container: &Container, request: &Request) -> Result<()> {
         let settings = &request.settings;
+        request.parent.as_deref().map_or(Ok(()), |parent| judge_parent(&settings.images, parent))?;
         let program = criu::program(settings.program.as_deref())?;
         let state = StateDir::new(&self.state_root, &self.namespace, &container.id)?;
         let spec = load::load(&spec_directory(container, &state), &mut Vec::new())?;
@@ -133,16 +172,18 @@ impl Engine {
                 "its mount namespace is not its own, which CRIU cannot restore",
             ));
         }
-        let names = descriptors(container, &state)?;
+        let names = streams_of(container, &state)?;
         let init = container.init.pid();
         let mounts = match request.pre_dump {
             true => Vec::new(),
-            false => criu::mounts::of_dump(&spec, init, &cgroup_views(&container.cgroup))?,
+            false => self.mounts_of(container, &spec, init).await?,
         };
+        if container.init.state() != State::Running || container.init_reaped.get() {
+            return Err(Error::new(Kind::FailedPrecondition, "it has stopped"));
+        }
         criu::make_directory(&settings.images)?;
         if !request.pre_dump {
-            let text = serde_json::to_vec(&names).map_err(|e| Error::new(Kind::Internal, e.to_string()))?;
-            write_private(&settings.images.join(DESCRIPTORS), &text)?;
+            descriptors::write(&settings.images, &names)?;
         }
         let (own, kept) = (state.path().join("criu-work"), container.bundle.join("criu-dump.log"));
         let places = Places::make(settings, &own, LOG, kept)?;
@@ -173,7 +214,31 @@ impl Engine {
             Ok(())
         };
         let log = places.log();
-        places.done(criu.ask(what, &options, &log, heard).await.map(drop))
+        let asked = criu.ask(what, &options, &log, heard).await.map(drop);
+        if asked.is_err() && container.freezer.get() == FreezerState::Thawed {
+            // A CRIU that has been killed leaves it as it is, and nobody would take that for a pause to be resumed.
+            container.cgroup.unfreeze().unwrap_or_else(|e| log::error!("{}: {e}", container.init));
+        }
+        places.done(asked)
+    }
+}
+
+impl Engine {
+    /// Its mounts as CRIU is told of them. They are looked up in the tree of the container, which may be on a server that does
+    /// not answer: by a child.
+    async fn mounts_of(&self, container: &Container, spec: &Spec, init: u32) -> Result<Vec<(String, String)>> {
+        let cgroups = cgroup_views(&container.cgroup);
+        let mut answer = File::from(memfd_create("mounts", MemfdFlags::CLOEXEC).os(|| "memfd_create mounts")?);
+        let encoding = |e: serde_json::Error| Error::new(Kind::Internal, e.to_string());
+        let look = || {
+            let found = criu::mounts::of_dump(spec, &container.bundle, init, &cgroups)?;
+            let text = serde_json::to_vec(&found).map_err(encoding)?;
+            (&answer).write_all(&text).os(|| "write to memfd mounts")
+        };
+        self.in_child_at("looking for its mounts", LOOK_BOUND, None, &[answer.as_fd()], look).await?;
+        let mut text = Vec::new();
+        answer.rewind().and_then(|()| answer.read_to_end(&mut text)).os(|| "read memfd mounts")?;
+        serde_json::from_slice(&text).map_err(encoding)
     }
 }
 
@@ -199,15 +264,17 @@ fn spec_directory<'c>(container: &'c Container, state: &'c StateDir) -> PathBuf 
 }
 
 /// What the standard streams of its init are.
-fn descriptors(container: &Container, state: &StateDir) -> Result<Vec<String>> {
+fn streams_of(container: &Container, state: &StateDir) -> Result<Vec<String>> {
     let saved = state.load()?.map(|saved| saved.descriptors).unwrap_or_default();
     if !saved.is_empty() {
         return Ok(saved);
     }
-    // Of a version that did not note them, or of a terminal.
-    let name = |number| format!("/proc/{}/fd/{number}", container.init.pid());
-    let read = |path: String| std::fs::read_link(&path).os(|| format!("readlink {path}"));
-    (0..3).map(|number| read(name(number)).map(|link| link.to_string_lossy().into_owned())).collect()
+    // Of a version that did not note them, or of a terminal. One that it has closed has no name.
+    let name = |number| match std::fs::read_link(format!("/proc/{}/fd/{number}", container.init.pid())) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+        link => Ok(link.os(|| format!("readlink fd {number}"))?.to_string_lossy().into_owned()),
+    };
+    (0..3).map(name).collect()
 }
 
 /// The names that CRIU has for the standard streams of a process to be, in runc's form where runc has one. None for those
@@ -249,11 +316,22 @@ fn external(spec: &Spec, streams: &[String]) -> Result<Vec<String>> {
 pub(super) const EXTERNAL_NAMESPACES: &[(LinuxNamespaceType, &str, &str)] =
     &[(LinuxNamespaceType::Network, "net", "extRootNetNS"), (LinuxNamespaceType::Pid, "pid", "extRootPidNS")];
 
-/// For root alone.
-fn write_private(path: &Path, text: &[u8]) -> Result<()> {
-    use std::io::Write;
-    use std::os::unix::fs::OpenOptionsExt;
-    let mut options = std::fs::OpenOptions::new();
-    let file = options.write(true).create(true).truncate(true).mode(0o600).open(path);
-    file.and_then(|mut file| file.write_all(text)).os(|| format!("write {}", path.display())).context(|| DESCRIPTORS)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parent_is_a_directory_seen_from_the_images() {
+        let dir = std::env::temp_dir().join(format!("dray-parent-{}", std::process::id()));
+        std::fs::create_dir_all(dir.join("before")).unwrap();
+        std::fs::write(dir.join("file"), "").unwrap();
+        judge_parent(&dir.join("images"), "../before").unwrap();
+        assert!(!dir.join("images").exists());
+        std::fs::create_dir(dir.join("images")).unwrap();
+        judge_parent(&dir.join("images"), "../before").unwrap();
+        for (bad, word) in [("/before", "relative"), ("../none", "--parent-path"), ("../file", "not a directory")] {
+            assert!(judge_parent(&dir.join("images"), bad).unwrap_err().to_string().contains(word), "{bad}");
+        }
+        std::fs::remove_dir_all(dir).unwrap();
+    }
 }

@@ -17,6 +17,7 @@ pub mod container;
 pub mod create;
 pub mod criu;
 pub mod delete;
+mod descriptors;
 pub mod events;
 pub mod exec;
 pub mod fifo;

@@ -85,12 +85,13 @@ impl Container {
     }
 
     /// After SIGKILL, or the end of init: it is no longer paused, and must run to die (in the v1 freezer nothing does that
-    /// is frozen).
+    /// is frozen). Also where it was not we who have frozen it, but CRIU, or somebody by hand.
     pub(super) fn thaw_to_die(&self) -> Result<()> {
-        if self.freezer.get() == FreezerState::Thawed {
-            return Ok(());
+        match self.freezer.get() {
+            FreezerState::Thawed if !self.cgroup.is_frozen().unwrap_or(false) => return Ok(()),
+            FreezerState::Thawed => {}
+            _ => self.freezer_says(FreezerEvent::Resume)?,
         }
-        self.freezer_says(FreezerEvent::Resume)?;
         self.cgroup.thaw()
     }
 

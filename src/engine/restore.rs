@@ -27,13 +27,14 @@ use crate::sys::path::{self, Root};
 use crate::sys::{net, null, pidfd};
 
 use super::Engine;
-use super::checkpoint::{DESCRIPTORS, EMPTY, EXTERNAL_NAMESPACES, names_of};
+use super::checkpoint::{EMPTY, EXTERNAL_NAMESPACES, names_of};
 use super::console;
 use super::container::{Container, Process};
 use super::create::{Judged, cgroup_views, owner_of_cgroup};
 use super::criu::mounts::Points;
 use super::criu::restrictions::Restrictions;
 use super::criu::{self, Notification, Places, Settings, wire};
+use super::descriptors;
 use super::exec::BirthUnderWay;
 use super::helper;
 use super::hooks::Hooks;
@@ -118,9 +119,7 @@ pub(super) fn judge(engine: &Engine, request: &Request, spec: &oci_spec::runtime
         return refuse("linux.netDevices: no device of the host's comes into a network namespace that CRIU makes");
     }
     Points::of(spec, bundle).context(|| "restore")?;
-    let there = request.settings.images.join(DESCRIPTORS);
-    let found = there.metadata().map(drop).os(|| format!("no checkpoint: stat {}", there.display()));
-    found.map_err(|e| if e.errno() == Some(libc::ENOENT) { e.with_kind(Kind::NotFound) } else { e })
+    descriptors::read(&request.settings.images).map(drop)
 }
 
 impl Engine {
@@ -349,10 +348,7 @@ struct Given {
 impl Given {
     fn new(images: &Path, streams: Streams, namespaces: Vec<(&str, OwnedFd)>) -> Result<Self> {
         let null = || null::open(OFlags::RDWR);
-        let path = images.join(DESCRIPTORS);
-        let text = std::fs::read(&path).os(|| format!("read {}", path.display()))?;
-        let names: Vec<String> = serde_json::from_slice(&text)
-            .map_err(|e| Error::new(Kind::InvalidArgument, format!("{}: {e}", path.display())))?;
+        let names = descriptors::read(images)?;
         let (mut extra, mut inherited) = (Vec::new(), Vec::new());
         for (name, namespace) in namespaces {
             inherited.push((name.to_owned(), criu::extra_number(extra.len())));

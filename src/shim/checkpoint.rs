@@ -24,7 +24,7 @@ pub fn request(request: CheckpointTaskRequest) -> Result<Request> {
     checkpoint::empty_namespaces(options.empty_namespaces.iter().map(String::as_str))?;
     let text = |text: String| Some(text).filter(|text| !text.is_empty());
     let invalid = |what: String| Error::new(Kind::InvalidArgument, what);
-    let parent = parent_path(&options);
+    let parent = parent_path(&options).and_then(text);
     // containerd reads the images where it has asked for them, whatever the options say.
     let images = text(request.path).or_else(|| text(options.image_path));
     let cgroups = CgroupsMode::of(&options.cgroups_mode);

@@ -240,9 +240,10 @@ pub fn is_same(a: impl AsFd, b: impl AsFd) -> Result<bool> {
     Ok(place(a) == place(b))
 }
 
-/// The number of the mount that `fd` is on, as in /proc/self/mountinfo (statx(2), Linux 5.8).
+/// The number of the mount that `fd` is on, as in /proc/self/mountinfo (statx(2), Linux 5.8). No server is asked.
 pub fn mount_id(fd: impl AsFd) -> Result<u64> {
-    let statx = rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, rustix::fs::StatxFlags::MNT_ID).os(|| "statx")?;
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let statx = rustix::fs::statx(fd, "", flags, rustix::fs::StatxFlags::MNT_ID).os(|| "statx")?;
     Ok(statx.stx_mnt_id)
 }
 

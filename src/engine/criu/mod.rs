@@ -186,9 +186,15 @@ impl Criu {
         mut on: impl AsyncFnMut(Notification) -> Result<()>,
     ) -> Result<Option<Message>> {
         let mut first = Ok(());
-        if self.send(request).is_err() {
+        match self.send(request) {
+            Err(e) if matches!(e.errno(), Some(libc::EMSGSIZE | libc::ENOBUFS)) => {
+                let text =
+                    format!("a request of {} bytes, as one with very many mounts has: it is too long", request.len());
+                return Err(e.context(text));
+            }
             // Its end tells why.
-            return Ok(None);
+            Err(_) => return Ok(None),
+            Ok(()) => {}
         }
         loop {
             let Ok(received) = tokio::time::timeout(BOUND, self.receive()).await else {

@@ -9,7 +9,7 @@ use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
 
 use crate::error::{Context, Error, Kind, Os, Result};
 use crate::init::plan::Cgroups;
-use crate::spec::mount_options::MountOptions;
+use crate::spec::mount_options::{Attributes, MountOptions};
 use crate::spec::mounts::{self, IdMapping, MountKind};
 use crate::spec::namespaces::namespace;
 use crate::sys::mount;
@@ -31,14 +31,19 @@ struct Mounted {
     root: String,
     /// Where, for the process.
     point: String,
+    /// Its own attributes, `MOUNT_ATTR_*`.
+    attributes: u64,
 }
 
 impl Mounted {
     fn parse(line: &str) -> Option<Self> {
         let mut words = line.split(' ');
         let id = words.next()?.parse().ok()?;
-        let mut words = words.skip(1).map(unescape);
-        Some(Self { id, device: words.next()?, root: words.next()?, point: words.next()? })
+        let mut words = words.skip(1);
+        let mut next = || words.next().map(unescape);
+        let (device, root, point) = (next()?, next()?, next()?);
+        let attributes = MountOptions::parse(words.next()?.split(',')).ok()?.attrs.set;
+        Some(Self { id, device, root, point, attributes })
     }
 }
 
@@ -56,11 +61,15 @@ fn unescape(word: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
+fn options(mount: &Mount) -> Result<MountOptions> {
+    MountOptions::parse(mount.options().as_deref().unwrap_or_default())
+}
+
 /// A specification's mounts, each as what it is.
 fn each(spec: &Spec) -> Result<Vec<(&Mount, MountKind, PathBuf)>> {
     let mut all = Vec::new();
     for mount in spec.mounts().iter().flatten() {
-        let options = MountOptions::parse(mount.options().as_deref().unwrap_or_default())?;
+        let options = options(mount)?;
         let destination = mounts::destination(mount);
         if IdMapping::of(mount, &options)?.is_some() {
             let text = format!("{}: CRIU knows no mounts with mapped owners", destination.display());
@@ -90,47 +99,114 @@ pub(in crate::engine) fn has_own(spec: &Spec) -> bool {
     namespace(spec, LinuxNamespaceType::Mount).is_some_and(|namespace| namespace.path.is_none())
 }
 
+/// Attributes that keep a container from something.
+const RESTRICTIONS: [(u64, &str); 5] = [
+    (libc::MOUNT_ATTR_RDONLY, "ro"),
+    (libc::MOUNT_ATTR_NOSUID, "nosuid"),
+    (libc::MOUNT_ATTR_NODEV, "nodev"),
+    (libc::MOUNT_ATTR_NOEXEC, "noexec"),
+    (libc::MOUNT_ATTR_NOSYMFOLLOW, "nosymfollow"),
+];
+
+/// The attributes that the specification asks for at a destination: those of the mount that is made there last, with what
+/// changes it afterwards.
+fn asked(all: &[(&Mount, MountKind, PathBuf)], at: &Path) -> Result<Attributes> {
+    let mut asked = Attributes::default();
+    for (mount, kind, _) in all.iter().filter(|(.., destination)| destination == at) {
+        let own = options(mount)?.top();
+        asked = if *kind == MountKind::Remount { asked.then(own) } else { own };
+    }
+    Ok(asked)
+}
+
+/// The processes of the container may have moved the directory that it is in, or put a link in its place, so that another
+/// mount is at the destination. Its source would be shown with the attributes of that.
+fn refuse_unrestricted(mount: &Mounted, asked: u64, name: &str) -> Result<()> {
+    match RESTRICTIONS.iter().find(|(flag, _)| asked & !mount.attributes & flag != 0) {
+        None => Ok(()),
+        Some((_, word)) => {
+            let text =
+                format!("{name}: the mount that is there now is not {word}, as this one is to be: it is another");
+            Err(Error::new(Kind::FailedPrecondition, text))
+        }
+    }
+}
+
+fn mountinfo(process: &str) -> Result<Vec<Mounted>> {
+    let name = format!("/proc/{process}/mountinfo");
+    let text = std::fs::read(&name).os(|| format!("read {name}"))?;
+    Ok(String::from_utf8_lossy(&text).lines().filter_map(Mounted::parse).collect())
+}
+
+/// Where paths lead to: which mounts there are, and which of them a path is on.
+struct Seen<F> {
+    mounted: Vec<Mounted>,
+    at: F,
+}
+
+impl<F: Fn(&Path) -> Option<u64>> Seen<F> {
+    fn mount_at(&self, path: &Path) -> Option<&Mounted> {
+        (self.at)(path).and_then(|id| self.mounted.iter().find(|mount| mount.id == id))
+    }
+}
+
 /// Those of a container whose init is the process `pid`: mount point and name.
 ///
 /// # Errors
-/// `Unimplemented` for what CRIU cannot restore; when the process has ended.
-pub(in crate::engine) fn of_dump(spec: &Spec, pid: u32, cgroups: &Cgroups) -> Result<Vec<(String, String)>> {
+/// `Unimplemented` for what CRIU cannot restore; `FailedPrecondition` for a mount whose place another has taken that may do
+/// more; when the process has ended.
+pub(in crate::engine) fn of_dump(
+    spec: &Spec,
+    bundle: &Path,
+    pid: u32,
+    cgroups: &Cgroups,
+) -> Result<Vec<(String, String)>> {
     if !has_own(spec) {
         return Ok(Vec::new());
     }
-    let name = format!("/proc/{pid}/mountinfo");
-    let mountinfo = std::fs::read(&name).os(|| format!("read {name}"))?;
-    let mounted: Vec<_> = String::from_utf8_lossy(&mountinfo).lines().filter_map(Mounted::parse).collect();
     let root = Root::open(Path::new(&format!("/proc/{pid}/root")))?;
     let at = |path: &Path| root.resolve(path).and_then(path::mount_id).ok();
-    found(spec, &mounted, at, cgroups)
+    let container = Seen { mounted: mountinfo(&pid.to_string())?, at };
+    let of_host = |path: &Path| Root::open(Path::new("/")).and_then(|root| root.resolve(path)).ok();
+    let host =
+        Seen { mounted: mountinfo("self")?, at: |path: &Path| of_host(path).and_then(|fd| path::mount_id(fd).ok()) };
+    found(spec, bundle, &container, &host, cgroups)
 }
 
-/// `at` says which mount a path leads to.
 fn found(
     spec: &Spec,
-    mounted: &[Mounted],
-    at: impl Fn(&Path) -> Option<u64>,
+    bundle: &Path,
+    container: &Seen<impl Fn(&Path) -> Option<u64>>,
+    host: &Seen<impl Fn(&Path) -> Option<u64>>,
     cgroups: &Cgroups,
 ) -> Result<Vec<(String, String)>> {
-    let mount_at = |path: &Path| at(path).and_then(|id| mounted.iter().find(|mount| mount.id == id));
+    let mount_at = |path: &Path| container.mount_at(path);
     // Of a file system of which the container has the root it has more: CRIU binds the part from the whole.
     let whole: HashSet<&str> =
-        mounted.iter().filter(|mount| mount.root == "/").map(|mount| mount.device.as_str()).collect();
+        container.mounted.iter().filter(|mount| mount.root == "/").map(|mount| mount.device.as_str()).collect();
     let is_part = |mount: &&Mounted| !whole.contains(mount.device.as_str());
     let mut all = Vec::new();
-    let mut add = |mount: Option<&Mounted>, name: String| {
-        all.extend(mount.filter(|mount| mount.point != "/").map(|mount| (mount.point.clone(), name)));
+    let mut add = |mount: Option<&Mounted>, asked: u64, name: String| {
+        let Some(mount) = mount.filter(|mount| mount.point != "/") else { return Ok(()) };
+        refuse_unrestricted(mount, asked, &name)?;
+        all.push((mount.point.clone(), name));
+        Ok::<_, Error>(())
     };
-    for (_, kind, destination) in each(spec)? {
+    let specified = each(spec)?;
+    for (mount, kind, destination) in &specified {
+        let asked = asked(&specified, destination)?;
         match kind {
-            MountKind::Bind => add(mount_at(&destination), text(&destination)),
+            MountKind::Bind => {
+                let source = host.mount_at(&source(mount, bundle)).map_or(0, |source| source.attributes);
+                let kept = source & libc::MOUNT_ATTR_RDONLY & !asked.clear;
+                add(mount_at(destination), asked.set | kept, text(destination))?;
+            }
             MountKind::Cgroup | MountKind::Cgroup2 if has_cgroup_namespace(spec) => {
-                add(mount_at(&destination).filter(is_part), text(&destination));
+                add(mount_at(destination).filter(is_part), asked.set, text(destination))?;
             }
             MountKind::Cgroup | MountKind::Cgroup2 => {
-                for (below, name) in of_host_cgroups(kind, &destination, cgroups) {
-                    add(mount_at(&below), name);
+                for (below, name, always) in of_host_cgroups(*kind, destination, cgroups) {
+                    add(mount_at(&below), asked.set | always, name)?;
                 }
             }
             _ => {}
@@ -138,24 +214,25 @@ fn found(
     }
     let linux = spec.linux().as_ref();
     for path in linux.and_then(|linux| linux.masked_paths().as_ref()).into_iter().flatten() {
-        add(mount_at(Path::new(path)).filter(|mount| mount.point == *path).filter(is_part), NULL.to_owned());
+        add(mount_at(Path::new(path)).filter(|mount| mount.point == *path).filter(is_part), 0, NULL.to_owned())?;
     }
     let listed = linux.and_then(|linux| linux.devices().as_ref()).into_iter().flatten();
     for path in listed.map(|device| device.path().as_path()).chain(DEVICES.iter().map(Path::new)) {
-        add(mount_at(path).filter(|mount| Path::new(&mount.point) == path).filter(is_part), text(path));
+        add(mount_at(path).filter(|mount| Path::new(&mount.point) == path).filter(is_part), 0, text(path))?;
     }
     Ok(all)
 }
 
-/// The mounts of the host's hierarchies that one mount of cgroups is: where and by what name.
-fn of_host_cgroups(kind: MountKind, destination: &Path, cgroups: &Cgroups) -> Vec<(PathBuf, String)> {
+/// The mounts of the host's hierarchies that one mount of cgroups is: where, by what name, and with what attributes whatever
+/// is asked for.
+fn of_host_cgroups(kind: MountKind, destination: &Path, cgroups: &Cgroups) -> Vec<(PathBuf, String, u64)> {
     if kind == MountKind::Cgroup && !cgroups.is_v2 {
         let below = |hierarchy: &crate::init::plan::CgroupHierarchy| destination.join(&hierarchy.name);
-        return cgroups.v1.iter().map(below).map(|path| (path.clone(), text(path))).collect();
+        return cgroups.v1.iter().map(below).map(|path| (path.clone(), text(path), 0)).collect();
     }
     let Some(unified) = &cgroups.unified else { return Vec::new() };
     let own = destination.join(unified.path.strip_prefix("/").unwrap_or(&unified.path));
-    vec![(destination.to_owned(), text(destination)), (own, own_name(destination))]
+    vec![(destination.to_owned(), text(destination), libc::MOUNT_ATTR_RDONLY), (own, own_name(destination), 0)]
 }
 
 /// Of the container's own directory in the host's hierarchy, which may be at another path when it is restored.

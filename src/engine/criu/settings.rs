@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::Spec;
 use rustix::fs::OFlags;
 
+use super::log;
 use super::wire::{CgroupsMode, Options};
 use crate::error::{Context, Os, Result};
 use crate::sys::path::Root;
@@ -66,8 +67,17 @@ pub(in super::super) struct Places {
     images: PathBuf,
     work: PathBuf,
     log: &'static str,
-    /// The work directory is ours, and goes; the log of a failure is kept here.
-    kept: Option<PathBuf>,
+    /// The work directory is ours, and goes; the log of a failure is kept elsewhere.
+    own: Option<Own>,
+}
+
+/// A work directory of ours.
+struct Own {
+    /// Where the log of a failure is kept.
+    kept: PathBuf,
+    /// By it that directory is told from another of its name: the container may be deleted while CRIU is at work, and its id
+    /// be another's, who has one too.
+    handle: OwnedFd,
 }
 
 /// What CRIU has by our descriptors, which are to be open until it has answered.
@@ -80,7 +90,11 @@ impl Places {
         let Settings { images, work, .. } = settings;
         let work_path = work.as_deref().unwrap_or(own);
         make_directory(work_path)?;
-        Ok(Self { images: images.clone(), work: work_path.to_owned(), log, kept: work.is_none().then_some(kept) })
+        let own = match work {
+            Some(_) => None,
+            None => Some(Own { kept, handle: open_directory(work_path)? }),
+        };
+        Ok(Self { images: images.clone(), work: work_path.to_owned(), log, own })
     }
 
     /// What a request says of them, which CRIU finds by our numbers of them.
@@ -112,18 +126,30 @@ impl Places {
     /// The request has been answered: says where the log of a failure is, and takes away what is ours.
     pub(in super::super) fn done<T>(self, done: Result<T>) -> Result<T> {
         let log = self.log();
-        let Some(kept) = self.kept else { return done.context_of_log(&log) };
+        let Some(Own { kept, handle }) = self.own else { return done.context_of_log(&log) };
+        if !is_at(&handle, &self.work) {
+            return done;
+        }
         let done = match done {
-            Err(e) if log.exists() => match std::fs::copy(&log, &kept) {
-                Ok(_) => Err(e).context_of_log(&kept),
+            Err(e) if log.exists() => match log::keep(&log, &kept) {
+                Ok(()) => Err(e).context_of_log(&kept),
                 Err(_) => Err(e),
             },
             done => done,
         };
         std::fs::remove_dir_all(&self.work).unwrap_or_else(|e| {
-            log::warn!("rmdir {}: {e}", self.work.display());
+            ::log::warn!("rmdir {}: {e}", self.work.display());
         });
         done
+    }
+}
+
+/// Whether `path` leads to what `handle` is of.
+fn is_at(handle: &OwnedFd, path: &Path) -> bool {
+    let place = |stat: rustix::fs::Stat| (stat.st_dev, stat.st_ino);
+    match (rustix::fs::fstat(handle), rustix::fs::lstat(path)) {
+        (Ok(own), Ok(there)) => place(own) == place(there),
+        _ => false,
     }
 }
 
@@ -160,5 +186,51 @@ pub(in super::super) fn config_file(spec: &Spec) -> Option<String> {
         None => Some("/etc/criu/runc.conf".to_owned()),
         Some("") => None,
         Some(path) => Some(path.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::{Error, Kind};
+
+    fn scratch(name: &str) -> PathBuf {
+        let dir = std::env::temp_dir().join(format!("dray-criu-places-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir_all(&dir).unwrap();
+        dir
+    }
+
+    fn failed() -> Result<()> {
+        Err(Error::new(Kind::Internal, "it has failed"))
+    }
+
+    #[test]
+    fn the_log_of_a_failure_is_kept_and_the_rest_goes() {
+        let dir = scratch("kept");
+        let (own, kept) = (dir.join("work"), dir.join("kept.log"));
+        let places = Places::make(&Settings::default(), &own, "x.log", kept.clone()).unwrap();
+        std::fs::write(own.join("x.log"), "why").unwrap();
+        std::fs::write(own.join("more"), "").unwrap();
+        let error = places.done(failed()).unwrap_err().to_string();
+        assert!(error.contains("it has failed") && error.contains("kept.log"), "{error}");
+        assert_eq!(std::fs::read_to_string(&kept).unwrap(), "why");
+        assert!(!own.exists());
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn what_another_container_of_the_id_has_there_stays() {
+        let dir = scratch("another");
+        let (own, kept) = (dir.join("work"), dir.join("kept.log"));
+        let places = Places::make(&Settings::default(), &own, "x.log", kept.clone()).unwrap();
+        std::fs::remove_dir(&own).unwrap();
+        std::fs::create_dir(&own).unwrap();
+        std::fs::write(own.join("x.log"), "theirs").unwrap();
+        let error = places.done(failed()).unwrap_err().to_string();
+        assert_eq!(error, "it has failed");
+        assert_eq!(std::fs::read_to_string(own.join("x.log")).unwrap(), "theirs");
+        assert!(!kept.exists());
+        std::fs::remove_dir_all(dir).unwrap();
     }
 }
