@@ -7,6 +7,7 @@
 //! root file system is mounted once more as it wants it: nothing of that is left when it has ended.
 
 use std::cell::RefCell;
+use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -91,6 +92,8 @@ pub(super) struct Pending {
     joined: Vec<(String, String)>,
     config_file: Option<String>,
     new_network: bool,
+    /// Of its directory, of a container of the command line's: it is nobody else's before it is restored.
+    pub lock: Option<File>,
 }
 
 /// Judges a request, before any effect.
@@ -150,6 +153,7 @@ impl Engine {
             config_file: criu::config_file(spec),
             new_network: namespace(spec, oci_spec::runtime::LinuxNamespaceType::Network)
                 .is_some_and(|network| network.path.is_none()),
+            lock: None,
         };
         Ok(Rc::new(Container {
             id: judged.request.id.clone(),
@@ -189,8 +193,10 @@ impl Engine {
     /// What CRIU says; nothing that it has made is left then.
     pub(super) async fn restore(self: &Rc<Self>, container: &Rc<Container>) -> Result<()> {
         let pending = container.restore.take();
-        let pending =
+        let mut pending =
             pending.ok_or_else(|| Error::new(Kind::FailedPrecondition, "it has failed to be restored before"))?;
+        // Until what a failure leaves has been ended, too.
+        let _lock = pending.lock.take();
         let _birth = BirthUnderWay::of(self);
         let mount_point = pending.state.path().join("criu-root");
         let restored = self.restore_at(container, *pending, &mount_point).await;
