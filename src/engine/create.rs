@@ -469,6 +469,7 @@ impl Engine {
             freezer: Default::default(),
             resumed: Default::default(),
             in_checkpoint: Default::default(),
+            restoring: Default::default(),
             restore: Default::default(),
             stats: Default::default(),
             oom: oom.take(),

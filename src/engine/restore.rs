@@ -40,6 +40,7 @@ use super::hooks::Hooks;
 use super::listener::Listener;
 use super::place::{Making, Site};
 use super::remains::{KILL_BOUND, Remains, kill_all};
+use super::restoring::UnderWay;
 use super::state::{Identity, Saved, StateDir};
 
 /// The name of the log, which runc's clients know.
@@ -177,6 +178,7 @@ impl Engine {
             freezer: Default::default(),
             resumed: Default::default(),
             in_checkpoint: Default::default(),
+            restoring: Default::default(),
             restore: RefCell::new(Some(Box::new(pending))),
             stats: Default::default(),
             oom,
@@ -199,7 +201,8 @@ impl Engine {
         let _lock = pending.lock.take();
         let _birth = BirthUnderWay::of(self);
         let mount_point = pending.state.path().join("criu-root");
-        let restored = self.restore_at(container, *pending, &mount_point).await;
+        let under_way = UnderWay::of(container);
+        let restored = under_way.unless_given_up(self.restore_at(container, *pending, &mount_point)).await;
         if mount_point.exists() {
             std::fs::remove_dir(&mount_point).unwrap_or_else(|e| log::warn!("rmdir {}: {e}", mount_point.display()));
         }
@@ -226,6 +229,7 @@ impl Engine {
             mount_root(&rootfs, at, &pending.points)
         };
         let mut criu = self.run_criu(&program, given.streams, given.extra, last)?;
+        let _ended = criu.ended_with_this()?;
         let mut remains = Returned { remains: container.remains.take(), container };
         self.settle(&site, &mut making, &container.id, criu.pid(), &mut remains.remains).await?;
         drop(remains);
