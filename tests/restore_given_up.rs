@@ -1,5 +1,5 @@
 //! A restore that does not come to an end, for CRIU says nothing: nobody else takes its container, and whoever asks for its
-//! end gets it. CRIU is a program that sleeps.
+//! end gets it. CRIU is a program that sleeps, but for the last test.
 
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -7,18 +7,20 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
-use common::block_on;
 use common::bundle::Bundle;
-use common::dray::{Dray, fails, ok, wait_until};
+use common::cgroup::by_systemd;
+use common::criu::usable;
+use common::dray::{Dray, fails, ok, text, wait_until};
 use common::driver::{Shim, StartOptions, open_pid};
 use common::events::EventSink;
 use common::scratch::Scratch;
 use common::stdio::Io;
-use common::world::{SOON, World, all_gone, living, until};
+use common::world::{SOON, World, all_gone, hold, living, until};
+use common::{block_on, skipped};
 use containerd_shim_protos::api::Status;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
 /// A directory with images, as far as they are looked at before CRIU is, and CRIU: it has a child, and neither ends.
@@ -81,7 +83,7 @@ impl Stage {
 
     /// It has ended, and says so: nothing is left of the container.
     #[track_caller]
-    fn is_given_up(mut self) {
+    fn ends(mut self) {
         wait_until("the restore ends", || self.restore.try_wait().unwrap().is_some());
         assert_eq!(self.restore.wait().unwrap().code(), Some(1));
         let said = fs::read_to_string(self.dray.scratch().dir().join("said")).unwrap();
@@ -126,7 +128,7 @@ fn a_restore_gives_up_at_a_signal_that_asks_for_its_end() {
     for (detached, signal) in [(true, Signal::SIGTERM), (false, Signal::SIGINT)] {
         let stage = Stage::new(detached);
         kill(Pid::from_raw(stage.restore.id() as i32), signal).unwrap();
-        stage.is_given_up();
+        stage.ends();
     }
 }
 
@@ -134,7 +136,7 @@ fn a_restore_gives_up_at_a_signal_that_asks_for_its_end() {
 fn a_kill_ends_a_restore() {
     let stage = Stage::new(true);
     ok(&stage.dray.run(&["kill", "one", "KILL"]));
-    stage.is_given_up();
+    stage.ends();
 }
 
 #[test]
@@ -143,7 +145,39 @@ fn a_forced_delete_ends_a_restore() {
     ok(&stage.dray.run(&["delete", "--force", "one"]));
     // It returns when nothing of the container is left.
     assert!(!stage.dray.state_dir("one").exists());
-    stage.is_given_up();
+    stage.ends();
+}
+
+/// One that systemd refuses has not come into the cgroup by which all else of a container is ended.
+#[test]
+fn a_restore_that_gets_no_scope_leaves_no_criu() {
+    if !by_systemd() {
+        skipped("a_restore_that_gets_no_scope_leaves_no_criu", "there is no systemd to refuse a scope");
+        return;
+    }
+    let (one, two) = (Dray::new(), Dray::new());
+    let path = format!("system.slice:{}:one", one.scratch().namespace());
+    let with = |dray: &Dray| {
+        let bundle = dray.bundle("one").args(&["sleep", "1000"]);
+        bundle.edit(|spec| spec["linux"]["cgroupsPath"] = json!(path))
+    };
+    one.started(&with(&one));
+    let (bundle, images) = (with(&two), Images::new(two.scratch()));
+    let program = images.0.join("criu");
+    let args = ["--criu", program.to_str().unwrap(), "restore", "-d", "--image-path", images.path(), "one"];
+    let said = fails(&two.run_in(bundle.dir(), &args), 1);
+    assert!(said.contains("processes in"), "{said}");
+    // It may not have become CRIU, whose place is in a mount namespace of its own.
+    let own = two.root();
+    wait_until("its process ends", || !names_in_processes(&own));
+    assert!(images.criu().is_none_or(|criu| living(&criu) == 0));
+}
+
+/// Whether a process has this path among its arguments.
+fn names_in_processes(path: &Path) -> bool {
+    let path = path.to_str().expect("UTF-8");
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    processes.filter_map(|process| fs::read(process.path().join("cmdline")).ok()).any(|args| text(&args).contains(path))
 }
 
 type Starting = JoinHandle<ttrpc::Result<containerd_shim_protos::api::StartResponse>>;
@@ -218,4 +252,45 @@ fn a_forced_delete_ends_the_restore_of_a_shim() {
         has_failed(start).await;
         world.close().await;
     });
+}
+
+/// CRIU itself has made processes by then, and waits for an answer.
+#[test]
+fn what_criu_has_made_ends_with_its_restore() {
+    if !usable("what_criu_has_made_ends_with_its_restore") {
+        return;
+    }
+    let dray = Dray::new();
+    let bundle = dray.bundle("one").script("sleep 1000 & sleep 1000");
+    let images = dray.scratch().dir().join("images");
+    let images = images.to_str().unwrap();
+    dray.started(&bundle);
+    ok(&dray.run_in(bundle.dir(), &["checkpoint", "--image-path", images, "one"]));
+    let seen = dray.scratch().dir().join("hook");
+    let script = format!("echo $$ > {0}.new; mv {0}.new {0}; exec sleep 1000", seen.display());
+    let hook = json!([{"path": "/bin/sh", "args": ["sh", "-c", script]}]);
+    let bundle = bundle.edit(|spec| spec["hooks"] = json!({"createRuntime": hook}));
+    for delete in [false, true] {
+        let args = ["restore", "-d", "--image-path", images, "one"];
+        let mut command = dray.command(&args);
+        let said = fs::File::create(dray.scratch().dir().join("said")).unwrap();
+        let mut restore = command.current_dir(bundle.dir()).stdout(Stdio::null()).stderr(said).spawn().unwrap();
+        wait_until("the hook runs", || seen.exists());
+        let hook = open_pid(fs::read_to_string(&seen).unwrap().trim().parse().unwrap());
+        let ps: Vec<u32> = serde_json::from_str(&ok(&dray.run(&["ps", "--format", "json", "one"]))).unwrap();
+        // CRIU, and at least one of what it makes.
+        assert!(ps.len() >= 2, "{ps:?}");
+        let processes = hold(&ps);
+        match delete {
+            true => drop(ok(&dray.run(&["delete", "--force", "one"]))),
+            false => kill(Pid::from_raw(restore.id() as i32), Signal::SIGTERM).unwrap(),
+        }
+        wait_until("the restore ends", || restore.try_wait().unwrap().is_some());
+        assert_eq!(restore.wait().unwrap().code(), Some(1));
+        all_gone(&processes);
+        all_gone(hook.as_slice());
+        assert!(!dray.state_dir("one").exists());
+        assert_eq!(dray.scratch().leftovers(), [""; 0]);
+        fs::remove_file(&seen).unwrap();
+    }
 }
