@@ -67,12 +67,8 @@ async fn delete_by(engine: &Rc<Engine>, found: Found, force: bool) -> Result<()>
         Owner::Nobody(_lock) => {
             let Found { state, saved, .. } = &target.found;
             let status = status_of(engine.hierarchies(), state, saved);
-            let may = match status {
-                Status::Created | Status::Stopped => true,
-                // On its way from a `run` to its program, or from a create that has ended.
-                Status::Creating => target.found.living_init().is_none(),
-                Status::Running | Status::Paused => false,
-            };
+            // One that is being created is on its way from a `run` to its program, or from a `restore`.
+            let may = matches!(status, Status::Created | Status::Stopped);
             if !may && !force {
                 return Err(not_stopped(&id, status.name()));
             }

@@ -11,6 +11,9 @@ use crate::engine::Engine;
 use crate::engine::container::Container;
 use crate::engine::lifecycle::State;
 use crate::error::{Error, Kind, Result};
+use crate::sys::pidfd;
+
+const SIGKILL: u32 = libc::SIGKILL as u32;
 
 /// Sends a signal to a container.
 #[derive(Debug, Args)]
@@ -41,6 +44,7 @@ pub fn run(global: &Global, args: Kill) -> Result<ExitCode> {
                 let killed = runtime::unless_ended(&mut signals, client.kill(id, "", signal, args.all)).await;
                 killed.map_err(not_running)?;
             }
+            None if signal == SIGKILL && end_maker(&found)? => {}
             None => {
                 let container = adopt(&engine, &found)?;
                 let killed = match args.all {
@@ -55,6 +59,18 @@ pub fn run(global: &Global, args: Kill) -> Result<ExitCode> {
         }
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// A container without a process is ended by whoever makes it or has it restored, who undoes it then. False where there is
+/// none such.
+fn end_maker(found: &Found) -> Result<bool> {
+    let Some(saved) = found.state.load()?.filter(|saved| saved.by_command && saved.init.is_none()) else {
+        return Ok(false);
+    };
+    let maker = saved.owner.open().filter(|maker| !pidfd::has_exited(maker));
+    maker
+        .as_ref()
+        .map_or(Ok(false), |maker| pidfd::kill(maker, libc::SIGTERM as u32).map(|()| true).map_err(not_running))
 }
 
 /// Somebody may be about to remove it.

@@ -1,17 +1,21 @@
 //! `dray restore`
 
 use std::path::PathBuf;
+use std::pin::pin;
 use std::process::ExitCode;
+use std::rc::Rc;
 
 use clap::Args;
+use futures::future::{Either, select};
 
 use super::criu::Criu;
 use super::making::{Making, write_pid};
 use super::run::{Stay, foreground, remove};
 use super::{Global, runtime};
+use crate::engine::Engine;
 use crate::engine::restore::Request;
 use crate::engine::state::StateDir;
-use crate::error::{Context, Result};
+use crate::error::{Context, Kind, Result};
 
 /// Makes a container from a checkpoint.
 #[derive(Debug, Args)]
@@ -68,7 +72,7 @@ pub fn run(global: &Global, args: Restore) -> Result<ExitCode> {
     let state = StateDir::new(&root, &namespace, &args.id)?;
     runtime::run(global, (&root, &namespace), !args.stay.no_subreaper, async |engine, mut signals| {
         let init = making.make(&engine, request, &mut signals).await?;
-        let started = engine.clone().start(args.id.clone(), String::new()).await;
+        let started = start(&engine, &args.id, &mut signals).await;
         let told = started.and_then(|pid| {
             args.pid_file.as_deref().map_or(Ok(()), |path| write_pid(path, pid)).context(|| "--pid-file")
         });
@@ -85,4 +89,20 @@ pub fn run(global: &Global, args: Restore) -> Result<ExitCode> {
         };
         args.stay.until_its_end(&engine, &state, &init, foreground, &mut signals).await
     })
+}
+
+/// Has it restored. CRIU may take for ever: at a signal that asks for an end it is given up.
+async fn start(engine: &Rc<Engine>, id: &str, signals: &mut runtime::Signals) -> Result<u32> {
+    let starting = pin!(engine.clone().start(id.to_owned(), String::new()));
+    let (signal, starting) = match select(starting, pin!(runtime::asked_to_end(signals))).await {
+        Either::Left((started, _)) => return started,
+        Either::Right(given_up) => given_up,
+    };
+    match engine.kill(id, "", libc::SIGKILL as u32) {
+        Err(e) if e.kind() != Kind::NotFound => log::error!("{e}"),
+        _ => {}
+    }
+    // It may have come to its end all the same.
+    let _ = starting.await;
+    Err(runtime::given_up(signal).context(format!("container {id}")))
 }

@@ -193,6 +193,7 @@ impl Engine {
             freezer: std::cell::Cell::new(if frozen { FreezerState::Frozen } else { FreezerState::Thawed }),
             resumed: Default::default(),
             in_checkpoint: Default::default(),
+            restoring: Default::default(),
             restore: Default::default(),
             stats: Default::default(),
             oom: oom.map(Oom::new).map(Rc::new).map(OnceCell::from).unwrap_or_default(),

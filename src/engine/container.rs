@@ -33,6 +33,7 @@ use super::options::Options;
 use super::place::Scope;
 use super::remains::Remains;
 use super::restore::Pending;
+use super::restoring::Restoring;
 use super::stdio::Stdio;
 use super::trace::{Step, UnderWay};
 use tokio::io::unix::AsyncFd;
@@ -81,6 +82,8 @@ pub struct Container {
     pub resumed: Notify,
     /// CRIU is writing it to images.
     pub in_checkpoint: Cell<bool>,
+    /// Its restore, while that is under way.
+    pub(super) restoring: RefCell<Option<Rc<Restoring>>>,
     /// What its init is to be made of, where that is images, until it is.
     pub(super) restore: RefCell<Option<Box<Pending>>>,
     /// What its numbers are read from, from the first question for them on.
@@ -279,9 +282,12 @@ impl Process {
     /// `NotFound`, in runc's words, when it has ended.
     pub fn signal(&self, signal: u32) -> Result<()> {
         let gone = || Error::new(Kind::NotFound, format!("{self}: process already finished"));
+        if self.reaped.get().is_some() {
+            return Err(gone());
+        }
         let pidfd = self.pidfd()?;
         // A zombie takes signals without complaint, and has ended all the same.
-        if self.reaped.get().is_some() || pidfd::has_exited(pidfd) {
+        if pidfd::has_exited(pidfd) {
             return Err(gone());
         }
         if signal == 0 {

@@ -169,7 +169,7 @@ impl Engine {
         trace.at(Step::Taking);
         let lock = self.take_directory(&judged, &saved).await.map_err(name)?;
         // A shim's is nobody else's as long as it lives.
-        let _lock = judged.request.command.is_some().then_some(lock);
+        let lock = judged.request.command.is_some().then_some(lock);
         let mut remains = Remains { state: Some(judged.state.clone()), ..Remains::default() };
         let (mut init, mut oom) = (None, None);
         let made = {
@@ -182,6 +182,9 @@ impl Engine {
         };
         let error = match made {
             Ok(Ok(container)) => {
+                if let Some(pending) = &mut *container.restore.borrow_mut() {
+                    pending.lock = lock;
+                }
                 drop(reservation);
                 trace.at(Step::Announcing);
                 let pid = self.created(container, judged.request);
@@ -467,6 +470,7 @@ impl Engine {
             freezer: Default::default(),
             resumed: Default::default(),
             in_checkpoint: Default::default(),
+            restoring: Default::default(),
             restore: Default::default(),
             stats: Default::default(),
             oom: oom.take().map(OnceCell::from).unwrap_or_default(),
@@ -579,10 +583,11 @@ impl Engine {
     }
 }
 
-/// Refuses the id of a container that the command line has made, until it is deleted; also one that has stopped, as runc does.
+/// Refuses the id of a container that the command line has made, until it is deleted; also one that has stopped, as runc does,
+/// and one that has no process yet, while its maker lives.
 fn refuse_made(state: &StateDir) -> Result<()> {
     match state.load()? {
-        Some(saved) if saved.by_command && saved.init.is_some() => {
+        Some(saved) if saved.by_command && (saved.init.is_some() || saved.owner.is_alive()) => {
             Err(Error::new(Kind::AlreadyExists, "container with given ID already exists"))
         }
         _ => Ok(()),
@@ -716,4 +721,25 @@ pub fn absolute_bundle(bundle: &str) -> Result<PathBuf> {
         return Ok(path.to_owned());
     }
     Err(Error::new(Kind::InvalidArgument, format!("bundle {bundle:?} is not an absolute path")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One without a process is its maker's, and of one that died so it is what is left.
+    #[test]
+    fn the_id_of_a_container_that_is_being_restored_is_taken() {
+        let root = std::env::temp_dir().join(format!("dray-refuse-made-{}", std::process::id()));
+        let state = StateDir::new(&root, "cli", "one").unwrap();
+        let living = Saved { by_command: true, ..Saved::new("one", Path::new("/b")).unwrap() };
+        assert!(matches!(state.take(&living).unwrap(), Taken::Ours(_)));
+        assert_eq!(refuse_made(&state).unwrap_err().kind(), Kind::AlreadyExists);
+        let dead = Saved { owner: Identity { start_time: 1, ..living.owner }, ..living.clone() };
+        state.save(&dead).unwrap();
+        refuse_made(&state).unwrap();
+        state.save(&Saved { init: Some(dead.owner), ..dead }).unwrap();
+        assert_eq!(refuse_made(&state).unwrap_err().kind(), Kind::AlreadyExists, "it has stopped");
+        std::fs::remove_dir_all(&root).unwrap();
+    }
 }

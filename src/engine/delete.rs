@@ -42,11 +42,15 @@ impl Engine {
     /// Deletes a container (`exec` empty) or an exec. Can be called again after an error, and goes on where it was.
     ///
     /// # Errors
-    /// `NotFound`; of a container that is being created too, when that has been given up.
+    /// `NotFound`; of a container that is being created too, when that has been given up. One that is being restored, which
+    /// has not been started, is given up and deleted.
     /// `FailedPrecondition` while it runs; what could not be removed.
     pub async fn delete(self: Rc<Self>, id: String, exec: String) -> Result<Deleted> {
         if exec.is_empty() {
             self.give_up_create(&id).await;
+            if let Ok(container) = self.container(&id) {
+                container.end_restore().await;
+            }
         }
         let container = self.container(&id)?;
         let process = container.process(&exec)?;
@@ -80,9 +84,11 @@ impl Engine {
         let trace = self.traces.begin(trace::Kind::Delete, &container.id, "", Step::Ending);
         let init = &container.init;
         if init.pid() == 0 {
-            // To be restored, and never was: there is nothing to end.
+            // To be restored, and never was: there is nothing to end. Of a restore that was given up the end is told anyhow.
             container.restore.take();
-            init.set_exit(Exit { status: 0, at: SystemTime::now() });
+            if init.reaped.get().is_none() {
+                init.set_exit(Exit { status: 0, at: SystemTime::now() });
+            }
         } else if init.state() == State::Created {
             match init.signal(libc::SIGKILL as u32) {
                 Err(e) if e.kind() != Kind::NotFound => return Err(e),

@@ -5,6 +5,7 @@ use tokio::io::Interest;
 use tokio::sync::oneshot;
 
 use crate::error::{Error, Kind, Os, Result};
+use crate::sys::fork::Child;
 use crate::sys::pidfd;
 use crate::sys::spawn::{self, Program, Spawned};
 
@@ -65,8 +66,23 @@ impl Running {
         let _ = pidfd::kill(&self.spawned.child.pidfd, signal);
     }
 
+    /// What ends it, and its process group, by its own end.
+    pub(super) fn ended_with_this(&self) -> Result<EndedWithThis> {
+        let Child { pid, pidfd } = &self.spawned.child;
+        Ok(EndedWithThis(Child { pid: *pid, pidfd: pidfd.try_clone().os(|| "dup")? }))
+    }
+
     /// SIGKILL for it and its process group, unless it has been reaped.
     pub(super) fn kill(&self) {
         self.spawned.kill_group();
+    }
+}
+
+/// SIGKILL for a program and its process group when this is dropped, unless it has been reaped.
+pub(super) struct EndedWithThis(Child);
+
+impl Drop for EndedWithThis {
+    fn drop(&mut self) {
+        spawn::kill_group(&self.0);
     }
 }

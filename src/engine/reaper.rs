@@ -124,7 +124,9 @@ impl Engine {
         }
         let engine = self.clone();
         tokio::task::spawn_local(async move {
+            // Without a pid it was never restored.
             if !container.private_pid_ns
+                && container.init.pid() != 0
                 && let Err(e) = kill_what_is_left(&container).await
             {
                 log::warn!("container {}: its init has exited: {e}", container.id);

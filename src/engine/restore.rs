@@ -7,6 +7,7 @@
 //! root file system is mounted once more as it wants it: nothing of that is left when it has ended.
 
 use std::cell::RefCell;
+use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -42,6 +43,7 @@ use super::listener::Listener;
 use super::oom::Oom;
 use super::place::{Making, Site};
 use super::remains::{KILL_BOUND, Remains, kill_all};
+use super::restoring::UnderWay;
 use super::state::{Identity, Saved, StateDir};
 
 /// The name of the log, which runc's clients know.
@@ -98,6 +100,8 @@ pub(super) struct Pending {
     joined: Vec<(String, String)>,
     config_file: Option<String>,
     new_network: bool,
+    /// Of its directory, of a container of the command line's: it is nobody else's before it is restored.
+    pub lock: Option<File>,
 }
 
 /// Judges a request, before any effect.
@@ -160,6 +164,7 @@ impl Engine {
             config_file: criu::config_file(spec),
             new_network: namespace(spec, oci_spec::runtime::LinuxNamespaceType::Network)
                 .is_some_and(|network| network.path.is_none()),
+            lock: None,
         };
         Ok(Rc::new(Container {
             id: judged.request.id.clone(),
@@ -183,6 +188,7 @@ impl Engine {
             freezer: Default::default(),
             resumed: Default::default(),
             in_checkpoint: Default::default(),
+            restoring: Default::default(),
             restore: RefCell::new(Some(Box::new(pending))),
             stats: Default::default(),
             oom: Default::default(),
@@ -199,11 +205,14 @@ impl Engine {
     /// What CRIU says; nothing that it has made is left then.
     pub(super) async fn restore(self: &Rc<Self>, container: &Rc<Container>) -> Result<()> {
         let pending = container.restore.take();
-        let pending =
+        let mut pending =
             pending.ok_or_else(|| Error::new(Kind::FailedPrecondition, "it has failed to be restored before"))?;
+        // Until what a failure leaves has been ended, too.
+        let _lock = pending.lock.take();
         let _birth = BirthUnderWay::of(self);
         let mount_point = pending.state.path().join("criu-root");
-        let restored = self.restore_at(container, *pending, &mount_point).await;
+        let under_way = UnderWay::of(container);
+        let restored = under_way.unless_given_up(self.restore_at(container, *pending, &mount_point)).await;
         if mount_point.exists() {
             std::fs::remove_dir(&mount_point).unwrap_or_else(|e| log::warn!("rmdir {}: {e}", mount_point.display()));
         }
@@ -233,6 +242,7 @@ impl Engine {
             pending.restrictions.impose()
         };
         let mut criu = self.run_criu(&program, given.streams, given.extra, last)?;
+        let _ended = criu.ended_with_this()?;
         let mut remains = Returned { remains: container.remains.take(), container };
         self.settle(&site, &mut making, &container.id, criu.pid(), &mut remains.remains).await?;
         drop(remains);

@@ -17,6 +17,8 @@ impl Engine {
     /// leaves, where the kernel has no cgroup.kill, dies with init, whose exit kills until the cgroup is empty; nothing
     /// goes on killing on its own, as the cgroup's path may be another container's by then.
     ///
+    /// An init that is being restored may have no process yet: SIGKILL ends the restore, and by that it.
+    ///
     /// A paused container is thawed by SIGKILL, for in the v1 freezer it would not die. Any other signal, and one for an
     /// exec, waits until it is resumed.
     ///
@@ -34,6 +36,13 @@ impl Engine {
     /// `NotFound` for the container; what kill(2) says.
     pub fn kill_everyone(&self, id: &str, signal: u32) -> Result<()> {
         let container = self.container(id)?;
+        if signal == SIGKILL && container.give_up_restore() {
+            return Ok(());
+        }
+        if container.init.pid() == 0 && container.init.state() != State::Stopped {
+            // To be restored: what is where its cgroup is to be may be another's.
+            return container.init.signal(signal);
+        }
         let name = |e: Error| e.context(format!("container {id}: kill"));
         if signal == SIGKILL && container.cgroup.is_anywhere() {
             return container.cgroup.kill().and_then(|_| container.thaw_to_die()).map_err(name);
@@ -59,6 +68,9 @@ impl Engine {
     /// The same, of a process of this container.
     pub(super) fn kill_process(container: &Container, process: &Process, signal: u32) -> Result<()> {
         let (id, exec) = (&container.id, &process.exec);
+        if exec.is_empty() && signal == SIGKILL && container.give_up_restore() {
+            return Ok(());
+        }
         if !exec.is_empty() || signal != SIGKILL || container.private_pid_ns {
             process.signal(signal)?;
             return match exec.is_empty() && signal == SIGKILL {

@@ -94,17 +94,22 @@ impl Spawned {
         })
     }
 
-    /// SIGKILL for it and what it has started, as far as that is in its process group. Nothing once it has been waited for:
-    /// the number may be another's by then.
+    /// [`kill_group`] of it.
     pub fn kill_group(&self) {
-        // First: until it has been waited for its pidfd takes signals, and the number is its own.
-        if super::pidfd::kill(&self.child.pidfd, libc::SIGKILL as u32).is_err() {
-            return;
-        }
-        if let Some(pid) = Pid::from_raw(self.child.pid) {
-            // Not yet the leader of its group: then it is alone.
-            let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
-        }
+        kill_group(&self.child);
+    }
+}
+
+/// SIGKILL for a program and what it has started, as far as that is in its process group. Nothing once it has been waited
+/// for: the number may be another's by then.
+pub fn kill_group(child: &Child) {
+    // First: until it has been waited for its pidfd takes signals, and the number is its own.
+    if super::pidfd::kill(&child.pidfd, libc::SIGKILL as u32).is_err() {
+        return;
+    }
+    if let Some(pid) = Pid::from_raw(child.pid) {
+        // Not yet the leader of its group: then it is alone.
+        let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
     }
 }
 

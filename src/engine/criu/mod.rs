@@ -13,8 +13,8 @@
 //!    |  closes the socket                 |  ends
 //! ```
 //!
-//! It is never killed while it is at work, but at a bound that is an hour: a process whose memory is being read has code of
-//! CRIU's in it, which only CRIU takes out again. It sees by the socket that the shim has died.
+//! It is never killed while it writes, but at a bound that is an hour: a process whose memory is being read has code of
+//! CRIU's in it, which only CRIU takes out again. A restore is given up together with what it has made. It sees by the socket that the shim has died.
 
 mod log;
 pub(super) mod mounts;
@@ -42,7 +42,8 @@ use crate::sys::exec::find;
 use crate::sys::spawn::Program;
 
 use super::Engine;
-use super::program::Running;
+use super::create::SET_UP_BOUND;
+use super::program::{EndedWithThis, Running};
 use super::ready::watch;
 pub use settings::Settings;
 pub(super) use settings::{Places, config_file, make_directory};
@@ -138,12 +139,20 @@ impl Criu {
         self.running.pid()
     }
 
+    /// What ends it by its own end, however that comes: for a restore, in which it reads no process's memory.
+    pub(super) fn ended_with_this(&self) -> Result<EndedWithThis> {
+        self.running.ended_with_this()
+    }
+
     /// Waits until it is CRIU, and has done what was to be done before.
     ///
     /// # Errors
-    /// What could not be done.
+    /// What could not be done; `DeadlineExceeded`, for the file systems that it is done on may not answer.
     pub(super) async fn executed(&mut self) -> Result<()> {
-        self.running.executed().await
+        tokio::time::timeout(SET_UP_BOUND, self.running.executed()).await.unwrap_or_else(|_| {
+            let text = format!("criu: not executed within {} s", SET_UP_BOUND.as_secs());
+            Err(Error::new(Kind::DeadlineExceeded, text))
+        })
     }
 
     /// Asks for something, answers the notifications by `on`, and waits for the answer and for its end.
