@@ -13,10 +13,12 @@ use common::bundle::Bundle;
 use common::cgroup::skipped_on_v1;
 use common::criu::usable;
 use common::dray::{Dray, fails, ok, text, wait_until};
+use common::driver::{await_exit, open_pid};
 use common::skipped;
 use common::stdio::Io;
 use common::world::{SOON, World};
 use containerd_shim_protos::shim::oci::CheckpointOptions;
+use rustix::process::{Signal, pidfd_send_signal};
 use serde_json::json;
 
 /// CRIU takes its time in an emulated guest.
@@ -79,6 +81,31 @@ fn a_restore_that_fails_kills_nobody_in_the_scope_of_another() {
         // What is killed is gone when the restore has returned.
         assert!(lives(victim), "after: {said}");
     }
+}
+
+#[test]
+fn a_shim_that_dies_before_a_restore_kills_nobody_in_the_scope_of_another() {
+    let name = "a_shim_that_dies_before_a_restore_kills_nobody_in_the_scope_of_another";
+    if !Path::new("/run/systemd/system").is_dir() {
+        return skipped(name, "systemd does not run here");
+    }
+    let dray = Dray::new();
+    let path = format!("system.slice:{}:one", dray.scratch().namespace().replace(['-', '.'], "_"));
+    let with = |bundle: Bundle| bundle.args(&["sleep", "1000"]).edit(|spec| spec["linux"]["cgroupsPath"] = json!(path));
+    dray.started(&with(dray.bundle("one")));
+    let victim = dray.pid("one");
+    block_on(async {
+        let (world, bundle) = World::with("one", with).await;
+        let mut request = world.request_for(&bundle, &Io::null());
+        request.checkpoint = no_images(&dray);
+        world.create_request(request).await.unwrap();
+        let shim = open_pid(world.pid().await.unwrap()).unwrap();
+        pidfd_send_signal(&shim, Signal::KILL).unwrap();
+        await_exit(&shim, SOON).unwrap();
+        world.delete_action().unwrap();
+        assert!(lives(victim));
+    });
+    ok(&dray.run(&["delete", "--force", "one"]));
 }
 
 #[test]

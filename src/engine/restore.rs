@@ -140,8 +140,8 @@ impl Engine {
         let cgroup = making.cgroup.clone();
         saved.poststop = hooks.as_ref().and_then(Hooks::poststop);
         saved.descriptors = names_of(&streams);
-        // A systemd's is not there yet.
-        saved.cgroup_inode = cgroup.inode()?;
+        // Of systemd's there is none yet: what is at its path is another's.
+        saved.cgroup_inode = if making.is_by_systemd() { None } else { cgroup.inode()? };
         saved.cgroup = cgroup.is_anywhere().then(|| cgroup.path().to_owned());
         state.save(&saved)?;
         remains.poststop = saved.poststop.clone();
