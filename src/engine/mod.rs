@@ -4,10 +4,13 @@
 //! An operation waits only for the process or the file that it is about, so a container that is slow to be created, or
 //! to die, holds up no other and not even questions about itself.
 //!
-//! [`lifecycle`] says what may happen when; [`create`], [`exec`], [`signal`] and [`delete`] do it; [`checkpoint`] and [`restore`] take it to a file and back, which [`restoring`] gives up; [`place`] is where
-//! it is among cgroups, by [`systemd`] if need be; [`adopt`] takes over what another process has made, [`fifo`] holds what its
-//! creator leaves, [`handed`] is what a process has of its caller, and [`host`] what an engine's own process is; [`pause`] and [`update`] change it while it runs; [`hooks`] are run on its way; [`reaper`] is the only one who waits for children, [`oom`] hears of lack of memory; [`remains`] takes away what is left of a container, whoever made it; [`state`] is what of
-//! it is on disk; [`trace`] tells where the time of all that went.
+//! [`lifecycle`] says what may happen when; [`create`], [`exec`], [`signal`] and [`delete`] do it; [`checkpoint`] and
+//! [`restore`] take it to a file and back, which [`restoring`] gives up; [`place`] is where it is among cgroups, by
+//! [`systemd`] if need be; [`adopt`] takes over what another process has made, [`fifo`] holds what its creator leaves,
+//! [`handed`] is what a process has of its caller, and [`host`] what an engine's own process is; [`pause`] and [`update`]
+//! change it while it runs; [`hooks`] are run on its way; [`reaper`] is the only one who waits for children, [`oom`] hears
+//! of lack of memory; [`remains`] takes away what is left of a container, whoever made it; [`state`] is what of it is on
+//! disk; [`trace`] tells where the time of all that went.
 
 pub mod adopt;
 mod capabilities;

@@ -14,7 +14,8 @@
 //! ```
 //!
 //! It is never killed while it writes, but at a bound that is an hour: a process whose memory is being read has code of
-//! CRIU's in it, which only CRIU takes out again. A restore is given up together with what it has made. It sees by the socket that the shim has died.
+//! CRIU's in it, which only CRIU takes out again. A restore is given up together with what it has made. It sees by the
+//! socket that the shim has died.
 
 mod log;
 pub(super) mod mounts;
