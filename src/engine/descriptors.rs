@@ -8,9 +8,10 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::path::Path;
 
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
 
-use crate::error::{Error, Kind, Os, Result};
+use crate::error::{Context, Error, Kind, Os, Result};
+use crate::spec::load;
 
 /// Its name.
 const NAME: &str = "descriptors.json";
@@ -45,18 +46,12 @@ pub(super) fn write(images: &Path, names: &[String]) -> Result<()> {
 pub(super) fn read(images: &Path) -> Result<Vec<String>> {
     let path = images.join(NAME);
     let invalid = |why: &str| Error::new(Kind::InvalidArgument, format!("{}: {why}", path.display()));
-    // O_NONBLOCK: opening a fifo would wait for a writer, and with it every container of this shim.
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let opened = rustix::fs::open(&path, flags, Mode::empty()).os(|| format!("no checkpoint: open {}", path.display()));
-    let file = File::from(opened.map_err(|e| match e.errno() {
+    let opened = load::open_regular(&path, OFlags::NOFOLLOW).context(|| "no checkpoint");
+    let (file, _) = opened.map_err(|e| match e.errno() {
         Some(libc::ENOENT) => e.with_kind(Kind::NotFound),
         Some(libc::ENOTDIR | libc::ELOOP | libc::ENXIO) => e.with_kind(Kind::InvalidArgument),
         _ => e,
-    })?);
-    let stat = rustix::fs::fstat(&file).os(|| format!("fstat {}", path.display()))?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        return Err(invalid("it is not a regular file"));
-    }
+    })?;
     let mut text = Vec::new();
     // Not by st_size: a file can grow.
     file.take(MAX + 1).read_to_end(&mut text).os(|| format!("read {}", path.display()))?;
@@ -70,6 +65,8 @@ pub(super) fn read(images: &Path) -> Result<Vec<String>> {
 mod tests {
     use std::os::unix::fs::{MetadataExt, symlink};
     use std::path::PathBuf;
+
+    use rustix::fs::FileType;
 
     use super::*;
 

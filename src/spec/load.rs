@@ -70,18 +70,24 @@ pub fn rootfs(bundle: &Path, spec: &Spec) -> PathBuf {
     spec.root().as_ref().map(|root| bundle.join(root.path())).unwrap_or_default()
 }
 
-fn read(bundle: &Path, path: &Path) -> Result<Vec<u8>> {
+/// Opens a file to be read, in a directory of somebody else's, with `more` flags; returns its size in bytes, too.
+///
+/// # Errors
+/// What open(2) says; `InvalidArgument` for what is no regular file.
+pub fn open_regular(path: &Path, more: OFlags) -> Result<(File, u64)> {
     // O_NONBLOCK: opening a fifo would wait for a writer, and with it every container of this shim.
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let file = match rustix::fs::open(path, flags, Mode::empty()).os(|| format!("open {}", path.display())) {
-        Ok(fd) => File::from(fd),
-        Err(error) => return Err(why_not_opened(bundle, error)),
-    };
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY | more;
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty()).os(|| format!("open {}", path.display()))?);
     let stat = rustix::fs::fstat(&file).os(|| format!("fstat {}", path.display()))?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Err(invalid(format!("{} is not a regular file", path.display())));
     }
-    let mut json = Vec::with_capacity(usize::try_from(stat.st_size).unwrap_or(0).min(1 << 20) + 1);
+    Ok((file, u64::try_from(stat.st_size).unwrap_or(0)))
+}
+
+fn read(bundle: &Path, path: &Path) -> Result<Vec<u8>> {
+    let (file, size) = open_regular(path, OFlags::empty()).map_err(|error| why_not_opened(bundle, error))?;
+    let mut json = Vec::with_capacity(usize::try_from(size).unwrap_or(0).min(1 << 20) + 1);
     // Bounded by what is read and not by st_size: a file can grow.
     (&file).take(MAX_CONFIG_BYTES + 1).read_to_end(&mut json).os(|| format!("read {}", path.display()))?;
     if json.len() as u64 > MAX_CONFIG_BYTES {

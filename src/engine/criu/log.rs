@@ -4,9 +4,10 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
 
-use crate::error::{Error, Kind, Os, Result};
+use crate::error::{Os, Result};
+use crate::spec::load;
 
 /// As much of a log is read and copied, in bytes, of its end: it has no bound, as CRIU tells all that it does, and is read in
 /// the loop that other containers wait for.
@@ -42,13 +43,7 @@ pub(super) fn keep(log: &Path, kept: &Path) -> Result<()> {
 
 /// The end of a log, which is a file in a directory of the caller's.
 fn end(log: &Path) -> Result<impl Read> {
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let mut file = File::from(rustix::fs::open(log, flags, Mode::empty()).os(|| format!("open {}", log.display()))?);
-    let stat = rustix::fs::fstat(&file).os(|| format!("fstat {}", log.display()))?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        return Err(Error::new(Kind::InvalidArgument, format!("{} is not a regular file", log.display())));
-    }
-    let size = u64::try_from(stat.st_size).unwrap_or(0);
+    let (mut file, size) = load::open_regular(log, OFlags::NOFOLLOW)?;
     file.seek(SeekFrom::Start(size.saturating_sub(MAX))).os(|| format!("lseek {}", log.display()))?;
     Ok(file.take(MAX))
 }
@@ -95,7 +90,7 @@ mod tests {
         // All of it where both are on one file system.
         assert!(text.ends_with("late\n") && !text.contains("of before"));
         assert!(text.len() as u64 <= MAX || text.contains("early"), "{}", text.len());
-        rustix::fs::mknodat(rustix::fs::CWD, &path, FileType::Fifo, Mode::from(0o600), 0).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, Mode::from(0o600), 0).unwrap();
         let found = errors(&path);
         std::fs::remove_file(&path).unwrap();
         assert_eq!(found, [""; 0]);
