@@ -221,9 +221,7 @@ impl Engine {
         }
         places.done(asked)
     }
-}
 
-impl Engine {
     /// Its mounts as CRIU is told of them. They are looked up in the tree of the container, which may be on a server that does
     /// not answer: by a child.
     async fn mounts_of(&self, container: &Container, spec: &Spec, init: u32) -> Result<Vec<(String, String)>> {

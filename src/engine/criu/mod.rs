@@ -23,7 +23,7 @@ pub(super) mod restrictions;
 mod settings;
 pub mod wire;
 
-use std::ffi::{CString, OsStr};
+use std::ffi::{CString, OsStr, OsString};
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
@@ -79,6 +79,10 @@ pub(super) struct Notification {
     pub fd: Option<OwnedFd>,
 }
 
+fn search_path() -> OsString {
+    std::env::var_os("PATH").unwrap_or_else(|| PATH.into())
+}
+
 /// The program: the one that is named, or the first on our PATH.
 ///
 /// # Errors
@@ -88,7 +92,7 @@ pub(super) fn program(named: Option<&Path>) -> Result<PathBuf> {
     if name.components().count() > 1 {
         return std::path::absolute(name).os(|| format!("criu at {}", name.display()));
     }
-    let path = std::env::var_os("PATH").unwrap_or_else(|| PATH.into());
+    let path = search_path();
     find(name, &path).ok_or_else(|| {
         let text = format!(
             "{}: executable file not found in $PATH: checkpoint and restore need CRIU, 3.15 or later",
@@ -116,11 +120,10 @@ impl Engine {
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).os(|| "socketpair")?;
         rustix::io::ioctl_fionbio(&ours, true).os(|| "ioctl FIONBIO")?;
-        let path = std::env::var_os("PATH").unwrap_or_else(|| PATH.into());
         let words = |word: &OsStr| CString::new(word.as_bytes());
         let text = |word: &OsStr| words(word).map_err(|_| Error::new(Kind::InvalidArgument, format!("{word:?}")));
-        let mut environment = std::ffi::OsString::from("PATH=");
-        environment.push(path);
+        let mut environment = OsString::from("PATH=");
+        environment.push(search_path());
         let program = Program {
             path: text(program.as_os_str())?,
             args: ["criu", "swrk", "3"].iter().map(|word| text(OsStr::new(word))).collect::<Result<_>>()?,

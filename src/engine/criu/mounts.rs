@@ -167,9 +167,9 @@ pub(in crate::engine) fn of_dump(
     let root = Root::open(Path::new(&format!("/proc/{pid}/root")))?;
     let at = |path: &Path| root.resolve(path).and_then(path::mount_id).ok();
     let container = Seen { mounted: mountinfo(&pid.to_string())?, at };
-    let of_host = |path: &Path| Root::open(Path::new("/")).and_then(|root| root.resolve(path)).ok();
-    let host =
-        Seen { mounted: mountinfo("self")?, at: |path: &Path| of_host(path).and_then(|fd| path::mount_id(fd).ok()) };
+    let host_root = Root::open(Path::new("/"))?;
+    let at = |path: &Path| host_root.resolve(path).and_then(path::mount_id).ok();
+    let host = Seen { mounted: mountinfo("self")?, at };
     found(spec, bundle, &container, &host, cgroups)
 }
 
