@@ -36,7 +36,7 @@ mod docker_28 {
         };
     }
 
-    common::each_scenario_of_both!(scenarios);
+    common::each_scenario!(scenarios stats_tell_what_it_uses);
 
     /// 125 is Docker's own, 126 a program that cannot be run, 127 one that is not there. dockerd tells them by the words of
     /// the runtime's message (moby: daemon/errors.go).

@@ -64,5 +64,5 @@ mod nerdctl {
         };
     }
 
-    common::each_scenario_of_both!(scenarios);
+    common::each_scenario!(scenarios stats_tell_what_it_uses);
 }

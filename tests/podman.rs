@@ -214,17 +214,7 @@ mod podman {
     }
 
     // Of Docker's all but its format of stats.
-    scenarios! {
-        run_prints_the_output_and_returns_the_status
-        run_passes_stdin_on_to_its_end
-        logs_of_a_detached_container
-        run_in_a_terminal
-        exec_in_a_terminal
-        exec_has_the_user_directory_and_environment_it_asks_for
-        stop_lets_it_end_by_itself_or_kills_it
-        kill_sends_the_signal_that_is_asked_for
-        networks_none_and_the_hosts
-    }
+    common::each_scenario!(scenarios);
 
     macro_rules! own {
         ($($test:ident)*) => {

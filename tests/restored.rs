@@ -16,7 +16,7 @@ use common::dray::{Dray, fails, ok, text, wait_until};
 use common::driver::{await_exit, open_pid};
 use common::skipped;
 use common::stdio::Io;
-use common::world::{SOON, World};
+use common::world::{SOON, World, living};
 use containerd_shim_protos::shim::oci::CheckpointOptions;
 use rustix::process::{Signal, pidfd_send_signal};
 use serde_json::json;
@@ -55,10 +55,6 @@ fn inside(dray: &Dray, bundle: &Bundle, script: &str) -> String {
     ok(&output) + &text(&output.stderr)
 }
 
-fn lives(pid: i32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|status| !status.contains("State:\tZ"))
-}
-
 #[test]
 fn a_restore_that_fails_kills_nobody_in_the_scope_of_another() {
     let name = "a_restore_that_fails_kills_nobody_in_the_scope_of_another";
@@ -72,14 +68,14 @@ fn a_restore_that_fails_kills_nobody_in_the_scope_of_another() {
     };
     let (a, b) = (with(&one), with(&two));
     one.started(&a);
-    let victim = one.pid("one");
+    let victim = [open_pid(one.pid("one")).unwrap()];
     let images = no_images(&two);
     for (criu, word) in [("/bin/true", "processes in"), ("no-such-criu", "not found")] {
         let args = ["--criu", criu, "restore", "-d", "--image-path", &images, "one"];
         let said = fails(&two.run_in(b.dir(), &args), 1);
         assert!(said.contains(word), "{said}");
         // What is killed is gone when the restore has returned.
-        assert!(lives(victim), "after: {said}");
+        assert_eq!(living(&victim), 1, "after: {said}");
     }
 }
 
@@ -93,7 +89,7 @@ fn a_shim_that_dies_before_a_restore_kills_nobody_in_the_scope_of_another() {
     let path = format!("system.slice:{}:one", dray.scratch().namespace().replace(['-', '.'], "_"));
     let with = |bundle: Bundle| bundle.args(&["sleep", "1000"]).edit(|spec| spec["linux"]["cgroupsPath"] = json!(path));
     dray.started(&with(dray.bundle("one")));
-    let victim = dray.pid("one");
+    let victim = [open_pid(dray.pid("one")).unwrap()];
     block_on(async {
         let (world, bundle) = World::with("one", with).await;
         let mut request = world.request_for(&bundle, &Io::null());
@@ -103,7 +99,7 @@ fn a_shim_that_dies_before_a_restore_kills_nobody_in_the_scope_of_another() {
         pidfd_send_signal(&shim, Signal::KILL).unwrap();
         await_exit(&shim, SOON).unwrap();
         world.delete_action().unwrap();
-        assert!(lives(victim));
+        assert_eq!(living(&victim), 1);
     });
     ok(&dray.run(&["delete", "--force", "one"]));
 }
@@ -352,7 +348,8 @@ fn devices_of_the_hosts_are_refused_before_anything_is_done() {
     fs::write(dray.state_dir("one").join("config.json"), &with_device).unwrap();
     let images = images(&dray);
     refused(&["checkpoint"], &images);
-    assert!(lives(dray.pid("one")) && !Path::new(&images).exists());
+    assert_eq!(living(&[open_pid(dray.pid("one")).unwrap()]), 1);
+    assert!(!Path::new(&images).exists());
     ok(&dray.run(&["delete", "--force", "one"]));
 
     bundle.write_config(with_device.as_bytes());

@@ -7,10 +7,11 @@ use super::containerd::{eventually, text};
 use super::docker_cli::{Cli, sh};
 use super::pty::Client;
 
-/// Hands the names of all scenarios here to the macro `$tests`, which makes a test of each.
+/// Hands the names of the scenarios here, and of `$more`, which not every client passes, to the macro `$tests`, which makes a
+/// test of each.
 #[macro_export]
-macro_rules! each_scenario_of_both {
-    ($tests:ident) => {
+macro_rules! each_scenario {
+    ($tests:ident $($more:ident)*) => {
         $tests! {
             run_prints_the_output_and_returns_the_status
             run_passes_stdin_on_to_its_end
@@ -20,8 +21,8 @@ macro_rules! each_scenario_of_both {
             exec_has_the_user_directory_and_environment_it_asks_for
             stop_lets_it_end_by_itself_or_kills_it
             kill_sends_the_signal_that_is_asked_for
-            stats_tell_what_it_uses
             networks_none_and_the_hosts
+            $($more)*
         }
     };
 }
